@@ -1,0 +1,119 @@
+// Package app is what the command lines of sentinel and shim share: the frame
+// around urfave/cli with its exit codes, the values of flags, the logger, the
+// version, and --copy-to.
+package app
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/rs/zerolog"
+	"github.com/urfave/cli/v2"
+
+	"github.com/sentinel-shim/sentinel-shim/sentinel/exitcode"
+	"github.com/sentinel-shim/sentinel-shim/sentinel/terminationlog"
+)
+
+// Program is one of the two commands.
+type Program struct {
+	// Name is the command's name, and the first word of its variables'.
+	Name string
+	// Usage is a line, and Description the rest of what --help says.
+	Usage, Description string
+	// Flags are the command's own. Those that both have are added.
+	Flags []cli.Flag
+	// Check completes what the flags have set, and says what is wrong with it.
+	// command is what stands behind the flags, and never empty.
+	Check func(command []string) error
+	// Main does the work and returns the exit code.
+	Main func(log zerolog.Logger) int
+	// Refused is told of arguments that cannot be used, unless they ask for no
+	// run at all (--help, --version, --copy-to). It may be nil.
+	Refused func(args []string)
+}
+
+// Run runs the program with its arguments, the first of which is the program's own
+// name, and returns the exit code.
+func (p Program) Run(args []string) (code int) {
+	var folder string
+	logging := logging{level: zerolog.InfoLevel, format: auto}
+	frame := &cli.App{
+		Name:            p.Name,
+		Usage:           p.Usage,
+		UsageText:       p.Name + " [flags] -- COMMAND [ARG...]",
+		Description:     p.Description,
+		Version:         Version(),
+		HideHelpCommand: true, // "-- help me" is a command to run
+		Flags:           append(p.Flags, append(logging.flags(p.Name), copyFlag(&folder))...),
+		Action: func(c *cli.Context) error {
+			command := c.Args().Slice()
+			if folder != "" {
+				return copyPrograms(folder, command)
+			}
+			if len(command) == 0 {
+				return errors.New("no COMMAND: give the program to run and its arguments after --")
+			}
+			if err := p.Check(command); err != nil {
+				return err
+			}
+			code = p.Main(logging.logger(p.Name))
+			return nil
+		},
+		// These say nothing and do not exit: that is done below, once.
+		OnUsageError:   func(_ *cli.Context, err error, _ bool) error { return err },
+		ExitErrHandler: func(*cli.Context, error) {},
+	}
+	if err := frame.Run(args); err != nil {
+		return p.refuse(args, err)
+	}
+	return code
+}
+
+// refuse says why nothing was run.
+func (p Program) refuse(args []string, err error) (code int) {
+	// The flag package writes flags with one dash.
+	message := strings.Replace(err.Error(), " -", " --", 1)
+	fmt.Fprintf(os.Stderr, "%s: %s\nSee %s --help.\n", p.Name, message, p.Name)
+	if !asksForNoRun(args) {
+		terminationlog.Write(terminationlog.DefaultPath, p.Name+": "+message)
+		if p.Refused != nil {
+			p.Refused(args)
+		}
+	}
+	return exitcode.Wrapper
+}
+
+// asksForNoRun tells whether the arguments ask for something else than a run.
+func asksForNoRun(args []string) bool {
+	for _, name := range []string{"help", "h", "version", "v", copyTo} {
+		if _, given := Given(args, name); given {
+			return true
+		}
+	}
+	return false
+}
+
+// Given finds a flag, and its value if it has one, in arguments that could not be
+// parsed as a whole.
+func Given(args []string, name string) (value string, given bool) {
+	for i, arg := range args {
+		if arg == "--" {
+			break
+		}
+		flag := strings.TrimPrefix(strings.TrimPrefix(arg, "-"), "-")
+		if flag == arg {
+			continue
+		}
+		flag, text, hasValue := strings.Cut(flag, "=")
+		if flag != name {
+			continue
+		}
+		if !hasValue && i+1 < len(args) {
+			text = args[i+1]
+		}
+		value, given = text, true
+	}
+	return value, given
+}

@@ -1,0 +1,97 @@
+package app
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
+)
+
+const copyTo = "copy-to"
+
+// programs are what --copy-to copies, from the folder that we are in.
+var programs = []string{"sentinel", "shim"}
+
+func copyFlag(folder *string) cli.Flag {
+	return &cli.GenericFlag{
+		Name:  copyTo,
+		Usage: "copy sentinel and shim into this folder, and exit",
+		Value: &value[string]{folder, func(s string) (string, error) {
+			if s == "" {
+				return "", errors.New("it is empty")
+			}
+			return s, nil
+		}, func(s string) string { return s }},
+	}
+}
+
+// copyPrograms copies both programs into a folder that is there already. It may be
+// done again at any time, also while they run.
+func copyPrograms(folder string, command []string) error {
+	if len(command) > 0 {
+		return fmt.Errorf("--%s %s: no COMMAND goes with it, %q is one", copyTo, folder, command[0])
+	}
+	info, err := os.Stat(folder)
+	if err != nil {
+		return fmt.Errorf("--%s: %w: mount the shared volume there (volumeMounts)", copyTo, err)
+	}
+	if !info.IsDir() {
+		return fmt.Errorf("--%s %s: it is not a folder", copyTo, folder)
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(folder, &fs); err == nil && fs.Flags&unix.ST_NOEXEC != 0 {
+		return fmt.Errorf("--%s %s: the volume is mounted noexec, nothing on it can be run: take another volume", copyTo, folder)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("--%s: %w", copyTo, err)
+	}
+	for _, program := range programs {
+		from, to := filepath.Join(filepath.Dir(self), program), filepath.Join(folder, program)
+		if err := copyFile(from, to); err != nil {
+			return fmt.Errorf("--%s %s: %w", copyTo, folder, err)
+		}
+	}
+	return nil
+}
+
+// copyFile makes to a copy of from in one step. A program that runs is never
+// written to: it keeps its old file.
+func copyFile(from, to string) (err error) {
+	source, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	var random [8]byte
+	rand.Read(random[:])
+	private := filepath.Join(filepath.Dir(to), "."+filepath.Base(to)+"-"+hex.EncodeToString(random[:]))
+	target, err := os.OpenFile(private, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o700)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		target.Close()
+		if err != nil {
+			os.Remove(private)
+		}
+	}()
+	if _, err = io.Copy(target, source); err != nil {
+		return err
+	}
+	// Whatever the umask: containers of other UIDs run it.
+	if err = target.Chmod(0o755); err != nil {
+		return err
+	}
+	// A file that is open for writing cannot be executed (ETXTBSY).
+	if err = target.Close(); err != nil {
+		return err
+	}
+	return os.Rename(private, to)
+}

@@ -1,0 +1,85 @@
+package lifetime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Stopping says on the volume that this run is about to end, so that a sentinel
+// that restarts waits for the end ([Stopping]).
+func (r *Run) Stopping() error { return r.say(wordStopping) }
+
+// Running takes the word back.
+func (r *Run) Running() error { return r.say(wordRunning) }
+
+func (r *Run) say(word string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.word = word
+	return overwrite(r.file, word)
+}
+
+// End ends the run with an exit code from 0 to 255. It is called once. If the
+// end could not be recorded as it should, the error says what was done instead.
+func (r *Run) End(code int) error {
+	close(r.quiet)
+	r.still.Wait() // a late heartbeat would overwrite the code
+	defer r.file.Close()
+
+	err := r.record(code)
+
+	// The end has its name before the lock is gone: who sees no lock finds
+	// the code. Only then comes what may take its time.
+	_ = unlock(r.file)
+	_ = r.file.Sync()
+	syncDir(r.dir)
+	return err
+}
+
+func (r *Run) record(code int) error {
+	end := TerminatedPath(r.dir, r.name)
+	if err := overwrite(r.file, formatCode(code)); err != nil {
+		// Our file may hold anything now, but NAME-terminated wins.
+		return errors.Join(err, writeEnd(r.dir, r.name, code))
+	}
+	if !at(r.path, r.file) {
+		return writeEnd(r.dir, r.name, code)
+	}
+	if err := os.Rename(r.path, end); err != nil {
+		// A full file system may refuse even this (ext4 that has no room
+		// for a name). The code in the unlocked file is a valid end.
+		return fmt.Errorf("%w: the end stands in %s instead", err, r.path)
+	}
+	if !at(end, r.file) {
+		return writeEnd(r.dir, r.name, code)
+	}
+	return nil
+}
+
+// Record leaves the outcome of a command that will never begin, in one attempt. It
+// never does so over a live run: *LiveError.
+func Record(dir, name string, code int) error {
+	run, _, err := begin(context.Background(), dir, name, 0)
+	if err == nil {
+		return run.End(code)
+	}
+	var alive *LiveError
+	if errors.As(err, &alive) {
+		return err
+	}
+	path := runningPath(dir, name)
+	if f, err := openRegular(path, os.O_RDONLY); err == nil {
+		defer f.Close()
+		if writeLocked(f) {
+			return &LiveError{path}
+		}
+	}
+	if errors.Is(err, unix.EROFS) || errors.Is(err, unix.EACCES) {
+		return err // nothing else can succeed
+	}
+	return writeEnd(dir, name, code)
+}

@@ -1,0 +1,145 @@
+package lifetime
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+// Watcher follows runs on a volume. What wakes it are hints (inotify, the end of a
+// lock wait, a tick); what is true, each look finds out anew.
+//
+// Its methods are for one goroutine.
+type Watcher struct {
+	dir    string
+	runs   []*watched
+	hints  chan struct{}
+	notify *fsnotify.Watcher // nil where inotify is refused
+
+	lastLook time.Time
+	interval time.Duration
+	timer    *time.Timer
+}
+
+// watched is one run that is followed.
+type watched struct {
+	name  string
+	judge judge
+	// pending: a goroutine is blocked until the run's lock is free.
+	pending atomic.Bool
+	// unsupported: this file system refuses to let us wait for a lock.
+	unsupported atomic.Bool
+}
+
+// Watch follows the named runs on the volume dir. A run whose owner cannot be
+// verified is lost when its file has stood still for lostAfter; 0 is at once.
+//
+// It watches before the first look, so no end is ever missed. Where inotify is
+// refused, an error says so, and the Watcher works all the same, by looking once a
+// second.
+func Watch(dir string, names []string, lostAfter time.Duration) (*Watcher, error) {
+	w := &Watcher{dir: dir, hints: make(chan struct{}, 1), interval: tick}
+	for _, name := range names {
+		w.runs = append(w.runs, &watched{name: name, judge: judge{lostAfter: lostAfter}})
+	}
+	w.timer = time.AfterFunc(tick, w.hint)
+	return w, w.subscribe()
+}
+
+// subscribe has the kernel tell of every change of the runs' files. The directory
+// is watched and not the files: they change their names.
+func (w *Watcher) subscribe() error {
+	notify, err := fsnotify.NewWatcher()
+	if err != nil {
+		return fmt.Errorf("inotify: %w (fs.inotify.max_user_instances is what a user may have on this node)", err)
+	}
+	if err := notify.Add(w.dir); err != nil {
+		notify.Close()
+		return fmt.Errorf("inotify on %s: %w (fs.inotify.max_user_watches is what a user may have on this node)", w.dir, err)
+	}
+	w.notify = notify
+	names := make(map[string]bool)
+	for _, run := range w.runs {
+		names[filepath.Base(runningPath("", run.name))] = true
+		names[filepath.Base(TerminatedPath("", run.name))] = true
+	}
+	go func() {
+		for {
+			select {
+			case event, ok := <-notify.Events:
+				if !ok {
+					return
+				}
+				if names[filepath.Base(event.Name)] {
+					w.hint()
+				}
+			case _, ok := <-notify.Errors:
+				if !ok {
+					return
+				}
+				w.hint() // events were lost: look
+			}
+		}
+	}()
+	return nil
+}
+
+// Hints delivers a value whenever it is worth to look. Many hints may come as one.
+func (w *Watcher) Hints() <-chan struct{} { return w.hints }
+
+func (w *Watcher) hint() {
+	select {
+	case w.hints <- struct{}{}:
+	default: // one is waiting already
+	}
+}
+
+// Look looks at all runs, in the order in which they were named.
+func (w *Watcher) Look() []State {
+	now := time.Now()
+	elapsed := min(now.Sub(w.lastLook), w.interval)
+	w.lastLook, w.interval = now, tick
+
+	states := make([]State, len(w.runs))
+	for i, run := range w.runs {
+		// Asked before the look: a wait that returns later wakes us again.
+		pending := run.pending.Load()
+		s, locked := look(w.dir, run.name)
+		states[i] = run.judge.see(s, pending, elapsed)
+		w.interval = min(w.interval, next(states[i]))
+		if locked != nil {
+			w.await(run, locked)
+		}
+	}
+	w.timer.Reset(w.interval)
+	return states
+}
+
+// await waits in the background until nobody holds the lock of f, and closes f. A
+// blocked wait cannot be cancelled, so there is never more than one for a run.
+func (w *Watcher) await(run *watched, f *os.File) {
+	if run.unsupported.Load() || !run.pending.CompareAndSwap(false, true) {
+		f.Close()
+		return
+	}
+	go func() {
+		if awaitUnlocked(f) != nil {
+			run.unsupported.Store(true)
+		}
+		f.Close() // gives the lock back at once
+		run.pending.Store(false)
+		w.hint()
+	}()
+}
+
+// Close stops watching. Goroutines that wait for a lock end with the program.
+func (w *Watcher) Close() {
+	w.timer.Stop()
+	if w.notify != nil {
+		w.notify.Close()
+	}
+}

@@ -1,0 +1,95 @@
+package process
+
+import (
+	"fmt"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// lastSignal is Linux' SIGRTMAX.
+const lastSignal = syscall.Signal(64)
+
+// kept are the signals that are never caught, and so never forwarded.
+var kept = map[syscall.Signal]bool{
+	// Nobody can catch these two.
+	syscall.SIGKILL: true, syscall.SIGSTOP: true,
+	// About our own children and Go's own scheduler, which raises SIGURG
+	// to preempt its threads, dozens of times a second.
+	syscall.SIGCHLD: true, syscall.SIGURG: true,
+	// Faults speak of the process that they hit, which is us.
+	syscall.SIGSEGV: true, syscall.SIGBUS: true, syscall.SIGFPE: true, syscall.SIGILL: true,
+	syscall.SIGABRT: true, syscall.SIGTRAP: true, syscall.SIGSYS: true,
+	// Go's runtime does not hand these over: the profiler's, and those that
+	// the C library keeps for its threads.
+	syscall.SIGPROF: true, 32: true, 33: true, 34: true,
+}
+
+// CatchSignals starts to catch every signal that is to be forwarded, and
+// returns where they arrive. It is to be the first statement of main: a signal
+// that comes before it has its default action.
+//
+// Signals that were inherited as ignored (SIGHUP under nohup(1), SIGINT in the
+// background of a shell) stay ignored, and so reach the command as ignored.
+func CatchSignals() <-chan os.Signal {
+	// SIGPIPE is caught for good and forgotten: a log line to a closed
+	// stderr must not end us before the exit code is recorded.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+
+	// signal.Notify drops what finds no room.
+	caught := make(chan os.Signal, 256)
+	for sig := syscall.Signal(1); sig <= lastSignal; sig++ {
+		if kept[sig] || sig == syscall.SIGPIPE || signal.Ignored(sig) {
+			continue
+		}
+		signal.Notify(caught, sig)
+	}
+	return caught
+}
+
+// The C library keeps the first two of the kernel's real-time signals, so that
+// for everybody (kill -l, Docker's STOPSIGNAL) SIGRTMIN is 34 (signal(7)).
+const rtMin = syscall.Signal(34)
+
+// SignalName is the name of sig: "SIGTERM", "SIGRTMIN+3".
+func SignalName(sig syscall.Signal) string {
+	name := unix.SignalName(sig)
+	switch {
+	case name != "":
+		return name
+	case sig == rtMin:
+		return "SIGRTMIN"
+	case sig > rtMin && sig <= lastSignal:
+		return fmt.Sprintf("SIGRTMIN+%d", sig-rtMin)
+	}
+	return fmt.Sprintf("signal %d", int(sig))
+}
+
+// ParseSignal reads a signal as kill(1) does: by name, with or without SIG and
+// in either case, or by number from 1 to 64. "RTMIN+n" and "RTMAX-n" are names.
+func ParseSignal(s string) (syscall.Signal, error) {
+	name := strings.TrimPrefix(strings.ToUpper(s), "SIG")
+	base, offset := syscall.Signal(0), name
+	if rest, ok := strings.CutPrefix(name, "RTMIN"); ok {
+		base, offset = rtMin, rest
+	} else if rest, ok := strings.CutPrefix(name, "RTMAX"); ok {
+		base, offset = lastSignal, rest
+	} else if sig := unix.SignalNum("SIG" + name); sig != 0 {
+		return sig, nil
+	} else if s != name {
+		offset = "" // SIG15 is neither a name nor a number
+	}
+	n, err := strconv.Atoi(offset)
+	if base != 0 && offset == "" {
+		n, err = 0, nil
+	}
+	sig := base + syscall.Signal(n)
+	if err != nil || sig < 1 || sig > lastSignal || (base != 0 && sig < rtMin) {
+		return 0, fmt.Errorf("%q is no signal: give a name (TERM, SIGTERM, RTMIN+3) or a number from 1 to 64", s)
+	}
+	return sig, nil
+}

@@ -1,0 +1,270 @@
+// Package sentinel wraps the primary command of a pod and records its end, with
+// the exit code, on a volume that it shares with the sidecars.
+package sentinel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/sentinel-shim/sentinel-shim/sentinel/exitcode"
+	"github.com/sentinel-shim/sentinel-shim/sentinel/lifetime"
+	"github.com/sentinel-shim/sentinel-shim/sentinel/probe"
+	"github.com/sentinel-shim/sentinel-shim/sentinel/process"
+	"github.com/sentinel-shim/sentinel-shim/sentinel/terminationlog"
+)
+
+// Config is what a sentinel is told on its command line.
+type Config struct {
+	// Dir is the shared volume, and Name the run whose end is recorded there.
+	Dir, Name string
+	// WaitFor has to answer before the command is started.
+	WaitFor []probe.Target
+	// WaitTimeout is for how long the sentinel waits at most: for WaitFor, and
+	// before that for the sidecars of an earlier run to end.
+	WaitTimeout time.Duration
+	// Command is the command and its arguments.
+	Command []string
+
+	// Signals is where process.CatchSignals delivers.
+	Signals <-chan os.Signal
+	// TerminationLog is the file for the container's termination message.
+	TerminationLog string
+	Log            zerolog.Logger
+}
+
+// barrierPoll is how often a sentinel that restarts looks whether the sidecars of
+// the run before are still stopping.
+const barrierPoll = 20 * time.Millisecond
+
+// Run runs the command and returns the exit code for the program: the command's
+// own, 128+n if a signal ended it, or one of package exitcode's.
+func Run(cfg Config) int {
+	if err := lifetime.CheckVolume(cfg.Dir); err != nil {
+		cfg.Log.Error().Msg(err.Error())
+		return exitcode.Wrapper
+	}
+
+	s := &session{Config: cfg}
+	var run *lifetime.Run
+	var earlier bool
+	err := s.during(func(ctx context.Context) (err error) {
+		run, earlier, err = lifetime.Begin(ctx, cfg.Dir, cfg.Name)
+		return err
+	})
+	if run == nil {
+		return s.notBegun(err)
+	}
+	code := s.supervise(earlier, err)
+	if err := run.End(code); err != nil {
+		cfg.Log.Warn().Err(err).Int("code", code).Msgf("the end of %s could not be recorded as it should", cfg.Name)
+	}
+	s.report(code)
+	return code
+}
+
+// interrupted says that a signal came before the command was started.
+type interrupted struct{ signal syscall.Signal }
+
+func (e interrupted) Error() string {
+	return process.SignalName(e.signal) + " came before the command was started"
+}
+
+// ends tells whether a signal that comes before the command is there means that
+// it is not to be started at all.
+func ends(sig os.Signal) bool {
+	switch sig {
+	case syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT:
+		return true
+	}
+	return false
+}
+
+// session is one call of Run.
+type session struct {
+	Config
+	// early are the signals that came while we were not yet waiting for
+	// anything, for the command to have as soon as it is there.
+	early []os.Signal
+	// message is what the termination log is to say, if anything.
+	message string
+}
+
+// during runs fn and returns its error; or interrupted if a signal ends the matter,
+// whatever has become of fn by then.
+func (s *session) during(fn func(context.Context) error) error {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- fn(ctx) }()
+	for {
+		select {
+		case err := <-done:
+			return err
+		case sig := <-s.Signals:
+			if ends(sig) {
+				cancel()
+				<-done
+				return interrupted{sig.(syscall.Signal)}
+			}
+			s.early = append(s.early, sig)
+		}
+	}
+}
+
+// notBegun ends a session that could not begin its run.
+func (s *session) notBegun(err error) int {
+	code := exitcode.Wrapper
+	var sig interrupted
+	if errors.As(err, &sig) {
+		code = exitcode.OfSignal(sig.signal)
+	}
+	var live *lifetime.LiveError
+	if !errors.As(err, &live) {
+		// Nobody may wait for a run that never begins.
+		if err := lifetime.Record(s.Dir, s.Name, code); err != nil {
+			s.Log.Warn().Err(err).Msgf("the end of %s could not be recorded", s.Name)
+		}
+	}
+	s.Log.Error().Err(err).Int("code", code).Msgf("%s was not started: its run cannot begin on the volume %s", s.Command[0], s.Dir)
+	s.message = fmt.Sprintf("%s was not started: %v", s.Command[0], err)
+	s.report(code)
+	return code
+}
+
+// supervise takes the command from its start to its end, unless something has come
+// in between already (err).
+func (s *session) supervise(earlier bool, err error) (code int) {
+	if err == nil {
+		err = s.wait(earlier)
+	}
+	if err != nil {
+		return s.notStarted(err)
+	}
+	started := time.Now()
+	command, err := process.Start(s.Command)
+	if err != nil {
+		return s.notStarted(err)
+	}
+	for _, sig := range s.early {
+		command.Signal(sig.(syscall.Signal))
+	}
+	for {
+		select {
+		case sig := <-s.Signals:
+			command.Signal(sig.(syscall.Signal))
+		case <-command.Exited():
+			return s.ended(command.Status(), time.Since(started))
+		}
+	}
+}
+
+// wait waits for all that the command is not to be started before.
+func (s *session) wait(earlier bool) error {
+	if earlier {
+		if err := s.awaitSidecars(); err != nil {
+			return err
+		}
+	}
+	if len(s.WaitFor) > 0 {
+		err := s.during(func(ctx context.Context) error {
+			ctx, cancel := context.WithTimeout(ctx, s.WaitTimeout)
+			defer cancel()
+			return probe.Wait(ctx, s.WaitFor)
+		})
+		s.early = nil // what comes while we wait is for nobody
+		if err != nil {
+			return err
+		}
+	}
+	for { // what has come since, or while there was nothing to wait for
+		select {
+		case sig := <-s.Signals:
+			if ends(sig) {
+				return interrupted{sig.(syscall.Signal)}
+			}
+			s.early = append(s.early, sig)
+		default:
+			return nil
+		}
+	}
+}
+
+// awaitSidecars is the restart barrier: the sidecars of the run before are given
+// time to end, so that this attempt does not work through one that is about to be
+// cut off.
+func (s *session) awaitSidecars() error {
+	stopping := lifetime.Stopping(s.Dir)
+	if len(stopping) == 0 {
+		return nil
+	}
+	s.Log.Info().Strs("sidecars", stopping).Msg("waiting for the sidecars of the run before to end")
+	err := s.during(func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, s.WaitTimeout)
+		defer cancel()
+		poll := time.NewTicker(barrierPoll)
+		defer poll.Stop()
+		for len(stopping) > 0 {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-poll.C:
+				stopping = lifetime.Stopping(s.Dir)
+			}
+		}
+		return nil
+	})
+	s.early = nil
+	if errors.Is(err, context.DeadlineExceeded) {
+		s.Log.Warn().Strs("sidecars", stopping).Msgf("the sidecars of the run before have not ended within --wait-timeout %s: going on without waiting", s.WaitTimeout)
+		return nil
+	}
+	return err
+}
+
+// notStarted says why the command was not started, and gives that its exit code.
+func (s *session) notStarted(err error) (code int) {
+	code = exitcode.Wrapper
+	var sig interrupted
+	var start *process.StartError
+	switch {
+	case errors.As(err, &sig):
+		code = exitcode.OfSignal(sig.signal)
+	case errors.As(err, &start):
+		code = start.Code
+	case errors.Is(err, context.DeadlineExceeded):
+		code = exitcode.TimedOut
+		err = fmt.Errorf("--wait-for did not answer within --wait-timeout %s: %w", s.WaitTimeout, err)
+	}
+	s.message = fmt.Sprintf("%s was not started: %v", s.Command[0], err)
+	return code
+}
+
+// ended gives the end of the command its exit code.
+func (s *session) ended(status process.Status, after time.Duration) (code int) {
+	if status.Signal != 0 {
+		s.message = fmt.Sprintf("%s was killed by %s after %s", filepath.Base(s.Command[0]), process.SignalName(status.Signal), after.Round(time.Millisecond))
+		if status.Signal == syscall.SIGKILL {
+			s.message += " (out of memory?)"
+		}
+	}
+	return status.Code
+}
+
+// report says how it ended, after the end is on the volume: whoever reads a log may
+// be slow.
+func (s *session) report(code int) {
+	if s.message == "" {
+		s.Log.Info().Int("code", code).Msgf("%s exited", filepath.Base(s.Command[0]))
+		return
+	}
+	s.Log.Error().Int("code", code).Msg(s.message)
+	terminationlog.Write(s.TerminationLog, strings.ReplaceAll(s.message, "\n", "; "))
+}

@@ -1,0 +1,282 @@
+// Package shim wraps the entrypoint of a sidecar: it follows the runs of the mains
+// on the shared volume, stops the sidecar when they have ended, and ends with their
+// exit code.
+//
+// What it does and when is one pure function, in rules.go. Here is the one loop that
+// feeds it: it owns all state, waits for what may happen, looks, asks, acts.
+package shim
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/sentinel-shim/sentinel-shim/sentinel/exitcode"
+	"github.com/sentinel-shim/sentinel-shim/sentinel/lifetime"
+	"github.com/sentinel-shim/sentinel-shim/sentinel/process"
+)
+
+// RestartPolicy is the pod's restartPolicy, as far as it matters to a Job.
+type RestartPolicy string
+
+const (
+	// Undeclared: the shim judges by whether it has run before on this volume.
+	Undeclared RestartPolicy = ""
+	// OnFailure: a main that has failed comes back.
+	OnFailure RestartPolicy = "OnFailure"
+	// Never: a main that has failed does not come back.
+	Never RestartPolicy = "Never"
+)
+
+// Config is what a shim is told on its command line.
+type Config struct {
+	// Dir is the shared volume, Name this shim's own run, and Mains are the
+	// runs to follow.
+	Dir, Name string
+	Mains     []string
+	// StopSignal is what the sidecar is stopped with. Received by the shim, it
+	// means the same as SIGTERM: what an image names as its STOPSIGNAL is what
+	// the kubelet sends.
+	StopSignal syscall.Signal
+	// GracePeriod is the time between the stop signal and SIGKILL.
+	GracePeriod time.Duration
+	// Drain is for how long the sidecar is kept after the end of the mains.
+	Drain time.Duration
+	// Hold is for how long at most a SIGTERM is kept from the sidecar while a
+	// main is running; 0 is not at all.
+	Hold time.Duration
+	// LostAfter: see lifetime.Watch.
+	LostAfter time.Duration
+	// StartTimeout is within what time every main has to begin; 0 is none.
+	StartTimeout time.Duration
+	// RestartPolicy is the pod's, if declared.
+	RestartPolicy RestartPolicy
+	// KeepOnFailure keeps the sidecar when a main fails, for it comes back. It
+	// implies OnFailure.
+	KeepOnFailure bool
+	// Command is the sidecar's command and its arguments.
+	Command []string
+
+	// Signals is where process.CatchSignals delivers.
+	Signals <-chan os.Signal
+	// TerminationLog is the file for the container's termination message.
+	TerminationLog string
+	Log            zerolog.Logger
+}
+
+// Run runs the sidecar and returns the exit code for the program: that of the
+// mains, or the sidecar's own if it ends first, or one of package exitcode's.
+func Run(cfg Config) int {
+	if err := lifetime.CheckVolume(cfg.Dir); err != nil {
+		cfg.Log.Error().Msg(err.Error())
+		return exitcode.Wrapper
+	}
+	if cfg.LostAfter < lifetime.MinLostAfter {
+		cfg.Log.Warn().Msgf("--lost-after %s is less than %s: where locks are not shared between containers, a live main may be taken for dead", cfg.LostAfter, lifetime.MinLostAfter)
+	}
+	watcher, err := lifetime.Watch(cfg.Dir, cfg.Mains, cfg.LostAfter)
+	if err != nil {
+		cfg.Log.Warn().Err(err).Msg("no events from the volume: looking at it once a second instead")
+	}
+	defer watcher.Close()
+
+	run, ranBefore, err := lifetime.Begin(context.Background(), cfg.Dir, cfg.Name)
+	var live *lifetime.LiveError
+	if errors.As(err, &live) {
+		cfg.Log.Error().Msg(err.Error())
+		return exitcode.Wrapper
+	}
+	if err != nil {
+		cfg.Log.Warn().Err(err).Msgf("the run of %s is not recorded", cfg.Name)
+	}
+
+	l := &loop{
+		Config: cfg,
+		rules: rules{
+			drain: cfg.Drain, hold: cfg.Hold, startTimeout: cfg.StartTimeout,
+			keepOnFailure: cfg.KeepOnFailure,
+			staleAtStart:  cfg.expectsReturn(ranBefore),
+		},
+		watcher: watcher,
+		run:     run,
+		began:   time.Now(),
+		state:   newState(len(cfg.Mains)),
+	}
+	code := l.loop()
+	if run != nil {
+		if err := run.End(code); err != nil {
+			cfg.Log.Warn().Err(err).Int("code", code).Msgf("the end of %s could not be recorded as it should", cfg.Name)
+		}
+	}
+	l.report()
+	return code
+}
+
+// expectsReturn tells whether a main that is found to have failed will come back.
+func (cfg Config) expectsReturn(ranBefore bool) bool {
+	switch {
+	case cfg.KeepOnFailure:
+		return true
+	case cfg.RestartPolicy != Undeclared:
+		return cfg.RestartPolicy == OnFailure
+	}
+	return ranBefore // only OnFailure restarts containers
+}
+
+// loop is the owner of the state.
+type loop struct {
+	Config
+	rules   rules
+	watcher *lifetime.Watcher
+	run     *lifetime.Run // nil where it could not be recorded
+	began   time.Time
+	state   state
+
+	sidecar *process.Process // nil before the launch
+	early   []syscall.Signal // what came for it before the launch
+	failed  error            // why it could not be launched
+
+	stopped  chan bool // from process.Stop: whether SIGKILL was needed
+	stopFrom time.Time
+	stopTook time.Duration
+	killed   bool
+}
+
+// loop runs until all is over, and returns the exit code.
+func (l *loop) loop() int {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	var e event
+	for {
+		l.step(e)
+		if l.state.phase == finished {
+			return l.state.code
+		}
+		timer.Stop()
+		if at := l.rules.wake(l.state); at > 0 {
+			timer.Reset(at - l.now())
+		}
+		e = l.wait(timer.C)
+	}
+}
+
+func (l *loop) now() time.Duration { return time.Since(l.began) }
+
+// wait waits until something has happened.
+func (l *loop) wait(timeout <-chan time.Time) (e event) {
+	var exited <-chan struct{}
+	if l.sidecar != nil && l.stopped == nil {
+		exited = l.sidecar.Exited()
+	}
+	select {
+	case <-l.watcher.Hints():
+	case <-timeout:
+	case <-exited:
+	case sig := <-l.Signals:
+		if sig == syscall.SIGTERM || sig == l.StopSignal {
+			e.term = true
+		} else {
+			l.forward(sig.(syscall.Signal))
+		}
+	case l.killed = <-l.stopped:
+		l.stopTook = time.Since(l.stopFrom)
+		e.gone = true
+	}
+	return e
+}
+
+func (l *loop) forward(sig syscall.Signal) {
+	if l.sidecar == nil {
+		l.early = append(l.early, sig)
+		return
+	}
+	l.sidecar.Signal(sig)
+}
+
+// step looks at everything, asks the rules and does what they say, until they ask
+// for no further look.
+func (l *loop) step(e event) {
+	for {
+		e.at, e.mains = l.now(), l.watcher.Look()
+		e.exited, e.status = l.sidecarStatus()
+		if e.exited {
+			e.gone = e.gone || isClosed(l.sidecar.Gone())
+		}
+		before := l.state
+		var actions []action
+		l.state, actions = l.rules.next(l.state, e)
+		for _, a := range actions {
+			l.do(a)
+		}
+		l.tell(before)
+		if l.state.phase != confirming {
+			return
+		}
+		e = event{}
+	}
+}
+
+// sidecarStatus tells whether the sidecar has ended, and its exit code. One that is
+// left though it was killed hangs in the kernel, and counts as killed.
+func (l *loop) sidecarStatus() (exited bool, code int) {
+	if l.sidecar == nil || !isClosed(l.sidecar.Exited()) {
+		return false, exitcode.OfSignal(syscall.SIGKILL)
+	}
+	return true, l.sidecar.Status().Code
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// do does what the rules say.
+func (l *loop) do(a action) {
+	switch a {
+	case launch:
+		l.launch()
+	case sayStopping:
+		if l.run != nil {
+			l.warn(l.run.Stopping())
+		}
+	case sayRunning:
+		if l.run != nil {
+			l.warn(l.run.Running())
+		}
+	case stop:
+		l.stopFrom, l.stopped = time.Now(), make(chan bool, 1)
+		go func() { l.stopped <- l.sidecar.Stop(l.StopSignal, l.GracePeriod) }()
+	case warnNotBegun:
+		l.warnNotBegun()
+	}
+}
+
+// launch starts the sidecar. One that cannot be started ends the shim.
+func (l *loop) launch() {
+	sidecar, err := process.Start(l.Command)
+	if err != nil {
+		l.failed = err
+		l.state.phase, l.state.decided, l.state.code = finished, true, exitcode.Wrapper
+		var start *process.StartError
+		if errors.As(err, &start) {
+			l.state.code = start.Code
+		}
+		return
+	}
+	l.sidecar = sidecar
+	for _, sig := range l.early {
+		sidecar.Signal(sig)
+	}
+}
+
+// program is what the sidecar is called in what is told to people.
+func (l *loop) program() string { return filepath.Base(l.Command[0]) }
