@@ -71,10 +71,12 @@ func (p Program) Run(args []string) (code int) {
 	return code
 }
 
+// oneDash: the flag package writes flags with one dash.
+var oneDash = strings.NewReplacer("for flag -", "for flag --", "not defined: -", "not defined: --", "an argument: -", "an argument: --")
+
 // refuse says why nothing was run.
 func (p Program) refuse(args []string, err error) (code int) {
-	// The flag package writes flags with one dash.
-	message := strings.Replace(err.Error(), " -", " --", 1)
+	message := oneDash.Replace(err.Error())
 	fmt.Fprintf(os.Stderr, "%s: %s\nSee %s --help.\n", p.Name, message, p.Name)
 	if !asksForNoRun(args) {
 		terminationlog.Write(terminationlog.DefaultPath, p.Name+": "+message)

@@ -1,8 +1,6 @@
 package app
 
 import (
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -69,17 +67,14 @@ func copyFile(from, to string) (err error) {
 		return err
 	}
 	defer source.Close()
-	var random [8]byte
-	rand.Read(random[:])
-	private := filepath.Join(filepath.Dir(to), "."+filepath.Base(to)+"-"+hex.EncodeToString(random[:]))
-	target, err := os.OpenFile(private, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o700)
+	target, err := os.CreateTemp(filepath.Dir(to), "."+filepath.Base(to)+"-*")
 	if err != nil {
 		return err
 	}
 	defer func() {
 		target.Close()
 		if err != nil {
-			os.Remove(private)
+			os.Remove(target.Name())
 		}
 	}()
 	if _, err = io.Copy(target, source); err != nil {
@@ -93,5 +88,5 @@ func copyFile(from, to string) (err error) {
 	if err = target.Close(); err != nil {
 		return err
 	}
-	return os.Rename(private, to)
+	return os.Rename(target.Name(), to)
 }

@@ -1,0 +1,237 @@
+// Package drive is for tests that drive the built programs as a user would: it
+// builds them once for a test binary, starts them, and waits for lines of their output.
+//
+// The commands that they wrap are modes of the test binary itself ([Command]), so that
+// nothing but Go is needed.
+package drive
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Patience is for how long a test waits for anything before it fails.
+const Patience = 20 * time.Second
+
+// modeArg as the first argument makes the test binary one of its modes.
+const modeArg = "drive:mode"
+
+// Modes are what a test binary can be as a wrapped command, by name. Each gets the
+// arguments behind the name and returns the exit code.
+type Modes map[string]func(args []string) int
+
+var folder string // where the programs were built
+
+// Main is for TestMain: it is one of the modes if the arguments say so; else it builds
+// the programs and runs the tests.
+func Main(m *testing.M, modes Modes) {
+	os.Exit(run(m, modes))
+}
+
+func run(m *testing.M, modes Modes) int {
+	if len(os.Args) > 2 && os.Args[1] == modeArg {
+		mode, ok := modes[os.Args[2]]
+		if !ok {
+			fmt.Fprintf(os.Stderr, "no mode %q\n", os.Args[2])
+			return 100
+		}
+		return mode(os.Args[3:])
+	}
+	var err error
+	if folder, err = os.MkdirTemp("", "drive-"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(folder)
+	if err := os.Chmod(folder, 0o755); err != nil { // tests may run them as other users
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	if err := build(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return m.Run()
+}
+
+// build builds the programs as they are released: without the race detector, which
+// would make them slow and large. The packages' own tests run under it.
+func build() error {
+	_, here, _, _ := runtime.Caller(0)
+	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "urfave_cli_no_docs", "-ldflags", "-s -w", "-o", folder+"/", "./cmd/sentinel", "./cmd/shim")
+	cmd.Dir = filepath.Join(filepath.Dir(here), "../../..")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return nil
+}
+
+// Program is the path of a built program, "sentinel" or "shim".
+func Program(name string) string { return filepath.Join(folder, name) }
+
+// Command is the command line of one of the test binary's modes.
+func Command(mode string, args ...string) []string {
+	return append([]string{os.Args[0], modeArg, mode}, args...)
+}
+
+// Wrap is the command line that wraps a command in a program with some flags.
+func Wrap(program string, flags []string, command []string) []string {
+	argv := append([]string{Program(program)}, flags...)
+	return append(append(argv, "--"), command...)
+}
+
+// Process is a process that a test has started.
+type Process struct {
+	t   testing.TB
+	cmd *exec.Cmd
+
+	mu     sync.Mutex
+	output bytes.Buffer
+	more   chan struct{} // closed, and made anew, at each line
+	ended  bool          // no more output will come
+
+	exited chan struct{}
+}
+
+// Start starts a command line, and kills it at the end of the test at the latest.
+// Changes may complete the command before it is started.
+func Start(t testing.TB, argv []string, changes ...func(*exec.Cmd)) *Process {
+	t.Helper()
+	p := &Process{t: t, cmd: exec.Command(argv[0], argv[1:]...), more: make(chan struct{}), exited: make(chan struct{})}
+	for _, change := range changes {
+		change(p.cmd)
+	}
+	// A pipe of our own and not the exec package's, whose Wait would hang on
+	// grandchildren.
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.cmd.Stdout == nil {
+		p.cmd.Stdout = w
+	}
+	if p.cmd.Stderr == nil {
+		p.cmd.Stderr = w
+	}
+	err = p.cmd.Start()
+	w.Close()
+	if err != nil {
+		r.Close()
+		t.Fatalf("%s: %v", strings.Join(argv, " "), err)
+	}
+	go p.read(r)
+	go func() {
+		_ = p.cmd.Wait()
+		close(p.exited)
+	}()
+	t.Cleanup(func() {
+		p.Kill()
+		<-p.exited
+		r.Close()
+	})
+	return p
+}
+
+func (p *Process) read(r *os.File) {
+	lines := bufio.NewReader(r)
+	for {
+		line, err := lines.ReadString('\n')
+		p.mu.Lock()
+		p.output.WriteString(line)
+		p.ended = err != nil
+		close(p.more)
+		p.more = make(chan struct{})
+		p.mu.Unlock()
+		if err != nil {
+			return
+		}
+	}
+}
+
+// Output is all that the process, and those that it has started, have written so far.
+func (p *Process) Output() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.output.String()
+}
+
+// Await waits until the output holds text.
+func (p *Process) Await(text string) {
+	p.t.Helper()
+	p.AwaitCount(text, 1)
+}
+
+// AwaitCount waits until the output holds text n times.
+func (p *Process) AwaitCount(text string, n int) {
+	p.t.Helper()
+	deadline := time.After(Patience)
+	for {
+		p.mu.Lock()
+		seen, ended, more := strings.Count(p.output.String(), text), p.ended, p.more
+		p.mu.Unlock()
+		if seen >= n {
+			return
+		}
+		if ended {
+			p.t.Fatalf("%s ended without writing %q %d times:\n%s", p, text, n, p.Output())
+		}
+		select {
+		case <-more:
+		case <-deadline:
+			p.t.Fatalf("%s has not written %q %d times within %s:\n%s", p, text, n, Patience, p.Output())
+		}
+	}
+}
+
+// Exited is closed when the process has ended.
+func (p *Process) Exited() <-chan struct{} { return p.exited }
+
+// Code waits for the end of the process and returns its exit code, 128+n for a signal.
+func (p *Process) Code() int {
+	p.t.Helper()
+	select {
+	case <-p.exited:
+	case <-time.After(Patience):
+		p.t.Fatalf("%s has not ended within %s:\n%s", p, Patience, p.Output())
+	}
+	ws := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	if ws.Signaled() {
+		return 128 + int(ws.Signal())
+	}
+	return ws.ExitStatus()
+}
+
+// Want fails the test unless the process ends with the code.
+func (p *Process) Want(code int) {
+	p.t.Helper()
+	if got := p.Code(); got != code {
+		p.t.Fatalf("%s ended with %d, not %d:\n%s", p, got, code, p.Output())
+	}
+}
+
+// PID is the process id.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
+// Signal sends a signal to the process.
+func (p *Process) Signal(sig syscall.Signal) {
+	p.t.Helper()
+	if err := p.cmd.Process.Signal(sig); err != nil {
+		p.t.Fatalf("%s: %v: %v\n%s", p, sig, err, p.Output())
+	}
+}
+
+// Kill kills the process if it has not ended.
+func (p *Process) Kill() { _ = p.cmd.Process.Kill() }
+
+func (p *Process) String() string { return strings.Join(p.cmd.Args, " ") }
