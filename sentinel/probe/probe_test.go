@@ -1,0 +1,546 @@
+package probe
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+func TestParse(t *testing.T) {
+	const tail = " HTTP/1.1\r\nHost: %s\r\nUser-Agent: sentinel\r\nAccept: */*\r\nConnection: close\r\n\r\n"
+	get := func(uri, host string) string { return "GET " + uri + fmt.Sprintf(tail, host) }
+	socket := "/" + strings.Repeat("s", maxSocket-1)
+	for _, c := range []struct{ in, scheme, address, request string }{
+		{"tcp://127.0.0.1:5432", "tcp", "127.0.0.1:5432", ""},
+		{"tcp://localhost:1", "tcp", "localhost:1", ""},
+		{"tcp://my_db-0.db.svc.cluster.local.:65535", "tcp", "my_db-0.db.svc.cluster.local.:65535", ""},
+		{"tcp://[::1]:80", "tcp", "[::1]:80", ""},
+		{"tcp://[fe80::1%25eth0]:80", "tcp", "[fe80::1%eth0]:80", ""},
+		{"TCP://db:080", "tcp", "db:80", ""},
+		{"unix:///run/app.sock", "unix", "/run/app.sock", ""},
+		{"unix://" + socket, "unix", socket, ""},
+		{"file:///tmp/pod/ready", "file", "/tmp/pod/ready", ""},
+		{"file:///a%20b%23%3F%25ü", "file", "/a b#?%ü", ""},
+		{"http://web", "http", "web:80", get("/", "web")},
+		{"http://web:80/", "http", "web:80", get("/", "web")},
+		{"http://web:8080/healthz?a=1,2&b=%20", "http", "web:8080", get("/healthz?a=1,2&b=%20", "web:8080")},
+		{"http://web?q", "http", "web:80", get("/?q", "web")},
+		{"http://web/a%2Fb^", "http", "web:80", get("/a%2Fb^", "web")},
+		{"http://web//a?/b", "http", "web:80", get("//a?/b", "web")},
+		{"http://[::1]/", "http", "[::1]:80", get("/", "[::1]")},
+		{"http://[fe80::1%25eth0]:8080/x", "http", "[fe80::1%eth0]:8080", get("/x", "[fe80::1]:8080")},
+	} {
+		got, err := Parse(c.in)
+		if want := (Target{c.in, c.scheme, c.address, c.request}); err != nil || got != want {
+			t.Errorf("Parse(%q) = %+v, %v; want %+v", c.in, got, err, want)
+		}
+		if got.String() != c.in {
+			t.Errorf("Parse(%q).String() = %q", c.in, got)
+		}
+	}
+}
+
+func TestParseRefuses(t *testing.T) {
+	for _, c := range []struct{ in, says string }{
+		{"", "it is empty"},
+		{"db", "scheme is none of"},
+		{"db:5432", "scheme is none of"},
+		{"/run/app.sock", "scheme is none of"},
+		{"udp://db:53", "scheme is none of"},
+		{"https://web/", "no TLS"},
+		{"://", "missing protocol scheme"},
+		{"tcp:db:5432", "followed by ://"},
+		{"tcp:/db:5432", "followed by ://"},
+		{"unix:/run/app.sock", "followed by ://"},
+		{"tcp://db", "the port is missing"},
+		{"tcp://db:", "the port is missing"},
+		{"tcp://[::1]", "the port is missing"},
+		{"http://web:/", "the port is missing"},
+		{"tcp://db:0", `"0" is no port`},
+		{"tcp://db:65536", `"65536" is no port`},
+		{"tcp://db:postgres", "invalid port"},
+		{"tcp://db:+1", "invalid port"},
+		{"tcp://:5432", "the host is missing"},
+		{"http:///ready", "the host is missing"},
+		{"tcp://::1:5432", "into brackets"},
+		{"tcp://[127.0.0.1]:5432", "IP-literal"},
+		{"tcp://[::1]x:5432", "no URL"},
+		{"tcp://d\"b:5432", "neither a host name nor an IPv4 address"},
+		{"tcp://dß:5432", "neither a host name nor an IPv4 address"},
+		{"tcp://" + strings.Repeat("d", 255) + ":1", "neither a host name nor an IPv4 address"},
+		{"tcp://db:5432/", `"/" is too much`},
+		{"tcp://db:5432/x", `"/x" is too much`},
+		{"tcp://db:5432?x", "a query"},
+		{"tcp://db:5432?", "a query"},
+		{"tcp://me@db:5432", "credentials"},
+		{"http://me:secret@web/", "credentials"},
+		{"http://@web/", "credentials"},
+		{"http://web/#top", "a fragment"},
+		{"http://web/#", "a fragment"},
+		{"http://web/a b", `contains ' '`},
+		{"http://web/?a\r\nX: y", `contains '\r'`},
+		{"http://web/ü", `contains "ü": percent-encode`},
+		{"http://web/?ü", `contains "ü": percent-encode`},
+		{"http://web/%zz", "invalid URL escape"},
+		{"unix://run/app.sock", `"run" stands where a host would`},
+		{"file://localhost/x", `"localhost" stands where a host would`},
+		{"unix://", "the path is missing"},
+		{"file:///", "the path is missing"},
+		{"file:///a?b", "a query"},
+		{"file:///a#b", "a fragment"},
+		{"file:///a%00b", "NUL"},
+		{"unix:///" + strings.Repeat("s", maxSocket), "at most 107 bytes, this one has 108"},
+	} {
+		got, err := Parse(c.in)
+		if err == nil {
+			t.Errorf("Parse(%q) = %+v, want an error", c.in, got)
+			continue
+		}
+		if !strings.Contains(err.Error(), c.says) {
+			t.Errorf("Parse(%q) says %q, want it to say %q", c.in, err, c.says)
+		}
+		if strings.Contains(err.Error(), "secret") {
+			t.Errorf("Parse(%q) shows the password: %q", c.in, err)
+		}
+		checkRefusal(t, c.in, err)
+	}
+}
+
+// checkRefusal asks of an error of Parse that it names the address and ends
+// with right ones.
+func checkRefusal(t *testing.T, in string, err error) {
+	t.Helper()
+	if named := fmt.Sprintf("address %q: ", in); !strings.HasPrefix(err.Error(), named) && !strings.Contains(in, "@") {
+		t.Errorf("Parse(%q): the error does not begin with %s: %q", in, named, err)
+	}
+	_, tail, found := strings.Cut(err.Error(), "; write an address such as ")
+	examples := regexp.MustCompile(`(tcp|unix|file|http)://[^ ,]+`).FindAllString(tail, -1)
+	if !found || len(examples) == 0 {
+		t.Errorf("Parse(%q): the error shows no right address: %q", in, err)
+	}
+	for _, e := range examples {
+		if _, err := Parse(e); err != nil && !strings.Contains(in, e) {
+			t.Errorf("the example %q is wrong itself: %v", e, err)
+		}
+	}
+}
+
+// target parses an address that is right.
+func target(t *testing.T, format string, args ...any) Target {
+	t.Helper()
+	tt, err := Parse(fmt.Sprintf(format, args...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tt
+}
+
+// listen opens a listener and handles its connections one after the other;
+// n counts them from 1. The connection is closed after handle.
+func listen(t *testing.T, network, address string, handle func(n int, c net.Conn)) net.Listener {
+	t.Helper()
+	l, err := net.Listen(network, address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	t.Cleanup(func() { l.Close(); <-done })
+	go func() {
+		defer close(done)
+		for n := 1; ; n++ {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			handle(n, c)
+			c.Close()
+		}
+	}()
+	return l
+}
+
+// quiet reads until the peer hangs up and answers nothing.
+func quiet(_ int, c net.Conn) { io.Copy(io.Discard, c) }
+
+// request reads a request up to the blank line.
+func request(c net.Conn) string {
+	var b strings.Builder
+	for r := bufio.NewReader(c); ; {
+		line, err := r.ReadString('\n')
+		b.WriteString(line)
+		if err != nil || line == "\r\n" {
+			return b.String()
+		}
+	}
+}
+
+// within is a context for what ends by itself; its end is a hang.
+func within(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// unused returns an address that refuses connections until the test ends.
+func unused(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The port of a connection's own end: nobody listens on it, nobody else gets it.
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close(); l.Close() })
+	return c.LocalAddr().String()
+}
+
+func TestWaitAnswered(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "a b")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tcp := listen(t, "tcp", "127.0.0.1:0", func(int, net.Conn) {})
+	listen(t, "unix", filepath.Join(dir, "sock"), func(int, net.Conn) {})
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusNoContent)
+	}))
+	defer web.Close()
+	targets := []Target{
+		target(t, "tcp://%s", tcp.Addr()),
+		target(t, "unix://%s/sock", dir),
+		target(t, "file://%s/a%%20b", dir),
+		target(t, "file://%s", dir),
+		target(t, "%s/ready", web.URL),
+		target(t, "tcp://%s", tcp.Addr()), // the same twice
+	}
+	if err := Wait(within(t), targets); err != nil {
+		t.Error(err)
+	}
+	if err := Wait(within(t), nil); err != nil {
+		t.Errorf("no targets: %v", err)
+	}
+}
+
+// What is not there at first is asked again.
+func TestWaitAppears(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	var asked atomic.Int32
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch asked.Add(1) {
+		case 1:
+			w.WriteHeader(http.StatusServiceUnavailable)
+		case 2:
+			w.WriteHeader(http.StatusFound)
+		case 3:
+			if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil {
+				t.Error(err)
+			}
+			listen(t, "unix", filepath.Join(dir, "sock"), func(int, net.Conn) {})
+			w.WriteHeader(http.StatusServiceUnavailable)
+		default:
+			w.WriteHeader(http.StatusOK)
+		}
+	}))
+	defer web.Close()
+	err := Wait(within(t), []Target{
+		target(t, "file://%s/file", dir), target(t, "unix://%s/sock", dir), target(t, "%s/", web.URL)})
+	if err != nil {
+		t.Error(err)
+	}
+	if n := asked.Load(); n != 4 {
+		t.Errorf("asked %d times, want 4: once an answer is had, no more", n)
+	}
+}
+
+// Each of two servers answers only once the other has been asked.
+func TestWaitConcurrently(t *testing.T) {
+	t.Parallel()
+	var asked sync.WaitGroup
+	asked.Add(2)
+	handle := func(_ int, c net.Conn) {
+		request(c)
+		asked.Done()
+		asked.Wait()
+		io.WriteString(c, "HTTP/1.0 200\n")
+	}
+	a, b := listen(t, "tcp", "127.0.0.1:0", handle), listen(t, "tcp", "127.0.0.1:0", handle)
+	if err := Wait(within(t), []Target{target(t, "http://%s", a.Addr()), target(t, "http://%s", b.Addr())}); err != nil {
+		t.Error(err)
+	}
+}
+
+// An attempt that gets no answer is given up after Timeout, and the next one counts.
+func TestWaitGivesAttemptUp(t *testing.T) {
+	t.Parallel()
+	silent := listen(t, "tcp", "127.0.0.1:0", func(n int, c net.Conn) {
+		if request(c); n == 1 {
+			quiet(n, c)
+			return
+		}
+		io.WriteString(c, "HTTP/1.1 204 No Content\r\n\r\n")
+	})
+	trickling := listen(t, "tcp", "127.0.0.1:0", func(n int, c net.Conn) {
+		if request(c); n == 1 {
+			trickle(n, c)
+			return
+		}
+		io.WriteString(c, "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\n")
+	})
+	begin := time.Now()
+	if err := Wait(within(t), []Target{target(t, "http://%s", silent.Addr()), target(t, "http://%s", trickling.Addr())}); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(begin); took < Timeout {
+		t.Errorf("answered after %v, before the first attempt can have been given up", took)
+	}
+}
+
+// trickle sends an endless status line, slowly.
+func trickle(_ int, c net.Conn) {
+	for s := "HTTP/1.1 200 O"; ; s = "K" {
+		if _, err := io.WriteString(c, s); err != nil {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// Why one attempt failed.
+func TestTry(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "plain"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	server := func(s string) net.Addr {
+		return listen(t, "tcp", "127.0.0.1:0", func(_ int, c net.Conn) { request(c); io.WriteString(c, s) }).Addr()
+	}
+	refusing := unused(t)
+	for _, c := range []struct {
+		target Target
+		says   string
+	}{
+		{target(t, "tcp://%s", refusing), "connect: connection refused"},
+		{target(t, "http://%s/", refusing), "connect: connection refused"},
+		{target(t, "unix://%s/sock", dir), "connect: no such file or directory"},
+		{target(t, "unix://%s/plain", dir), "connect: connection refused"},
+		{target(t, "file://%s/none", dir), "no such file or directory"},
+		{target(t, "file://%s/plain/none", dir), "not a directory"},
+		{target(t, "http://%s/", server("HTTP/1.1 503 Service Unavailable\r\n\r\n")), "answered with status 503"},
+		{target(t, "http://%s/", server("HTTP/1.1 301 Moved\r\nLocation: /\r\n\r\n")), "answered with status 301 (redirects are not followed)"},
+		{target(t, "http://%s/", server("SSH-2.0-OpenSSH_9.2\r\n")), `not an HTTP answer: "SSH-2.0-OpenSSH_9.2"`},
+		{target(t, "http://%s/", server("")), "the connection was closed without an HTTP answer"},
+	} {
+		if err := c.target.try(within(t)); err == nil || err.Error() != c.says {
+			t.Errorf("%s: %v, want %q", c.target, err, c.says)
+		}
+	}
+}
+
+// Wait ends with its context, also in the middle of an attempt.
+func TestWaitEnds(t *testing.T) {
+	t.Parallel()
+	for name, handle := range map[string]func(int, net.Conn){"silent": quiet, "trickling": trickle} {
+		tt := target(t, "http://%s/", listen(t, "tcp", "127.0.0.1:0", handle).Addr())
+		ctx, cancel := context.WithTimeout(t.Context(), Interval)
+		defer cancel()
+		err := Wait(ctx, []Target{tt})
+		if want := tt.String() + ": no answer"; !errors.Is(err, context.DeadlineExceeded) || err.Error() != want {
+			t.Errorf("%s server: Wait = %v, want %q, being context.DeadlineExceeded", name, err, want)
+		}
+	}
+}
+
+// The error of Wait has each address that has not answered with its last
+// failure, none that has, and is the context's cause.
+func TestWaitNamesFailures(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
+	// A second connection shows that the first attempt's failure is on record.
+	var again sync.WaitGroup
+	again.Add(2)
+	server := func(s string) Target {
+		return target(t, "http://%s/", listen(t, "tcp", "127.0.0.1:0", func(n int, c net.Conn) {
+			if request(c); n == 2 {
+				again.Done()
+			}
+			io.WriteString(c, s)
+		}).Addr())
+	}
+	a, b, c := server(""), target(t, "file:///proc/self"), server("HTTP/1.0 500\n\n")
+	stop := errors.New("SIGTERM")
+	go func() { again.Wait(); cancel(stop) }()
+	err := Wait(ctx, []Target{a, b, c})
+	want := fmt.Sprintf("%s: the connection was closed without an HTTP answer; %s: answered with status 500", a, c)
+	if err == nil || err.Error() != want || !errors.Is(err, stop) {
+		t.Errorf("Wait = %v, want %q, being the context's cause", err, want)
+	}
+}
+
+func TestAnswer(t *testing.T) {
+	const ok = "HTTP/1.1 200 OK\r\n"
+	long := strings.Repeat("x", maxLine)
+	for _, c := range []struct{ in, says string }{
+		{ok, ""},
+		{"HTTP/1.0 200\n", ""},
+		{"HTTP/1.1 299 \r\n", ""},
+		{ok + "Content-Length: -1\r\ngarbage", ""}, // the status line decides
+		{"HTTP/1.1 100 Continue\r\n\r\n" + ok, ""},
+		{"HTTP/1.1 103 Early Hints\r\nLink: x\r\nLink: y\r\n\r\nHTTP/1.1 102 P\n\n" + ok, ""},
+		{"HTTP/1.1 200 " + long[:maxLine-len("HTTP/1.1 200 \r\n")] + "\r\n", ""},
+		{"HTTP/1.1 200 " + long + "\r\n", "a line of more than 4096 bytes"},
+		{"HTTP/1.1 100 C\r\nX: " + long + "\r\n\r\n" + ok, "a line of more than 4096 bytes"},
+		{strings.Repeat("HTTP/1.1 100 Continue\r\n\r\n", maxAnswer/25+1) + ok, "breaks off"},
+		{"HTTP/1.1 100 Continue\r\n\r\n", "closed without an HTTP answer"},
+		{"HTTP/1.1 100 Continue\r\n", "closed without an HTTP answer"},
+		{"HTTP/1.1 100 Continue\r\n" + ok, "closed without an HTTP answer"}, // a header by its place
+		{"HTTP/1.1 101 Switching Protocols\r\n\r\n" + ok, "status 101"},
+		{"HTTP/1.1 200 OK", "breaks off"},
+		{"HTTP/1.1 200", "breaks off"},
+		{"HTTP/1.1 2", "breaks off"},
+		{"", "closed without an HTTP answer"},
+		{"\r\n" + ok, `not an HTTP answer: ""`},
+		{"HTTP/1.1 404 Not Found\r\n", "status 404"},
+		{"HTTP/1.1 304 Not Modified\r\n", "status 304 (redirects"},
+		{"HTTP/1.1 999\r\n", "status 999"},
+		{"HTTP/1.1 099 x\r\n", "not an HTTP answer"},
+		{"HTTP/1.1 2000 OK\r\n", "not an HTTP answer"},
+		{"HTTP/1.1 20 OK\r\n", "not an HTTP answer"},
+		{"HTTP/1.1 20\r\n", "not an HTTP answer"},
+		{"HTTP/1.1  200 OK\r\n", "not an HTTP answer"},
+		{"HTTP/1.1 +20 OK\r\n", "not an HTTP answer"},
+		{"HTTP/1.x 200 OK\r\n", "not an HTTP answer"},
+		{"HTTP/2.0 200 OK\r\n", "not an HTTP answer"},
+		{"HTTP/1.1\t200 OK\r\n", "not an HTTP answer"},
+		{"http/1.1 200 OK\r\n", "not an HTTP answer"},
+		{"\x00\xff\n" + ok, `not an HTTP answer: "\x00\xff"`},
+	} {
+		err := answer(strings.NewReader(c.in))
+		if c.says == "" && err != nil {
+			t.Errorf("answer(%.60q…): %v", c.in, err)
+		}
+		if c.says != "" && (err == nil || !strings.Contains(err.Error(), c.says)) {
+			t.Errorf("answer(%.60q…) = %v, want an error that says %q", c.in, err, c.says)
+		}
+	}
+
+	endless := &endlessReader{line: "HTTP/1.1 100 Continue\r\n\r\n"}
+	if err := answer(endless); err == nil || endless.read > maxAnswer {
+		t.Errorf("endless interim responses: %v after %d bytes, want an error after at most %d", err, endless.read, maxAnswer)
+	}
+}
+
+// endlessReader repeats a line and counts the bytes read.
+type endlessReader struct {
+	line string
+	read int
+}
+
+func (r *endlessReader) Read(p []byte) (int, error) {
+	n := copy(p, r.line[r.read%len(r.line):])
+	r.read += n
+	return n, nil
+}
+
+// What a server of net/http understands of the request.
+func TestRequest(t *testing.T) {
+	t.Parallel()
+	type seen struct{ proto, method, uri, host, agent, accept string }
+	requests := make(chan seen, 1)
+	web := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !r.Close {
+			t.Error("the request does not ask to close the connection")
+		}
+		requests <- seen{r.Proto, r.Method, r.RequestURI, r.Host, r.UserAgent(), r.Header.Get("Accept")}
+	}))
+	l, err := net.Listen("tcp", "[::1]:0")
+	if err != nil {
+		t.Skipf("no IPv6 on this machine: %v", err)
+	}
+	web.Listener.Close()
+	web.Listener = l
+	web.Start()
+	defer web.Close()
+	if err := Wait(within(t), []Target{target(t, "http://%s/a%%2Fb^?c=d,e&f=%%20", l.Addr())}); err != nil {
+		t.Fatal(err)
+	}
+	want := seen{"HTTP/1.1", "GET", "/a%2Fb^?c=d,e&f=%20", l.Addr().String(), "sentinel", "*/*"}
+	if got := <-requests; got != want {
+		t.Errorf("the server saw %+v, want %+v", got, want)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	for _, s := range []string{"tcp://127.0.0.1:5432", "tcp://[fe80::1%25eth0]:1", "unix:///run/app.sock", "file:///a%20b",
+		"http://web:8080/ready?a=1,2", "http://me:pw@[::1]/#x", "https://web", "tcp:///%zz", "http://h?\r\n", ""} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		got, err := Parse(s)
+		if err != nil {
+			if got != (Target{}) {
+				t.Errorf("Parse(%q) = %+v beside an error", s, got)
+			}
+			checkRefusal(t, s, err)
+			return
+		}
+		if again, err := Parse(got.String()); err != nil || again != got {
+			t.Errorf("Parse(%q) = %+v, but of its String: %+v, %v", s, got, again, err)
+		}
+		switch got.scheme {
+		case "tcp", "http":
+			host, port, err := net.SplitHostPort(got.address)
+			if err != nil || host == "" || port == "" || port == "0" {
+				t.Errorf("Parse(%q): bad address %q: %v", s, got.address, err)
+			}
+		case "unix", "file":
+			if !filepath.IsAbs(got.address) || strings.Contains(got.address, "\x00") {
+				t.Errorf("Parse(%q): bad path %q", s, got.address)
+			}
+		default:
+			t.Errorf("Parse(%q): scheme %q", s, got.scheme)
+		}
+		if (got.scheme == "http") != (got.request != "") {
+			t.Errorf("Parse(%q): request %q", s, got.request)
+		}
+		// Nothing of the address may become a line of the request of its own.
+		const shape = "^GET /[!-~]* HTTP/1\\.1\r\nHost: [!-~]+\r\nUser-Agent: sentinel\r\nAccept: \\*/\\*\r\nConnection: close\r\n\r\n$"
+		if got.request != "" && !regexp.MustCompile(shape).MatchString(got.request) {
+			t.Errorf("Parse(%q): request %q", s, got.request)
+		}
+	})
+}
+
+func FuzzAnswer(f *testing.F) {
+	for _, s := range []string{"HTTP/1.1 200 OK\r\n\r\n", "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.0 204\n", "HTTP/1.1 301 Moved\r\n",
+		"HTTP/1.1 2000\n", "SSH-2.0-x\r\n", "HTTP/1.1 200", "\n\n"} {
+		f.Add([]byte(s))
+	}
+	// What may stand before success, and how it looks.
+	ok := regexp.MustCompile(`(?s)^(HTTP/1\.[0-9] 1[0-9][0-9]( [^\n]*)?\r?\n([^\n]*\n)*?\r?\n)*HTTP/1\.[0-9] 2[0-9][0-9]( [^\n]*|\r)?\n`)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if err := answer(strings.NewReader(string(b))); err == nil && !ok.Match(b) {
+			t.Errorf("answer(%q): taken for a success", b)
+		}
+	})
+}
