@@ -6,9 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
@@ -47,12 +47,11 @@ const barrierPoll = 20 * time.Millisecond
 // Run runs the command and returns the exit code for the program: the command's
 // own, 128+n if a signal ended it, or one of package exitcode's.
 func Run(cfg Config) int {
+	s := &session{Config: cfg}
 	if err := lifetime.CheckVolume(cfg.Dir); err != nil {
-		cfg.Log.Error().Msg(err.Error())
-		return exitcode.Wrapper
+		return s.report(s.notStarted(err))
 	}
 
-	s := &session{Config: cfg}
 	var run *lifetime.Run
 	var earlier bool
 	err := s.during(func(ctx context.Context) (err error) {
@@ -66,8 +65,7 @@ func Run(cfg Config) int {
 	if err := run.End(code); err != nil {
 		cfg.Log.Warn().Err(err).Int("code", code).Msgf("the end of %s could not be recorded as it should", cfg.Name)
 	}
-	s.report(code)
-	return code
+	return s.report(code)
 }
 
 // interrupted says that a signal came before the command was started.
@@ -120,12 +118,14 @@ func (s *session) during(fn func(context.Context) error) error {
 }
 
 // notBegun ends a session that could not begin its run.
-func (s *session) notBegun(err error) int {
-	code := exitcode.Wrapper
-	var sig interrupted
-	if errors.As(err, &sig) {
-		code = exitcode.OfSignal(sig.signal)
+func (s *session) notBegun(err error) (code int) {
+	switch {
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
+		err = fmt.Errorf("%w: the volume %s has to be writable for this user (readOnly, fsGroup)", err, s.Dir)
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		err = fmt.Errorf("%w: make room on the volume %s (sizeLimit)", err, s.Dir)
 	}
+	code = s.notStarted(err)
 	var live *lifetime.LiveError
 	if !errors.As(err, &live) {
 		// Nobody may wait for a run that never begins.
@@ -133,10 +133,7 @@ func (s *session) notBegun(err error) int {
 			s.Log.Warn().Err(err).Msgf("the end of %s could not be recorded", s.Name)
 		}
 	}
-	s.Log.Error().Err(err).Int("code", code).Msgf("%s was not started: its run cannot begin on the volume %s", s.Command[0], s.Dir)
-	s.message = fmt.Sprintf("%s was not started: %v", s.Command[0], err)
-	s.report(code)
-	return code
+	return s.report(code)
 }
 
 // supervise takes the command from its start to its end, unless something has come
@@ -259,12 +256,13 @@ func (s *session) ended(status process.Status, after time.Duration) (code int) {
 }
 
 // report says how it ended, after the end is on the volume: whoever reads a log may
-// be slow.
-func (s *session) report(code int) {
+// be slow. It returns the code.
+func (s *session) report(code int) int {
 	if s.message == "" {
 		s.Log.Info().Int("code", code).Msgf("%s exited", filepath.Base(s.Command[0]))
-		return
+		return code
 	}
 	s.Log.Error().Int("code", code).Msg(s.message)
-	terminationlog.Write(s.TerminationLog, strings.ReplaceAll(s.message, "\n", "; "))
+	terminationlog.Write(s.TerminationLog, s.message)
+	return code
 }

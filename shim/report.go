@@ -11,29 +11,28 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/sentinel/terminationlog"
 )
 
-// What the shim tells people. It is told after it was done: whoever reads a log may
-// be slow.
+// What the shim tells people.
 
 // tell logs what has changed.
-func (l *loop) tell(before state) {
-	for i, now := range l.state.mains {
-		l.tellMain(l.Mains[i], before.mains[i], now)
+func (l *loop) tell(before, now state) {
+	for i, main := range now.mains {
+		l.tellMain(l.Mains[i], before.mains[i], main)
 	}
-	if before.phase == l.state.phase {
+	if before.phase == now.phase {
 		return
 	}
 	log := l.Log.Info()
-	switch l.state.phase {
+	switch now.phase {
 	case up:
 		if before.phase == starting {
 			log.Int("pid", l.sidecar.PID()).Msgf("%s started", l.program())
 		} else {
-			log.Msgf("%s goes on: main has begun again", l.program())
+			log.Msgf("%s goes on: main has begun", l.program())
 		}
 	case holding:
 		log.Msgf("asked to stop: %s is kept until main has ended, at most %s (--hold)", l.program(), l.Hold)
 	case draining:
-		log.Msgf("main has ended: %s is kept for %s (--drain)", l.program(), (l.state.deadline - l.now()).Round(time.Millisecond))
+		log.Msgf("main has ended: %s is kept for %s (--drain)", l.program(), (now.deadline - l.now()).Round(time.Millisecond))
 	case stopping:
 		log.Msgf("stopping %s with %s", l.program(), process.SignalName(l.StopSignal))
 	}
@@ -103,6 +102,9 @@ func (l *loop) report() {
 	if l.state.code != exitcode.OK {
 		log = l.Log.Error()
 	}
+	if exited, code := l.sidecarStatus(); exited {
+		log = log.Int("sidecar_code", code)
+	}
 	log.Int("code", l.state.code).Msg(message)
 	terminationlog.Write(l.TerminationLog, message)
 }
@@ -115,17 +117,12 @@ func (l *loop) summary() string {
 	var cause string
 	switch l.state.why {
 	case mainEnded:
-		var ends []string
-		for i, m := range l.state.mains {
-			end := fmt.Sprintf("%s exited %d", l.Mains[i], m.Code)
-			if m.Cause == lifetime.Lost {
-				end = l.Mains[i] + " was killed (137)"
-			}
-			ends = append(ends, end)
-		}
-		cause = strings.Join(ends, ", ")
+		cause = l.ends()
 	case terminated:
 		cause = "asked to stop"
+		if l.state.ends != nil {
+			cause += ", " + l.ends()
+		}
 	case startTimedOut:
 		cause = fmt.Sprintf("main did not begin within --start-timeout %s", l.StartTimeout)
 	case sidecarEnded:
@@ -140,6 +137,22 @@ func (l *loop) summary() string {
 		return fmt.Sprintf("%s; %s did not heed %s and was killed after %.1fs", cause, l.program(), process.SignalName(l.StopSignal), l.stopTook.Seconds())
 	}
 	return fmt.Sprintf("%s; %s stopped by %s in %.1fs", cause, l.program(), process.SignalName(l.StopSignal), l.stopTook.Seconds())
+}
+
+// ends are the mains' ends that the exit code was made of.
+func (l *loop) ends() string {
+	var ends []string
+	for i, m := range l.state.ends {
+		how := fmt.Sprintf("exited %d", m.Code)
+		switch m.Cause {
+		case lifetime.Lost:
+			how = fmt.Sprintf("was killed (%d)", m.Code)
+		case lifetime.Unreadable:
+			how = fmt.Sprintf("left no exit code (%d)", m.Code)
+		}
+		ends = append(ends, l.Mains[i]+" "+how)
+	}
+	return strings.Join(ends, ", ")
 }
 
 func describeStatus(program string, status process.Status) string {

@@ -56,6 +56,9 @@ type state struct {
 	// known to have ended by then, or the sidecar's own.
 	decided bool
 	code    int
+	// ends are the mains' ends that code was made of, if it was: a main may
+	// begin again while the sidecar is being stopped.
+	ends []mainState
 	// warned counts the warnings about mains that do not begin.
 	warned int
 }
@@ -74,7 +77,7 @@ type mainState struct {
 type event struct {
 	at     time.Duration // since the shim's start
 	mains  []lifetime.State
-	term   bool // SIGTERM, or the sidecar's own stop signal, has come
+	term   bool // SIGTERM, or the sidecar's own stop signal, has come; never at a confirming look
 	exited bool // the sidecar's process has ended
 	status int  // its exit code, if exited
 	gone   bool // no process of the sidecar is left
@@ -107,7 +110,7 @@ func newState(mains int) state {
 func (r rules) next(s state, e event) (state, []action) {
 	s.mains = slices.Clone(s.mains)
 	for i, seen := range e.mains {
-		s.mains[i] = r.follow(s.mains[i], seen, s.phase == starting)
+		s.mains[i] = r.follow(s.mains[i], seen)
 	}
 	if e.exited && s.phase != stopping {
 		return r.afterSidecar(s, e)
@@ -134,7 +137,8 @@ func (r rules) next(s state, e event) (state, []action) {
 }
 
 // follow takes what was seen of a main.
-func (r rules) follow(m mainState, seen lifetime.State, starting bool) mainState {
+func (r rules) follow(m mainState, seen lifetime.State) mainState {
+	atStart := m.Phase == lifetime.Unsettled // nothing was known of it before
 	switch seen.Phase {
 	case lifetime.Unsettled:
 		return m // no news
@@ -142,7 +146,7 @@ func (r rules) follow(m mainState, seen lifetime.State, starting bool) mainState
 		if m.stale && m.ID == seen.ID {
 			return m
 		}
-		m.stale = r.staleAtStart && seen.Code != exitcode.OK && (starting || seen.Silent)
+		m.stale = r.staleAtStart && seen.Code != exitcode.OK && (atStart || seen.Silent)
 		m.begun = m.begun || !m.stale
 	default:
 		m.stale = false
@@ -171,14 +175,14 @@ func (r rules) start(s state, e event) (state, []action) {
 // run is the rule while the sidecar runs.
 func (r rules) run(s state, e event) (state, []action) {
 	switch {
-	case s.all(r.final):
-		return s.aboutToStop(mainEnded, s.mainsCode())
-	case e.term:
+	case e.term: // before all else, so that no --drain keeps it waiting
 		return r.onTerm(s, e)
+	case s.all(r.final):
+		return s.decideByMains().aboutToStop(mainEnded)
 	case s.all(mainState.hasBegun):
 		return s, nil
 	case r.startTimeout > 0 && e.at >= r.startTimeout:
-		return s.aboutToStop(startTimedOut, exitcode.TimedOut)
+		return s.decide(exitcode.TimedOut).aboutToStop(startTimedOut)
 	case s.warned < len(warnAfter) && e.at >= warnAfter[s.warned]:
 		s.warned++
 		return s, []action{warnNotBegun}
@@ -189,11 +193,10 @@ func (r rules) run(s state, e event) (state, []action) {
 // onTerm is the rule for the first SIGTERM: who works through the sidecar may
 // finish its work.
 func (r rules) onTerm(s state, e event) (state, []action) {
-	s.why = terminated
 	if r.hold <= 0 || !s.any(mainState.isRunning) {
-		return s.aboutToStopUndecided(terminated)
+		return s.aboutToStop(terminated)
 	}
-	s.phase, s.held, s.deadline = holding, true, e.at+r.hold
+	s.phase, s.why, s.held, s.deadline = holding, terminated, true, e.at+r.hold
 	return s, nil
 }
 
@@ -204,7 +207,7 @@ func (r rules) holdOn(s state, e event) (state, []action) {
 		next, actions := s.stop()
 		return next, append([]action{sayStopping}, actions...)
 	case !s.any(mainState.isRunning):
-		return s.aboutToStopUndecided(terminated)
+		return s.aboutToStop(terminated)
 	}
 	return s, nil
 }
@@ -213,29 +216,23 @@ func (r rules) holdOn(s state, e event) (state, []action) {
 // A main that begins after that look reads the word and waits; one that has begun
 // before is seen here.
 func (r rules) confirm(s state, e event) (state, []action) {
-	begunAgain := s.any(mainState.isAlive)
 	switch s.why {
 	case mainEnded:
-		if begunAgain {
-			s.phase, s.decided = up, false
-			return s, []action{sayRunning}
+		if s.any(mainState.isAlive) {
+			return s.goOn()
 		}
 		if s.all(r.final) {
-			s.code = s.mainsCode() // a lost run's, or a later run's, may be known now
+			s = s.decideByMains() // a lost run's, or a later run's, may be known now
 		}
-		if r.drain > 0 && !e.term {
+		if r.drain > 0 {
 			s.phase, s.deadline = draining, e.at+r.drain
 			return s, nil
 		}
 	case startTimedOut:
 		if s.all(mainState.hasBegun) {
-			s.phase, s.decided = up, false
-			return s, []action{sayRunning}
+			return s.goOn()
 		}
 	case terminated:
-		if e.term {
-			break
-		}
 		if s.any(mainState.isRunning) && r.hold > 0 {
 			if !s.held {
 				s.held, s.deadline = true, e.at+r.hold
@@ -254,10 +251,12 @@ func (r rules) confirm(s state, e event) (state, []action) {
 // afterSidecar is the rule for a sidecar that has ended without being stopped.
 func (r rules) afterSidecar(s state, e event) (state, []action) {
 	if !s.decided && s.all(r.final) {
-		s.why, s.decided, s.code = mainEnded, true, s.mainsCode()
+		s = s.decideByMains()
+		s.why = mainEnded
 	}
 	if !s.decided && s.why != terminated {
-		s.why, s.decided, s.code = sidecarEnded, true, e.status
+		s = s.decide(e.status)
+		s.why = sidecarEnded
 	}
 	if e.gone {
 		return r.finish(s, e), nil
@@ -269,24 +268,43 @@ func (r rules) afterSidecar(s state, e event) (state, []action) {
 // finish ends the shim, with the exit code that is known by now.
 func (r rules) finish(s state, e event) state {
 	s.phase = finished
-	if !s.decided {
-		s.decided, s.code = true, e.status
-		if s.all(mainState.hasEnded) {
-			s.code = s.mainsCode()
-		}
+	switch {
+	case s.decided:
+		return s
+	case s.all(mainState.hasEnded):
+		return s.decideByMains()
 	}
+	return s.decide(e.status)
+}
+
+// decide gives the shim its exit code.
+func (s state) decide(code int) state {
+	s.decided, s.code = true, code
 	return s
 }
 
-// aboutToStop says so on the volume, with the exit code that comes of it.
-func (s state) aboutToStop(why reason, code int) (state, []action) {
-	s.decided, s.code = true, code
-	return s.aboutToStopUndecided(why)
+// decideByMains gives the shim the exit code of the mains together: the first that
+// is not 0.
+func (s state) decideByMains() state {
+	s.ends = s.mains
+	for _, m := range s.ends {
+		if m.Code != exitcode.OK {
+			return s.decide(m.Code)
+		}
+	}
+	return s.decide(exitcode.OK)
 }
 
-func (s state) aboutToStopUndecided(why reason) (state, []action) {
+// aboutToStop says so on the volume.
+func (s state) aboutToStop(why reason) (state, []action) {
 	s.phase, s.why = confirming, why
 	return s, []action{sayStopping}
+}
+
+// goOn takes it back.
+func (s state) goOn() (state, []action) {
+	s.phase, s.decided, s.ends = up, false, nil
+	return s, []action{sayRunning}
 }
 
 func (s state) stop() (state, []action) {
@@ -338,13 +356,3 @@ func (s state) all(is func(mainState) bool) bool {
 }
 
 func (s state) any(is func(mainState) bool) bool { return slices.ContainsFunc(s.mains, is) }
-
-// mainsCode is the exit code of the mains together: the first that is not 0.
-func (s state) mainsCode() int {
-	for _, m := range s.mains {
-		if m.Code != exitcode.OK {
-			return m.Code
-		}
-	}
-	return exitcode.OK
-}

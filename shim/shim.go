@@ -96,12 +96,8 @@ func Run(cfg Config) int {
 	}
 
 	l := &loop{
-		Config: cfg,
-		rules: rules{
-			drain: cfg.Drain, hold: cfg.Hold, startTimeout: cfg.StartTimeout,
-			keepOnFailure: cfg.KeepOnFailure,
-			staleAtStart:  cfg.expectsReturn(ranBefore),
-		},
+		Config:  cfg,
+		rules:   cfg.rules(ranBefore),
 		watcher: watcher,
 		run:     run,
 		began:   time.Now(),
@@ -115,6 +111,15 @@ func Run(cfg Config) int {
 	}
 	l.report()
 	return code
+}
+
+// rules are what the command line says, given whether this shim has run before.
+func (cfg Config) rules(ranBefore bool) rules {
+	return rules{
+		drain: cfg.Drain, hold: cfg.Hold, startTimeout: cfg.StartTimeout,
+		keepOnFailure: cfg.KeepOnFailure,
+		staleAtStart:  cfg.expectsReturn(ranBefore),
+	}
 }
 
 // expectsReturn tells whether a main that is found to have failed will come back.
@@ -152,6 +157,9 @@ func (l *loop) loop() int {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	var e event
+	for len(l.Signals) > 0 { // they have come during Begin
+		e.term = l.receive(<-l.Signals) || e.term
+	}
 	for {
 		l.step(e)
 		if l.state.phase == finished {
@@ -178,11 +186,7 @@ func (l *loop) wait(timeout <-chan time.Time) (e event) {
 	case <-timeout:
 	case <-exited:
 	case sig := <-l.Signals:
-		if sig == syscall.SIGTERM || sig == l.StopSignal {
-			e.term = true
-		} else {
-			l.forward(sig.(syscall.Signal))
-		}
+		e.term = l.receive(sig)
 	case l.killed = <-l.stopped:
 		l.stopTook = time.Since(l.stopFrom)
 		e.gone = true
@@ -190,41 +194,55 @@ func (l *loop) wait(timeout <-chan time.Time) (e event) {
 	return e
 }
 
-func (l *loop) forward(sig syscall.Signal) {
-	if l.sidecar == nil {
-		l.early = append(l.early, sig)
-		return
+// receive passes a signal on to the sidecar, unless it asks to stop.
+func (l *loop) receive(sig os.Signal) (term bool) {
+	switch {
+	case sig == syscall.SIGTERM || sig == l.StopSignal:
+		return true
+	case l.sidecar == nil:
+		l.early = append(l.early, sig.(syscall.Signal))
+	default:
+		l.sidecar.Signal(sig.(syscall.Signal))
 	}
-	l.sidecar.Signal(sig)
+	return false
 }
 
 // step looks at everything, asks the rules and does what they say, until they ask
-// for no further look.
+// for no further look. Then it tells: whoever reads the log may be slow.
 func (l *loop) step(e event) {
+	story := []state{l.state}
 	for {
 		e.at, e.mains = l.now(), l.watcher.Look()
 		e.exited, e.status = l.sidecarStatus()
-		if e.exited {
-			e.gone = e.gone || isClosed(l.sidecar.Gone())
+		if e.exited && l.stopped == nil { // else Stop tells
+			e.gone = isClosed(l.sidecar.Gone())
 		}
-		before := l.state
 		var actions []action
 		l.state, actions = l.rules.next(l.state, e)
 		for _, a := range actions {
 			l.do(a)
 		}
-		l.tell(before)
+		story = append(story, l.state)
 		if l.state.phase != confirming {
-			return
+			break
 		}
 		e = event{}
+	}
+	for i, now := range story[1:] {
+		l.tell(story[i], now)
 	}
 }
 
 // sidecarStatus tells whether the sidecar has ended, and its exit code. One that is
 // left though it was killed hangs in the kernel, and counts as killed.
 func (l *loop) sidecarStatus() (exited bool, code int) {
-	if l.sidecar == nil || !isClosed(l.sidecar.Exited()) {
+	if l.sidecar == nil {
+		return false, 0
+	}
+	if isClosed(l.sidecar.Gone()) {
+		<-l.sidecar.Exited() // it is told a moment later
+	}
+	if !isClosed(l.sidecar.Exited()) {
 		return false, exitcode.OfSignal(syscall.SIGKILL)
 	}
 	return true, l.sidecar.Status().Code

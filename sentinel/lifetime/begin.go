@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -20,6 +21,9 @@ const (
 	// read locks (of watchers that are just being told, or of a neighbour),
 	// or an old file that it may not write to.
 	softWait = 100 * time.Millisecond
+	// turnWait is for how long Begin waits for another Begin that is replacing
+	// a dead file at this moment.
+	turnWait = time.Second
 	// retryEvery is how often Begin looks again while it waits.
 	retryEvery = 5 * time.Millisecond
 	// leftoverAge is how old the private file of a killed Begin has to be
@@ -63,9 +67,6 @@ func begin(ctx context.Context, dir, name string, patience time.Duration) (run *
 		return nil, earlier, err
 	}
 	run = &Run{dir: dir, name: name, file: file, path: file.Name(), word: wordRunning, quiet: make(chan struct{})}
-	// Locked before it gets its name, so that a live run's file is never seen
-	// unlocked. Where locks are refused, the heartbeat remains.
-	_ = tryWriteLock(file)
 	run.still.Go(run.beat)
 	if err := run.claim(ctx, patience); err != nil {
 		run.abandon()
@@ -162,18 +163,16 @@ func (r *Run) tryClaim(force bool) (obstacle, error) {
 	// Whoever holds the dead file's write lock, and sees that it still has
 	// the name, is alone in replacing it.
 	old, err := openRegular(path, os.O_RDWR)
+	alone := err == nil && tryWriteLock(old) == nil
+	if err != nil {
+		old, err = openRegular(path, os.O_RDONLY)
+	}
 	if err == nil {
-		defer old.Close()
-		switch err := tryWriteLock(old); {
-		case err == nil && at(path, old):
-			return r.take(os.Rename)
-		case err == nil:
-			return changed, nil
-		}
-	} else if old, err = openRegular(path, os.O_RDONLY); err == nil {
-		defer old.Close()
+		defer old.Close() // until then its inode cannot be another file's
+		info, err = old.Stat()
 	}
 	switch {
+	case alone:
 	case errors.Is(err, fs.ErrNotExist):
 		return changed, nil
 	case err == nil && writeLocked(old):
@@ -181,18 +180,44 @@ func (r *Run) tryClaim(force bool) (obstacle, error) {
 	case !force:
 		return soft, nil
 	}
-	if now, err := os.Lstat(path); err != nil || !os.SameFile(info, now) {
+	return r.replace(info)
+}
+
+// replace takes the name from the dead file that old is, if it still has it.
+func (r *Run) replace(old fs.FileInfo) (obstacle, error) {
+	turn := takeTurn(r.dir)
+	defer turn.Close()
+	if now, err := os.Lstat(runningPath(r.dir, r.name)); err != nil || !os.SameFile(old, now) {
 		return changed, nil
 	}
 	return r.take(os.Rename)
 }
 
+// takeTurn lets Begins replace dead files one after the other, also those that
+// could not have the dead file's lock: between their last look at it and the
+// rename, another may begin. It is a flock(2) on the folder, which whoever can
+// read the folder may hold for ever; so it is not waited for longer than turnWait.
+// The turn ends when the file is closed; it may be nil.
+func takeTurn(dir string) *os.File {
+	turn, err := os.Open(dir)
+	if err != nil {
+		return nil
+	}
+	for range turnWait / retryEvery {
+		if unix.Flock(int(turn.Fd()), unix.LOCK_EX|unix.LOCK_NB) != unix.EWOULDBLOCK {
+			break
+		}
+		time.Sleep(retryEvery)
+	}
+	return turn
+}
+
 // take removes the end of an earlier run and gives our file its name.
 func (r *Run) take(rename func(from, to string) error) (obstacle, error) {
-	end, path := TerminatedPath(r.dir, r.name), runningPath(r.dir, r.name)
-	if err := unix.Unlink(end); err != nil && err != unix.ENOENT {
-		return none, &fs.PathError{Op: "remove the earlier run's", Path: end, Err: err}
+	if err := r.removeEnd(); err != nil {
+		return none, err
 	}
+	path := runningPath(r.dir, r.name)
 	err := rename(r.path, path)
 	if errors.Is(err, fs.ErrExist) {
 		return changed, nil
@@ -201,7 +226,18 @@ func (r *Run) take(rename func(from, to string) error) (obstacle, error) {
 		return none, err
 	}
 	r.path = path
-	return none, nil
+	// A whole run may have come and gone since its end was looked for, and an
+	// end hides all else: ours would be taken for ended.
+	return none, r.removeEnd()
+}
+
+// removeEnd removes the end of an earlier run.
+func (r *Run) removeEnd() error {
+	end := TerminatedPath(r.dir, r.name)
+	if err := unix.Unlink(end); err != nil && err != unix.ENOENT {
+		return &fs.PathError{Op: "remove the earlier run's", Path: end, Err: err}
+	}
+	return nil
 }
 
 // renameNoReplace is rename(2) that fails with EEXIST where to exists.
@@ -222,7 +258,11 @@ func renameNoReplace(from, to string) error {
 
 // removeLeftovers removes the private files of Begins that were killed.
 func removeLeftovers(dir, name string) {
-	for _, path := range privateFiles(dir, name) {
+	for _, file := range fileNames(dir) {
+		if !isPrivate(file, name) {
+			continue
+		}
+		path := filepath.Join(dir, file)
 		info, err := os.Lstat(path)
 		if err != nil || !info.Mode().IsRegular() || time.Since(info.ModTime()) < leftoverAge {
 			continue

@@ -66,9 +66,9 @@ func at(path string, f *os.File) bool {
 // privateBytes is how many random bytes make a private name.
 const privateBytes = 8
 
-// createPrivate creates ".NAME-<16 hex digits>" with content. The file is
-// readable to everybody, whatever the umask, so that containers of other UIDs
-// can follow the run.
+// createPrivate creates ".NAME-<16 hex digits>" with content, and locks it. The
+// file is readable to everybody, whatever the umask, so that containers of other
+// UIDs can follow the run.
 func createPrivate(dir, name, content string) (*os.File, error) {
 	// crypto/rand does the same, and makes the program 0.3 MB larger.
 	var random [privateBytes]byte
@@ -80,8 +80,12 @@ func createPrivate(dir, name, content string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err = f.Chmod(0o644); err == nil {
-		err = overwrite(f, content)
+	// Locked before others may open it, so that nobody's read lock can be in
+	// the way; and before it gets its name, so that a live run's file is never
+	// seen unlocked. Where locks are refused, the heartbeat remains.
+	_ = tryWriteLock(f)
+	if err = overwrite(f, content); err == nil {
+		err = f.Chmod(0o644)
 	}
 	if err != nil {
 		f.Close()

@@ -59,7 +59,8 @@ const (
 	// settleTick is the same while the state is Unsettled.
 	settleTick = 100 * time.Millisecond
 	// settleTime is for how long an end may be without its code: a writer
-	// that is not atomic (echo 3 > main-terminated) creates the file first.
+	// that is not atomic (echo 3 > main-terminated) creates the file first,
+	// and what cannot be opened now may be later.
 	settleTime = time.Second
 )
 
@@ -72,13 +73,14 @@ type judge struct {
 	first  Identity // NAME-running at the first look, zero if it was not there
 	held   bool     // the run's lock was seen held, and no end since
 
-	invalid, empty time.Duration // for how long NAME-terminated has held no code, or nothing
-	settling       bool
+	settling       bool          // NAME-terminated was there at the look before, without a code
+	wasEmpty       bool          // it was empty at the look before
+	invalid, empty time.Duration // for how long it has held no code, or nothing
 
 	watched Identity // the unverified file
 	still   time.Duration
 
-	lost State // the verdict on the file lost.ID; it stands while the file does
+	lost State // the verdict, if any; it stands until there is a new file or a sign of life
 }
 
 // see judges one look. pending says that the wait for the lock had not returned
@@ -89,7 +91,6 @@ func (j *judge) see(s sight, pending bool, elapsed time.Duration) State {
 		j.looked, j.first, elapsed = true, s.live.id, 0
 	}
 	if s.end.present {
-		j.held, j.lost = false, State{}
 		return j.seeEnd(s.end, elapsed)
 	}
 	j.settling = false
@@ -101,48 +102,47 @@ func (j *judge) see(s sight, pending bool, elapsed time.Duration) State {
 		return j.seeUnlocked(s.live, elapsed)
 	case j.held && s.beginning:
 		return State{Phase: Unsettled}
-	case j.held || (j.lost.Phase == Ended && j.lost.ID == Identity{}):
+	case j.held:
 		return j.lose(Identity{}, false)
+	case j.lost.Phase == Ended:
+		return j.lost
 	}
 	return State{Phase: NotStarted}
 }
 
 // seeEnd judges a NAME-terminated.
 func (j *judge) seeEnd(end sighting, elapsed time.Duration) State {
-	ended := State{Phase: Ended, ID: end.id}
-	if !end.readable {
-		ended.Code, ended.Cause = unreadableCode, Unreadable
-		return ended
-	}
-	if code, ok := parseCode(end.content); ok {
-		j.settling = false
-		ended.Code = code
-		return ended
-	}
-
+	empty := end.readable && end.content == ""
 	if !j.settling {
-		j.settling, j.invalid, j.empty, elapsed = true, 0, 0, 0
+		j.settling, j.wasEmpty, j.invalid, elapsed = true, false, 0, 0
 	}
 	j.invalid += elapsed
 	j.empty += elapsed
-	if end.content != "" {
+	if !empty || !j.wasEmpty {
 		j.empty = 0
 	}
+	j.wasEmpty = empty
+
+	ended := State{Phase: Ended, ID: end.id}
+	code, ok := parseCode(end.content)
 	switch {
-	case end.content == "" && j.empty >= settleTime:
+	case ok:
+		ended.Code, j.settling = code, false
+	case empty && j.empty >= settleTime:
 		ended.Code, ended.Cause = exitcode.OK, Touched
-	case end.content != "" && j.invalid >= settleTime:
+	case !empty && j.invalid >= settleTime:
 		ended.Code, ended.Cause = unreadableCode, Unreadable
 	default:
 		return State{Phase: Unsettled}
 	}
+	j.held, j.lost = false, State{}
 	return ended
 }
 
 // seeUnlocked judges a NAME-running that nobody holds.
 func (j *judge) seeUnlocked(live sighting, elapsed time.Duration) State {
-	if code, ok := parseCode(live.content); ok && live.readable {
-		j.held = false
+	if code, ok := parseCode(live.content); ok {
+		j.held, j.lost = false, State{}
 		return State{Phase: Ended, Code: code, ID: live.id}
 	}
 	if j.held {
@@ -151,6 +151,7 @@ func (j *judge) seeUnlocked(live sighting, elapsed time.Duration) State {
 	if j.lost.Phase == Ended && j.lost.ID == live.id {
 		return j.lost
 	}
+	j.lost = State{}
 	if live.id != j.watched {
 		j.watched, j.still, elapsed = live.id, 0, 0
 	}

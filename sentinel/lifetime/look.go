@@ -6,10 +6,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
-// maxContent is how much of a file is read: more than any valid content.
+// maxContent is how many bytes of a file are read: more than any valid content.
 const maxContent = 4096
 
 // sighting is what one look at one of a run's two files has shown.
@@ -54,12 +55,12 @@ func look(dir, name string) (s sight, locked *os.File) {
 		if s.end = seeEnd(terminated); s.end.present {
 			return s, nil
 		}
+		if !s.live.present {
+			s.beginning, steady = seeNeither(dir, name)
+		}
 		if steady {
 			break
 		}
-	}
-	if !s.live.present {
-		s.beginning = beginUnderWay(dir, name)
 	}
 	return s, nil
 }
@@ -110,45 +111,60 @@ func seeLive(path string) (seen sighting, locked *os.File, steady bool) {
 
 // read reads what a file holds, as it is now.
 func (s *sighting) read(f *os.File) {
-	content, err := io.ReadAll(io.LimitReader(f, maxContent+1))
-	info, statErr := f.Stat()
-	if err != nil || statErr != nil {
+	// First the identity, then the content: who writes in between makes both
+	// new at the next look, and never an old content with a new identity.
+	info, err := f.Stat()
+	if err != nil {
+		return
+	}
+	content, err := io.ReadAll(io.LimitReader(f, maxContent))
+	if err != nil {
 		return
 	}
 	s.readable, s.content, s.id = true, string(content), identityOf(info)
 }
 
-// privateFiles are the files of Begins of this name that are under way, or were
-// killed.
-func privateFiles(dir, name string) (paths []string) {
-	prefix := "." + name + "-"
-	for _, file := range fileNames(dir) {
-		random, ok := strings.CutPrefix(file, prefix)
-		if ok && len(random) == 2*privateBytes && strings.Trim(random, "0123456789abcdef") == "" {
-			paths = append(paths, filepath.Join(dir, file))
+// seeNeither looks at a volume on which neither file of a run was seen. One run may
+// have ended and the next have begun between any two of our steps; but its file is
+// there all the time, under one of three names, and a listing shows all three at
+// once. beginning says that it has its private name now, steady that it has not got
+// another since.
+func seeNeither(dir, name string) (beginning, steady bool) {
+	files := fileNames(dir)
+	if slices.Contains(files, name+runningSuffix) || slices.Contains(files, name+terminatedSuffix) {
+		return false, false
+	}
+	for _, file := range files {
+		if !isPrivate(file, name) {
+			continue
+		}
+		path := filepath.Join(dir, file)
+		f, err := openRegular(path, os.O_RDONLY)
+		if errors.Is(err, fs.ErrNotExist) {
+			return false, false
+		}
+		if err != nil {
+			continue
+		}
+		beginning = writeLocked(f)
+		steady = at(path, f)
+		f.Close()
+		if beginning || !steady {
+			return beginning, steady
 		}
 	}
-	return paths
+	return false, true
 }
 
-// beginUnderWay tells whether a Begin of this name holds its private file.
-func beginUnderWay(dir, name string) bool {
-	for _, path := range privateFiles(dir, name) {
-		if lockedAt(path) {
-			return true
-		}
-	}
-	return false
+// isPrivate tells whether a file is that of a Begin of this name which is under
+// way, or was killed.
+func isPrivate(file, name string) bool {
+	random, ok := strings.CutPrefix(file, "."+name+"-")
+	return ok && len(random) == 2*privateBytes && strings.Trim(random, "0123456789abcdef") == ""
 }
 
-func lockedAt(path string) bool {
-	f, err := openRegular(path, os.O_RDONLY)
-	if err != nil {
-		return false
-	}
-	defer f.Close()
-	return writeLocked(f)
-}
+// maxFiles bounds how many files of a volume are looked at.
+const maxFiles = 1 << 16
 
 // fileNames are the names in dir, in no order; none if it cannot be read.
 func fileNames(dir string) []string {
@@ -157,7 +173,7 @@ func fileNames(dir string) []string {
 		return nil
 	}
 	defer d.Close()
-	names, _ := d.Readdirnames(-1)
+	names, _ := d.Readdirnames(maxFiles)
 	return names
 }
 

@@ -27,7 +27,10 @@ func (r *Run) say(word string) error {
 // end could not be recorded as it should, the error says what was done instead.
 func (r *Run) End(code int) error {
 	close(r.quiet)
-	r.still.Wait() // a late heartbeat would overwrite the code
+	// A late heartbeat, or a late word, would overwrite the code.
+	r.still.Wait()
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	defer r.file.Close()
 
 	err := r.record(code)

@@ -86,6 +86,9 @@ func (p *Process) own(path string, argv []string, started chan<- error) {
 		},
 	})
 	p.pid = pid
+	if err != nil {
+		p.returnTerminal() // the child takes it before it executes anything
+	}
 	started <- err
 	if err != nil {
 		return

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -36,8 +35,12 @@ func lookPath(name string) (string, error) {
 	if strings.ContainsRune(name, '/') {
 		return name, nil // execve says the rest
 	}
+	search, set := os.LookupEnv("PATH")
+	if !set {
+		search = "/bin:/usr/bin"
+	}
 	var refused string
-	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
+	for _, dir := range strings.Split(search, ":") {
 		if dir == "" {
 			dir = "." // an empty entry of PATH is the working directory
 		}
@@ -54,7 +57,7 @@ func lookPath(name string) (string, error) {
 	if refused != "" {
 		return "", startError(refused, unix.EACCES)
 	}
-	return "", &StartError{exitcode.NotFound, fmt.Errorf("%s: not found in PATH (%s): check the command's name, or give its full path", name, os.Getenv("PATH"))}
+	return "", &StartError{exitcode.NotFound, fmt.Errorf("%s: not found in PATH (%s): check the command's name, or give its full path", name, search)}
 }
 
 // startError gives the errno of a fork or an execve its code.

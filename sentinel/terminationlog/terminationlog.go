@@ -4,6 +4,7 @@ package terminationlog
 
 import (
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -28,6 +29,8 @@ func Write(path, line string) {
 		return
 	}
 	defer f.Close()
-	line = line[:min(len(line), maxBytes-1)]
+	line = strings.ReplaceAll(line, "\n", "; ")
+	// Whole characters: it becomes part of the pod's status, which is text.
+	line = strings.ToValidUTF8(line[:min(len(line), maxBytes-1)], "")
 	_, _ = f.WriteString(line + "\n")
 }

@@ -29,8 +29,8 @@ type Program struct {
 	Check func(command []string) error
 	// Main does the work and returns the exit code.
 	Main func(log zerolog.Logger) int
-	// Refused is told of arguments that cannot be used, unless they ask for no
-	// run at all (--help, --version, --copy-to). It may be nil.
+	// Refused is told of arguments and variables that cannot be used, unless they
+	// ask for no run at all (--copy-to). It may be nil.
 	Refused func(args []string)
 }
 
@@ -65,6 +65,19 @@ func (p Program) Run(args []string) (code int) {
 		OnUsageError:   func(_ *cli.Context, err error, _ bool) error { return err },
 		ExitErrHandler: func(*cli.Context, error) {},
 	}
+
+	// Who asks for help gets it, whatever else is wrong, with a variable say; and
+	// urfave/cli would take a COMMAND for a topic to explain.
+	frame.Setup()
+	switch help := cli.NewContext(frame, nil, nil); {
+	case anyGiven(args, "help", "h"):
+		_ = cli.ShowAppHelp(help) // fails where nobody reads it
+		return exitcode.OK
+	case anyGiven(args, "version", "v"):
+		cli.ShowVersion(help)
+		return exitcode.OK
+	}
+
 	if err := frame.Run(args); err != nil {
 		return p.refuse(args, err)
 	}
@@ -77,19 +90,18 @@ var oneDash = strings.NewReplacer("for flag -", "for flag --", "not defined: -",
 // refuse says why nothing was run.
 func (p Program) refuse(args []string, err error) (code int) {
 	message := oneDash.Replace(err.Error())
-	fmt.Fprintf(os.Stderr, "%s: %s\nSee %s --help.\n", p.Name, message, p.Name)
-	if !asksForNoRun(args) {
-		terminationlog.Write(terminationlog.DefaultPath, p.Name+": "+message)
+	if !anyGiven(args, copyTo) {
 		if p.Refused != nil {
 			p.Refused(args)
 		}
+		terminationlog.Write(terminationlog.DefaultPath, p.Name+": "+message)
 	}
+	fmt.Fprintf(os.Stderr, "%s: %s\nSee %s --help.\n", p.Name, message, p.Name)
 	return exitcode.Wrapper
 }
 
-// asksForNoRun tells whether the arguments ask for something else than a run.
-func asksForNoRun(args []string) bool {
-	for _, name := range []string{"help", "h", "version", "v", copyTo} {
+func anyGiven(args []string, names ...string) bool {
+	for _, name := range names {
 		if _, given := Given(args, name); given {
 			return true
 		}
@@ -98,24 +110,21 @@ func asksForNoRun(args []string) bool {
 }
 
 // Given finds a flag, and its value if it has one, in arguments that could not be
-// parsed as a whole.
+// parsed as a whole, up to the command. Of several the last counts.
 func Given(args []string, name string) (value string, given bool) {
-	for i, arg := range args {
-		if arg == "--" {
-			break
-		}
-		flag := strings.TrimPrefix(strings.TrimPrefix(arg, "-"), "-")
-		if flag == arg {
-			continue
+	for i := 1; i < len(args); i++ {
+		flag := strings.TrimPrefix(strings.TrimPrefix(args[i], "-"), "-")
+		if flag == "" || flag == args[i] {
+			break // "--", or the command without one before it
 		}
 		flag, text, hasValue := strings.Cut(flag, "=")
-		if flag != name {
-			continue
+		if !hasValue && i+1 < len(args) && !strings.HasPrefix(args[i+1], "-") {
+			i++
+			text = args[i]
 		}
-		if !hasValue && i+1 < len(args) {
-			text = args[i+1]
+		if flag == name {
+			value, given = text, true
 		}
-		value, given = text, true
 	}
 	return value, given
 }

@@ -53,7 +53,7 @@ func copyPrograms(folder string, command []string) error {
 	for _, program := range programs {
 		from, to := filepath.Join(filepath.Dir(self), program), filepath.Join(folder, program)
 		if err := copyFile(from, to); err != nil {
-			return fmt.Errorf("--%s %s: %w", copyTo, folder, err)
+			return fmt.Errorf("--%s %s: %w: it takes both programs in one folder to copy from, and one to copy to that is writable for this user and has room", copyTo, folder, err)
 		}
 	}
 	return nil

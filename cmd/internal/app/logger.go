@@ -46,8 +46,9 @@ func parseLevel(s string) (zerolog.Level, error) {
 // logger writes to stderr, where the command's own lines go too: hence the name.
 func (l *logging) logger(program string) zerolog.Logger {
 	zerolog.TimeFieldFormat = "2006-01-02T15:04:05.000Z07:00"
-	if l.format == console || l.format == auto && isTerminal(os.Stderr) {
-		out := zerolog.ConsoleWriter{Out: os.Stderr, TimeFormat: "15:04:05.000"}
+	terminal := isTerminal(os.Stderr)
+	if l.format == console || l.format == auto && terminal {
+		out := zerolog.ConsoleWriter{Out: os.Stderr, TimeFormat: "15:04:05.000", NoColor: !terminal}
 		return zerolog.New(out).Level(l.level).With().Timestamp().Str("logger", program).Logger()
 	}
 	return zerolog.New(os.Stderr).Level(l.level).With().Timestamp().Str("logger", program).Logger()

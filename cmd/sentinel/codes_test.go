@@ -1,0 +1,242 @@
+package main_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
+)
+
+// TestCodes: every exit code of the command is sentinel's, and recorded.
+func TestCodes(t *testing.T) {
+	t.Parallel()
+	for code := range 256 {
+		t.Run(strconv.Itoa(code), func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			sentinel(t, dir, nil, shell("exit "+strconv.Itoa(code))...).Want(code)
+			wantRecord(t, dir, code)
+		})
+	}
+}
+
+// TestDeadlySignals: a command that died of signal n ends with 128+n, as in a shell.
+func TestDeadlySignals(t *testing.T) {
+	t.Parallel()
+	for sig := syscall.Signal(1); sig <= 64; sig++ {
+		switch sig {
+		case syscall.SIGCHLD, syscall.SIGURG, syscall.SIGWINCH, // ignored
+			syscall.SIGCONT, syscall.SIGSTOP, syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU: // stop and go
+			continue
+		}
+		t.Run(strconv.Itoa(int(sig)), func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			// No core shall be dumped.
+			p := sentinel(t, dir, nil, shell(fmt.Sprintf("ulimit -c 0; kill -%d $$", sig))...)
+			p.Want(128 + int(sig))
+			p.Await("sh was killed by ")
+			wantRecord(t, dir, 128+int(sig))
+		})
+	}
+}
+
+// TestNotStarted: what cannot be started has the code that a shell would give it. The
+// error has a name and a way out in it, and the end is recorded.
+func TestNotStarted(t *testing.T) {
+	t.Parallel()
+	files := t.TempDir()
+	write := func(name, content string, perm os.FileMode) string {
+		path := filepath.Join(files, name)
+		if err := os.WriteFile(path, []byte(content), perm); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	plain := write("plain", "#!/bin/sh\n", 0o644)
+	noFirstLine := write("no-first-line", "exit 0\n", 0o755)
+	noInterpreter := write("no-interpreter", "#!/no/such/shell\n", 0o755)
+	empty := write("empty", "", 0o755)
+
+	for _, c := range []struct {
+		name    string
+		command string
+		code    int
+		says    []string
+	}{
+		{"not found in PATH", "no-such-job", 127, []string{"no-such-job: not found in PATH (", files, "give its full path"}},
+		{"no such path", files + "/none", 127, []string{files + "/none: no such file or directory: check the command's path"}},
+		{"a file where a folder would be", plain + "/job", 127, []string{plain + "/job: not a directory"}},
+		{"no interpreter", noInterpreter, 127, []string{noInterpreter + ": no such file", "interpreter"}},
+		{"an empty word", "", 127, []string{"the command is empty", "after --"}},
+		{"not executable", plain, 126, []string{plain + ": permission denied: make it executable (chmod +x)"}},
+		{"not executable, in PATH", "plain", 126, []string{plain + ": permission denied: make it executable (chmod +x)"}},
+		{"a folder", files, 126, []string{files + ": permission denied"}},
+		{"no #! line", noFirstLine, 126, []string{noFirstLine + ": exec format error", "#!/bin/sh"}},
+		{"an empty file", empty, 126, []string{empty + ": exec format error"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			argv := drive.Wrap("sentinel", []string{"--dir", dir}, []string{c.command, "arg"})
+			wantFailure(t, argv, c.code, append(c.says, "was not started"), env("PATH="+os.Getenv("PATH")+":"+files))
+			wantRecord(t, dir, c.code)
+		})
+	}
+}
+
+// wantFailure fails the test unless a command line ends with the code, having written
+// nothing but one line on stderr that has all the words in it.
+func wantFailure(t *testing.T, argv []string, code int, words []string, changes ...func(*exec.Cmd)) {
+	t.Helper()
+	got, stdout, stderr := ended(t, argv, changes...)
+	if got != code || stdout != "" || strings.Count(stderr, "\n") != 1 {
+		t.Errorf("the exit code is %d, want %d and one line on stderr:\n%s%s", got, code, stdout, stderr)
+	}
+	for _, word := range words {
+		if !strings.Contains(stderr, word) {
+			t.Errorf("it does not say %q:\n%s", word, stderr)
+		}
+	}
+}
+
+// TestForkRefused: the error is not the command's.
+func TestForkRefused(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	argv := drive.Wrap("sentinel", []string{"--dir", dir}, []string{"true"})
+	wantFailure(t, drive.Command("no-fork", argv...), 125,
+		[]string{"true: resource temporarily unavailable: ", "raise the container's limits"})
+	wantRecord(t, dir, 125)
+}
+
+// TestProcessLimit: under a limit on processes and threads, however tight, the command
+// runs, or its end is recorded as 125, or Go's own runtime says that it got no thread.
+func TestProcessLimit(t *testing.T) {
+	needRoot(t, "it makes processes of a user who has no others")
+	t.Parallel()
+	const least, most = 4, 30 // processes and threads; sentinel has about 7
+	ran, refused := false, false
+	for limit := least; limit <= most && !(ran && refused); limit++ {
+		for range 3 {
+			dir := sharedDir(t)
+			argv := drive.Wrap("sentinel", []string{"--dir", dir}, []string{"true"})
+			code, _, stderr := ended(t, drive.Command("limited", append([]string{strconv.Itoa(limit)}, argv...)...))
+			switch end := recorded(t, dir, "main"); {
+			case code == 0 && end == "0\n":
+				ran = true
+			case code == 125 && end == "125\n" && strings.Contains(stderr, "raise the container's limits"):
+				refused = true
+			case code == 2 && strings.Contains(stderr, "runtime: failed to create new OS thread"):
+			default:
+				t.Errorf("with %d: exit code %d, recorded %q:\n%s", limit, code, end, stderr)
+			}
+		}
+	}
+	if !ran || !refused {
+		t.Errorf("under no limit up to %d has the command run (%v), or been refused (%v)", most, ran, refused)
+	}
+}
+
+// TestVolumeRefused: a volume that cannot be used is named, and nothing is run.
+func TestVolumeRefused(t *testing.T) {
+	t.Parallel()
+	folder := sharedDir(t)
+	file := filepath.Join(folder, "file")
+	if err := os.WriteFile(file, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	locked := sharedDir(t)
+	if err := os.Chmod(locked, 0o555); err != nil {
+		t.Fatal(err)
+	}
+	user := func(*exec.Cmd) {}
+	if os.Geteuid() == 0 { // who may write everywhere
+		user = as(somebody)
+	}
+	for _, c := range []struct {
+		name, dir string
+		says      []string
+	}{
+		{"missing", folder + "/none", []string{folder + "/none does not exist", "volumeMounts", "--dir"}},
+		{"below a file", file + "/x", []string{file + "/x", "volumeMounts", "--dir"}},
+		{"a file", file, []string{file + " is not a folder", "--dir"}},
+		{"not writable", locked, []string{locked, "permission denied", "writable"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			argv := drive.Wrap("sentinel", []string{"--dir", c.dir}, []string{"echo", "launched"})
+			code, stdout, stderr := ended(t, argv, user)
+			if code != 125 || stdout != "" {
+				t.Errorf("the exit code is %d, want 125 and nothing launched:\n%s%s", code, stdout, stderr)
+			}
+			for _, word := range append(c.says, "was not started") {
+				if !strings.Contains(stderr, word) {
+					t.Errorf("it does not say %q:\n%s", word, stderr)
+				}
+			}
+		})
+	}
+}
+
+// TestVolumeGone: that the end cannot be recorded does not change it.
+func TestVolumeGone(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "volume")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	p := sentinel(t, dir, nil, shell(`rm -r "$1"; exit 7`, dir)...)
+	p.Want(7)
+	p.Await("the end of main could not be recorded")
+}
+
+// TestSecondSentinel: of two with one name, the second fails, and the first is not
+// disturbed.
+func TestSecondSentinel(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	first := sentinel(t, dir, nil, shell(`echo ready; trap "exit 3" USR1; while :; do sleep 0.02; done`)...)
+	first.Await("ready")
+
+	second := drive.Wrap("sentinel", []string{"--dir", dir}, []string{"echo", "launched"})
+	wantFailure(t, second, 125, []string{"another sentinel or shim named main is running on this volume", dir + "/main-running", "--name"})
+	if got := recorded(t, dir, "main"); got != "" {
+		t.Errorf("the second has recorded %q over a live run", got)
+	}
+
+	other := sentinel(t, dir, []string{"--name", "other"}, "true")
+	other.Want(0)
+	if got := recorded(t, dir, "other"); got != "0\n" {
+		t.Errorf("the end of the other one is %q, want 0", got)
+	}
+
+	first.Signal(syscall.SIGUSR1)
+	first.Want(3)
+	if got := recorded(t, dir, "main"); got != "3\n" {
+		t.Errorf("the end of the first is %q, want 3", got)
+	}
+}
+
+// TestWaitInVain: 124, the command is not launched, and every address that has not
+// answered is named.
+func TestWaitInVain(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	missing := []string{"file://" + dir + "/one", "unix://" + dir + "/two"}
+	start := time.Now()
+	flags := []string{"--dir", dir, "--wait-for", missing[0], "--wait-for", "file://" + dir + " " + missing[1], "--wait-timeout", "300ms"}
+	wantFailure(t, drive.Wrap("sentinel", flags, []string{"echo", "launched"}), 124,
+		[]string{"--wait-for did not answer within --wait-timeout 300ms: " + missing[0] + ": ", "; " + missing[1] + ": "})
+	if took := time.Since(start); took < 300*time.Millisecond {
+		t.Errorf("it gave up after %s, before --wait-timeout was over", took)
+	}
+	wantRecord(t, dir, 124)
+}

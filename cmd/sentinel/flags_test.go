@@ -1,0 +1,452 @@
+package main_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
+)
+
+// TestFlags: each flag and its variable do what they say, and the flag comes first.
+func TestFlags(t *testing.T) {
+	t.Parallel()
+	one, two := t.TempDir(), t.TempDir()
+	none := filepath.Join(one, "none")
+	for _, c := range []struct {
+		name string
+		env  []string
+		args []string
+		file string // where the end is recorded
+		code int
+		says string // on stderr; empty: nothing
+	}{
+		{"--dir", nil, []string{"--dir", one}, one + "/main", 0, `"message":"sh exited"`},
+		{"SENTINEL_DIR", []string{"SENTINEL_DIR=" + one}, nil, one + "/main", 0, `"message":"sh exited"`},
+		{"--dir over SENTINEL_DIR", []string{"SENTINEL_DIR=" + two}, []string{"--dir", one}, one + "/main", 0, "exited"},
+		{"--name", nil, []string{"--dir", one, "--name", "job-1"}, one + "/job-1", 0, "exited"},
+		{"SENTINEL_NAME", []string{"SENTINEL_NAME=job-2"}, []string{"--dir", one}, one + "/job-2", 0, "exited"},
+		{"--name over SENTINEL_NAME", []string{"SENTINEL_NAME=job-3"}, []string{"--dir", one, "--name=job-4"}, one + "/job-4", 0, "exited"},
+		{"an empty SENTINEL_NAME", []string{"SENTINEL_NAME="}, []string{"--dir", one}, one + "/main", 0, "exited"},
+		{"--wait-timeout", []string{"SENTINEL_WAIT_TIMEOUT=1h"}, []string{"--dir", one, "--wait-for", "file://" + none, "--wait-timeout", "10ms"}, one + "/main", 124, "--wait-timeout 10ms: file://" + none + ": "},
+		{"SENTINEL_WAIT_FOR, SENTINEL_WAIT_TIMEOUT", []string{"SENTINEL_WAIT_FOR=file://" + one + " file://" + none, "SENTINEL_WAIT_TIMEOUT=20ms"}, []string{"--dir", one}, one + "/main", 124, "--wait-timeout 20ms: file://" + none + ": "},
+		{"--wait-for over SENTINEL_WAIT_FOR", []string{"SENTINEL_WAIT_FOR=file://" + none}, []string{"--dir", one, "--wait-for", "file://" + one}, one + "/main", 0, "exited"},
+		{"an empty SENTINEL_WAIT_FOR", []string{"SENTINEL_WAIT_FOR="}, []string{"--dir", one}, one + "/main", 0, "exited"},
+		{"--log-level", nil, []string{"--dir", one, "--log-level", "error"}, one + "/main", 0, ""},
+		{"SENTINEL_LOG_LEVEL", []string{"SENTINEL_LOG_LEVEL=disabled"}, []string{"--dir", one, "--wait-for", "file://" + none, "--wait-timeout", "0s"}, one + "/main", 124, ""},
+		{"an empty SENTINEL_LOG_LEVEL", []string{"SENTINEL_LOG_LEVEL="}, []string{"--dir", one}, one + "/main", 0, `"level":"info"`},
+		{"--log-format", []string{"SENTINEL_LOG_FORMAT=json"}, []string{"--dir", one, "--log-format", "console"}, one + "/main", 0, " INF sh exited code=0 logger=sentinel\n"},
+		{"SENTINEL_LOG_FORMAT", []string{"SENTINEL_LOG_FORMAT=json"}, []string{"--dir", one}, one + "/main", 0, `"logger":"sentinel"`},
+	} {
+		t.Run(c.name, func(t *testing.T) { // they share the volumes, and so are not parallel
+			argv := append(append([]string{drive.Program("sentinel")}, c.args...), "--")
+			code, stdout, stderr := ended(t, append(argv, shell("echo launched")...), env(c.env...))
+			if code != c.code || (stdout == "launched\n") != (code == 0) {
+				t.Errorf("the exit code is %d, want %d:\n%s%s", code, c.code, stdout, stderr)
+			}
+			if c.says == "" && stderr != "" || !strings.Contains(stderr, c.says) {
+				t.Errorf("it says %q, want %q", stderr, c.says)
+			}
+			end, err := os.ReadFile(c.file + "-terminated")
+			if string(end) != strconv.Itoa(c.code)+"\n" {
+				t.Errorf("%s-terminated holds %q, want %d (%v)", c.file, end, c.code, err)
+			}
+			if err := os.Remove(c.file + "-terminated"); err != nil {
+				t.Error(err)
+			}
+			if names := listing(t, one) + listing(t, two); names != "" {
+				t.Errorf("on the volumes is also %q", names)
+			}
+		})
+	}
+}
+
+// TestLogLines: JSON where nobody has asked for anything else, a line at a time, each
+// with its level, its time and where it comes from.
+func TestLogLines(t *testing.T) {
+	t.Parallel()
+	_, _, stderr := ended(t, drive.Wrap("sentinel", []string{"--dir", t.TempDir()}, shell("kill -TERM $$")))
+	var line struct {
+		Level, Logger, Time, Message string
+		Code                         int
+	}
+	if err := json.Unmarshal([]byte(stderr), &line); err != nil {
+		t.Fatalf("%v: %s", err, stderr)
+	}
+	if line.Level != "error" || line.Logger != "sentinel" || line.Code != 143 || line.Time == "" || !strings.HasPrefix(line.Message, "sh was killed by SIGTERM after ") {
+		t.Errorf("the line is %s", stderr)
+	}
+}
+
+// TestWaitForHTTP: what belongs to a URL stays with it, a comma, too.
+func TestWaitForHTTP(t *testing.T) {
+	t.Parallel()
+	asked := make(chan string, 100)
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { asked <- r.RequestURI }))
+	defer server.Close()
+	dir := t.TempDir()
+	p := sentinel(t, dir, []string{"--wait-for", server.URL + "/ready?names=a,b"}, "true")
+	p.Want(0)
+	if got := <-asked; got != "/ready?names=a,b" {
+		t.Errorf("asked for %s", got)
+	}
+	wantRecord(t, dir, 0)
+}
+
+// TestUsageErrorsAreRecorded: no shim waits for a main that was never begun, as far as
+// the command line tells which.
+func TestUsageErrorsAreRecorded(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		env, args, want string // what is on the volume, "" for nothing; V is the volume
+	}{
+		{"", "--dir V --bogus -- true", "main-terminated"},
+		{"", "--dir=V --name=job --bogus -- true", "job-terminated"},
+		{"", "-dir V -name job -bogus -- true", "job-terminated"},
+		{"", "--bogus --name job --dir V -- true", "job-terminated"},
+		{"", "--dir V", "main-terminated"},
+		{"", "--dir V --", "main-terminated"},
+		{"", "--dir V --wait-timeout 5 -- true", "main-terminated"},
+		{"", "--dir V --wait-for db:5432 -- true", "main-terminated"},
+		{"", "--dir V --name a/b -- true", "main-terminated"},
+		{"", "--dir V --name", "main-terminated"},
+		{"", "--dir V --bogus x curl -v -h --name other", "main-terminated"},
+		{"", "--dir V --bogus -- true --name other --help", "main-terminated"},
+		{"SENTINEL_DIR=V", "--bogus -- true", "main-terminated"},
+		{"SENTINEL_DIR=V", "--dir V/none --bogus -- true", "main-terminated"},
+		{"SENTINEL_DIR=V SENTINEL_NAME=job", "--bogus -- true", "job-terminated"},
+		{"SENTINEL_DIR=V SENTINEL_NAME=job", "--name a/b -- true", "job-terminated"},
+		{"SENTINEL_DIR=V SENTINEL_NAME=a/b", "-- true", "main-terminated"},
+		{"SENTINEL_DIR=V SENTINEL_WAIT_TIMEOUT=5", "-- true", "main-terminated"},
+		{"SENTINEL_DIR=/nowhere/at/all", "--dir V --bogus -- true", "main-terminated"},
+
+		{"", "--dir V --help --bogus -- true", ""},
+		{"", "--dir V -h", ""},
+		{"", "--dir V --version", ""},
+		{"SENTINEL_WAIT_TIMEOUT=5", "--dir V -v", ""},
+		{"", "--dir V --copy-to /nowhere/at/all", ""},
+		{"SENTINEL_WAIT_TIMEOUT=5", "--dir V --copy-to V", ""},
+		{"", "--dir V --copy-to V -- true", ""},
+	} {
+		t.Run(strings.TrimSpace(c.env+" "+c.args), func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			words := func(s string) []string { return strings.Fields(strings.ReplaceAll(s, "V", dir)) }
+			vars := strings.Fields(c.env)
+			for i, v := range vars {
+				name, value, _ := strings.Cut(v, "=")
+				vars[i] = name + "=" + strings.ReplaceAll(value, "V", dir)
+			}
+			argv := append([]string{drive.Program("sentinel")}, words(c.args)...)
+			code, stdout, stderr := ended(t, argv, env(vars...))
+			if names := listing(t, dir); names != c.want {
+				t.Errorf("on the volume is %q, want %q; exit code %d:\n%s%s", names, c.want, code, stdout, stderr)
+			}
+			if c.want == "" {
+				return
+			}
+			if code != 125 || stdout != "" || !strings.HasPrefix(stderr, "sentinel: ") {
+				t.Errorf("exit code %d, want 125:\n%s%s", code, stdout, stderr)
+			}
+			if end, err := os.ReadFile(filepath.Join(dir, c.want)); string(end) != "125\n" {
+				t.Errorf("%s holds %q, want 125 (%v)", c.want, end, err)
+			}
+		})
+	}
+}
+
+// TestUsageErrorBesideALiveRun: it is not recorded over it.
+func TestUsageErrorBesideALiveRun(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	p := sentinel(t, dir, nil, shell(`echo ready; trap "exit 3" USR1; while :; do sleep 0.02; done`)...)
+	p.Await("ready")
+	code, _, stderr := ended(t, drive.Wrap("sentinel", []string{"--dir", dir, "--bogus"}, []string{"true"}))
+	if code != 125 || !strings.Contains(stderr, "--bogus") {
+		t.Errorf("exit code %d, want 125:\n%s", code, stderr)
+	}
+	if names := listing(t, dir); names != "main-running" {
+		t.Errorf("on the volume is %q, want main-running alone", names)
+	}
+	p.Signal(syscall.SIGUSR1)
+	p.Want(3)
+	wantRecord(t, dir, 3)
+}
+
+// TestDefaults: in a root file system that has nothing in it but the two programs and the
+// volume, with nothing given but the command.
+func TestDefaults(t *testing.T) {
+	needRoot(t, "it changes the root folder")
+	t.Parallel()
+	for _, c := range []struct {
+		args    []string
+		code    int
+		end     string
+		message string // how the termination message begins
+	}{
+		{[]string{"--", "/shim", "--version"}, 0, "0\n", ""},
+		{[]string{"--", "no-such-job"}, 127, "127\n", "no-such-job was not started: no-such-job: not found in PATH ("},
+		{[]string{"--bogus", "--", "/shim", "--version"}, 125, "125\n", "sentinel: flag provided but not defined: --bogus\n"},
+		{[]string{"--help"}, 0, "", ""},
+	} {
+		root := t.TempDir()
+		for _, dir := range []string{"tmp/pod", "dev"} {
+			if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if code, _, stderr := ended(t, []string{drive.Program("sentinel"), "--copy-to", root}); code != 0 {
+			t.Fatal(stderr)
+		}
+		terminationLog := filepath.Join(root, "dev/termination-log")
+		if err := os.WriteFile(terminationLog, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		code, stdout, stderr := ended(t, append([]string{"/sentinel"}, c.args...), func(cmd *exec.Cmd) {
+			cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: root}
+			cmd.Dir = "/"
+		})
+		if end := recorded(t, filepath.Join(root, "tmp/pod"), "main"); code != c.code || end != c.end {
+			t.Errorf("%q: exit code %d, recorded %q; want %d, %q:\n%s%s", c.args, code, end, c.code, c.end, stdout, stderr)
+		}
+		message, err := os.ReadFile(terminationLog)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.HasPrefix(string(message), c.message) || c.message == "" && len(message) > 0 {
+			t.Errorf("%q: the termination message is %q, want %q", c.args, message, c.message)
+		}
+	}
+}
+
+// TestNastyCommandLines: whatever is put together of these words, sentinel neither
+// panics nor hangs, and says what is wrong.
+func TestNastyCommandLines(t *testing.T) {
+	t.Parallel()
+	const lines, seed = 200, 1
+	random := rand.New(rand.NewPCG(seed, seed))
+	words := []string{
+		"", " ", "-", "--", "---", "=", "-=", "--=", "--=x", "\n", "\xff\xfe", "%s%n", "$(true)", strings.Repeat("x", 5000), "/nowhere/", "/dev/null", ".", "..", // nothing outside of the test's folder
+		"--dir", "--dir=", "-dir", "--DIR", "--dir=/dev/null", "--dir=/nowhere", "--name", "--name=", "--name=..", "--name=\n", "--name=" + strings.Repeat("n", 300), "--name=-",
+		"--wait-for", "--wait-for=", "--wait-for=tcp://", "--wait-for=http://[::1", "--wait-for=file:///%zz", "--wait-for=unix:///\x01",
+		"--wait-timeout", "--wait-timeout=1ms", "--wait-timeout=-1s", "--wait-timeout=9999999h", "--wait-timeout=NaN",
+		"--log-level", "--log-level=panic", "--log-level=fatal", "--log-format=", "--log-format=console",
+		"--copy-to", "--copy-to=", "--copy-to=/dev/null", "--copy-to=/nowhere",
+		"-h", "--help", "--help=maybe", "-v", "--version", "--generate-bash-completion", "--init-completion", "help", "h", "true", "exit",
+	}
+	names := []string{"SENTINEL_DIR", "SENTINEL_NAME", "SENTINEL_WAIT_FOR", "SENTINEL_WAIT_TIMEOUT", "SENTINEL_LOG_LEVEL", "SENTINEL_LOG_FORMAT", "SENTINEL_COPY_TO", "PATH", "HOME", "TZ"}
+	for range lines {
+		argv, vars := []string{drive.Program("sentinel")}, []string{}
+		for range random.IntN(5) {
+			argv = append(argv, words[random.IntN(len(words))])
+		}
+		for range random.IntN(3) {
+			vars = append(vars, names[random.IntN(len(names))]+"="+words[random.IntN(len(words))])
+		}
+		dir := t.TempDir()
+		t.Run("", func(t *testing.T) {
+			t.Parallel()
+			code, stdout, stderr := ended(t, argv, env(append([]string{"SENTINEL_DIR=" + dir, "SENTINEL_WAIT_TIMEOUT=1ms"}, vars...)...),
+				func(cmd *exec.Cmd) { cmd.Dir = dir })
+			what := fmt.Sprintf("%.300q %.300q", vars, argv[1:])
+			switch code {
+			case 0, 124, 125, 126, 127:
+			default:
+				t.Errorf("%s: exit code %d:\n%s%s", what, code, stdout, stderr)
+			}
+			if code == 0 && stdout == "" && !strings.Contains(what, `"true"`) || code != 0 && stderr == "" && !strings.Contains(what, "disabled") {
+				t.Errorf("%s: exit code %d, and it says nothing", what, code)
+			}
+			if both := stdout + stderr; strings.Contains(both, "panic:") || strings.Contains(both, "goroutine ") || strings.Contains(both, "%!") {
+				t.Errorf("%s: it panics:\n%s", what, both)
+			}
+		})
+	}
+}
+
+// TestHelp: it names every flag with its variable and its default.
+func TestHelp(t *testing.T) {
+	t.Parallel()
+	code, stdout, stderr := ended(t, []string{drive.Program("sentinel"), "--help"})
+	if code != 0 || stderr != "" {
+		t.Errorf("exit code %d:\n%s", code, stderr)
+	}
+	for flag, rest := range map[string]string{
+		"--dir": "(default: /tmp/pod) [$SENTINEL_DIR]", "--name": "(default: main) [$SENTINEL_NAME]",
+		"--wait-for": "[$SENTINEL_WAIT_FOR]", "--wait-timeout": "(default: 1m0s) [$SENTINEL_WAIT_TIMEOUT]",
+		"--log-level": "(default: info) [$SENTINEL_LOG_LEVEL]", "--log-format": "(default: auto) [$SENTINEL_LOG_FORMAT]",
+		"--copy-to": "and exit", "--version, -v": "", "--help, -h": "",
+	} {
+		found := false
+		for line := range strings.Lines(stdout) {
+			found = found || strings.HasPrefix(strings.TrimSpace(line), flag+" ") && strings.HasSuffix(line, rest+"\n")
+		}
+		if !found {
+			t.Errorf("no line of %s with %s:\n%s", flag, rest, stdout)
+		}
+	}
+}
+
+// TestCopyTo: both programs, executable for all, whatever the umask, as often as one
+// likes, also over running ones; and whoever looks sees whole ones only.
+func TestCopyTo(t *testing.T) {
+	t.Parallel()
+	dir, volume := t.TempDir(), t.TempDir()
+	copyTo := func(program string) {
+		t.Helper()
+		argv := shell(`umask 077; exec "$1" --copy-to "$2"`, program, dir)
+		if code, stdout, stderr := ended(t, argv); code != 0 || stdout != "" || stderr != "" {
+			t.Fatalf("exit code %d:\n%s%s", code, stdout, stderr)
+		}
+	}
+	check := func(name string) bool {
+		t.Helper()
+		want, err := os.Stat(drive.Program(name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := os.Stat(filepath.Join(dir, name))
+		if err != nil || got.Size() != want.Size() || got.Mode() != 0o755 {
+			t.Errorf("%s: %v, %v; want %d bytes, mode 0755", name, got, err, want.Size())
+			return false
+		}
+		return true
+	}
+	copyTo(drive.Program("sentinel"))
+	check("sentinel")
+	check("shim")
+
+	// From the copy, over itself and over the one that runs.
+	copied := filepath.Join(dir, "sentinel")
+	p := drive.Start(t, []string{copied, "--dir", volume, "--", "sh", "-c", `echo ready; trap "exit 3" USR1; while :; do sleep 0.02; done`})
+	p.Await("ready")
+	stop, looked := make(chan struct{}), make(chan int)
+	go func() {
+		n := 0
+		defer func() { looked <- n }()
+		for ; ; n++ {
+			select {
+			case <-stop:
+				return
+			default:
+				if !check("sentinel") || !check("shim") {
+					return
+				}
+			}
+		}
+	}()
+	for range 10 {
+		copyTo(copied)
+	}
+	copyTo(filepath.Join(dir, "shim"))
+	close(stop)
+	t.Logf("looked %d times", <-looked)
+	p.Signal(syscall.SIGUSR1)
+	p.Want(3)
+	wantRecord(t, volume, 3)
+	if names := listing(t, dir); names != "sentinel shim" {
+		t.Errorf("in the folder is %q, want sentinel and shim alone", names)
+	}
+	if code, _, stderr := ended(t, []string{copied, "--dir", volume, "--", "true"}); code != 0 {
+		t.Errorf("the copy does not run: %d:\n%s", code, stderr)
+	}
+}
+
+// TestCopyToRefused: 125, and what to do, with nothing left behind.
+func TestCopyToRefused(t *testing.T) {
+	t.Parallel()
+	dir := sharedDir(t)
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	alone := t.TempDir()
+	if code, _, stderr := ended(t, []string{drive.Program("sentinel"), "--copy-to", alone}); code != 0 {
+		t.Fatal(stderr)
+	}
+	if err := os.Remove(filepath.Join(alone, "shim")); err != nil {
+		t.Fatal(err)
+	}
+	locked := sharedDir(t)
+	if err := os.Chmod(locked, 0o555); err != nil {
+		t.Fatal(err)
+	}
+	user := func(*exec.Cmd) {}
+	if os.Geteuid() == 0 { // who may write everywhere
+		user = as(somebody)
+	}
+	anybody := func(*exec.Cmd) {}
+	for _, c := range []struct {
+		name, program string
+		args          []string
+		user          func(*exec.Cmd)
+		says          []string
+	}{
+		{"missing", "", []string{"--copy-to", dir + "/none"}, anybody, []string{"--copy-to", dir + "/none: no such file", "volumeMounts"}},
+		{"a file", "", []string{"--copy-to", file}, anybody, []string{"--copy-to " + file, "not a folder"}},
+		{"empty", "", []string{"--copy-to="}, anybody, []string{"--copy-to", "it is empty"}},
+		{"a command", "", []string{"--copy-to", dir, "--", "true"}, anybody, []string{"--copy-to " + dir, "no COMMAND goes with it"}},
+		{"no shim beside", alone + "/sentinel", []string{"--copy-to", dir + "/"}, anybody, []string{alone + "/shim: no such file", "both programs in one folder"}},
+		{"not writable", "", []string{"--copy-to", locked}, user, []string{"--copy-to " + locked, "permission denied", "writable"}},
+	} {
+		program := c.program
+		if program == "" {
+			program = drive.Program("sentinel")
+		}
+		code, stdout, stderr := ended(t, append([]string{program}, c.args...), c.user)
+		if code != 125 || stdout != "" {
+			t.Errorf("%s: exit code %d, want 125:\n%s%s", c.name, code, stdout, stderr)
+		}
+		for _, word := range c.says {
+			if !strings.Contains(stderr, word) {
+				t.Errorf("%s: it does not say %q:\n%s", c.name, word, stderr)
+			}
+		}
+	}
+	// The copy without its neighbour has copied itself before it found out.
+	if names := listing(t, dir); names != "file sentinel" {
+		t.Errorf("in the folder is %q", names)
+	}
+}
+
+// TestCopyToNoexec: a volume from which nothing can be run is refused at once, and not
+// when the main container starts.
+func TestCopyToNoexec(t *testing.T) {
+	needRoot(t, "it mounts a file system")
+	t.Parallel()
+	dir := t.TempDir()
+	argv := drive.Command("noexec", dir, drive.Program("sentinel"), "--copy-to", dir)
+	cmd := exec.Command("true")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
+	if err := cmd.Run(); err != nil {
+		t.Skipf("needs a mount namespace: %v", err)
+	}
+	code, stdout, stderr := ended(t, argv, func(cmd *exec.Cmd) {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
+	})
+	if code != 125 || stdout != "" || !strings.Contains(stderr, "--copy-to "+dir+": the volume is mounted noexec") {
+		t.Errorf("exit code %d, want 125:\n%s%s", code, stdout, stderr)
+	}
+}
+
+// noexec executes a command line where a folder is a file system without execution.
+func noexec(args []string) int {
+	if err := unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
+		panic(err)
+	}
+	if err := unix.Mount("tmpfs", args[0], "tmpfs", unix.MS_NOEXEC, ""); err != nil {
+		panic(err)
+	}
+	panic(unix.Exec(args[1], args[1:], os.Environ()))
+}

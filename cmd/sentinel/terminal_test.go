@@ -1,0 +1,177 @@
+package main_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
+)
+
+// terminal is a pseudoterminal and what has come out of it so far.
+type terminal struct {
+	t    *testing.T
+	ptmx *os.File
+	seen strings.Builder
+}
+
+// onTerminal starts a shell script as the leader of a session that has the terminal as
+// its stdin, stdout and stderr, and as its controlling terminal if it is to be that.
+func onTerminal(t *testing.T, controlling bool, script string, args ...string) (*terminal, *exec.Cmd) {
+	t.Helper()
+	// One that does not block takes deadlines.
+	fd, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		t.Skipf("no pseudoterminal here: %v", err)
+	}
+	ptmx := os.NewFile(uintptr(fd), "/dev/ptmx")
+	t.Cleanup(func() { ptmx.Close() })
+	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pts, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pts.Close()
+	if err := ptmx.SetReadDeadline(time.Now().Add(drive.Patience)); err != nil {
+		t.Fatal(err)
+	}
+	argv := shell(script, args...)
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = pts, pts, pts
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: controlling}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	return &terminal{t: t, ptmx: ptmx}, cmd
+}
+
+func (term *terminal) await(text string) {
+	term.t.Helper()
+	for buf := make([]byte, 4096); !strings.Contains(term.seen.String(), text); {
+		n, err := term.ptmx.Read(buf)
+		term.seen.Write(buf[:n])
+		if err != nil { // EIO when nobody has the other side open any more
+			term.t.Fatalf("waiting for %q: %v:\n%s", text, err, term.seen.String())
+		}
+	}
+}
+
+func (term *terminal) enter(text string) {
+	term.t.Helper()
+	if _, err := term.ptmx.WriteString(text); err != nil {
+		term.t.Fatal(err)
+	}
+}
+
+// foreground is the process group that has the terminal.
+func (term *terminal) foreground() int {
+	term.t.Helper()
+	group, err := unix.IoctlGetInt(int(term.ptmx.Fd()), unix.TIOCGPGRP)
+	if err != nil {
+		term.t.Fatal(err)
+	}
+	return group
+}
+
+// TestTerminal: the command can read from the terminal and gets what is typed on it, ^C
+// once; when it has ended, or could not be executed, whoever has run sentinel can go on
+// reading.
+func TestTerminal(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	notExecutable := filepath.Join(folder, "file")
+	if err := os.WriteFile(notExecutable, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	term, cmd := onTerminal(t, true, `
+		"$1" --dir "$2" -- sh -c '
+			trap "echo interrupted; interrupted=1" INT
+			echo "command reads"
+			read -r line; echo "command has $line"
+			echo "command waits"
+			until [ $interrupted ]; do sleep 0.01; done
+			exit 3'
+		echo "sentinel exited $?"
+		read -r line; echo "script has $line"
+		"$1" --dir "$2" -- "$3"
+		echo "sentinel exited $?"
+		read -r line; echo "script has $line too"`,
+		drive.Program("sentinel"), t.TempDir(), notExecutable)
+	term.await("command reads")
+	if term.foreground() == cmd.Process.Pid {
+		t.Error("the command has not got the terminal")
+	}
+	term.enter("one\n")
+	term.await("command has one")
+	term.await("command waits")
+	term.enter("\x03")
+	term.await("sentinel exited 3")
+	if group := term.foreground(); group != cmd.Process.Pid {
+		t.Errorf("the terminal has not been given back: group %d has it, not %d", group, cmd.Process.Pid)
+	}
+	term.enter("two\n")
+	term.await("script has two")
+	term.await("sentinel exited 126")
+	term.enter("three\n")
+	term.await("script has three too")
+	if n := strings.Count(term.seen.String(), "interrupted"); n != 1 {
+		t.Errorf("the command was interrupted %d times:\n%s", n, term.seen.String())
+	}
+	// With --log-format auto, a terminal gets lines for people.
+	if seen := term.seen.String(); strings.Contains(seen, `"level"`) || !strings.Contains(seen, "sh exited") {
+		t.Errorf("these are no log lines for people:\n%s", seen)
+	}
+}
+
+// TestForeignTerminal: stdin may be a terminal without being the one that controls us.
+func TestForeignTerminal(t *testing.T) {
+	t.Parallel()
+	term, _ := onTerminal(t, false, `
+		"$1" --dir "$2" -- sh -c 'echo "command reads"; read -r line; echo "command has $line"; exit 3'
+		echo "sentinel exited $?"`,
+		drive.Program("sentinel"), t.TempDir())
+	term.await("command reads")
+	term.enter("one\n")
+	term.await("command has one")
+	term.await("sentinel exited 3")
+}
+
+// TestBackground: a sentinel in the background of a terminal leaves it to who has it.
+func TestBackground(t *testing.T) {
+	t.Parallel()
+	term, cmd := onTerminal(t, true, `
+		set -m
+		"$1" --dir "$2" -- sh -c 'echo "command runs"; until [ -e "$0/go" ]; do sleep 0.01; done; exit 3' "$2" &
+		read -r line; echo "script has $line"
+		touch "$2/go"
+		wait $!
+		echo "sentinel exited $?"
+		read -r line; echo "script has $line too"`,
+		drive.Program("sentinel"), t.TempDir())
+	term.await("command runs")
+	if group := term.foreground(); group != cmd.Process.Pid {
+		t.Errorf("group %d has the terminal, not %d", group, cmd.Process.Pid)
+	}
+	term.enter("one\n")
+	term.await("script has one")
+	term.await("sentinel exited 3")
+	term.enter("two\n")
+	term.await("script has two too")
+}

@@ -1,0 +1,107 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
+)
+
+// TestIdle: a shim that waits costs next to nothing.
+func TestIdle(t *testing.T) {
+	t.Parallel()
+	p := newPod(t)
+	p.begin("main")
+	s := p.shim("", "sleep", "1000")
+	s.Await("main is running")
+	before := cpuTime(t, s.PID())
+	const span = 5 * time.Second
+	time.Sleep(span) // not a wait for anything: what it costs meanwhile is measured
+	used := cpuTime(t, s.PID()) - before
+
+	if kib := resident(t, s.PID()); kib > 6*1024 {
+		t.Errorf("%d KiB resident, 6144 are allowed", kib)
+	}
+	if used > span/100 {
+		t.Errorf("%s of CPU in %s", used, span)
+	}
+}
+
+// resident is what a process has in memory, in KiB.
+func resident(t *testing.T, pid int) (kib int) {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(status), "VmRSS:")
+	if _, err := fmt.Sscan(rest, &kib); err != nil {
+		t.Fatalf("no VmRSS in %s", status)
+	}
+	return kib
+}
+
+// cpuTime is what all threads of a process have run for.
+func cpuTime(t *testing.T, pid int) (total time.Duration) {
+	t.Helper()
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
+	if err != nil || len(files) == 0 {
+		t.Skipf("the kernel does not tell what a thread has run for: %v", err)
+	}
+	for _, file := range files {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var ns int64
+		if _, err := fmt.Sscan(string(content), &ns); err != nil {
+			t.Fatal(err)
+		}
+		total += time.Duration(ns)
+	}
+	return total
+}
+
+// TestReaction compares a shim with the least that could do its work: the time from the
+// rename of main-terminated until the sidecar has its signal.
+func TestReaction(t *testing.T) {
+	const rounds, bound = 15, 6
+	var shims, readers []time.Duration
+	for range rounds {
+		shims = append(shims, reaction(t, func(p pod) *drive.Process {
+			s := p.shim("--log-level error", drive.Command("server", "TERM=0")...)
+			s.Await("ready")
+			return s
+		}))
+		readers = append(readers, reaction(t, func(p pod) *drive.Process {
+			sidecar := drive.Start(t, drive.Command("server", "TERM=0"))
+			sidecar.Await("ready")
+			drive.Start(t, drive.Command("reader", p.dir, fmt.Sprint(sidecar.PID()))).Await("watching")
+			return sidecar
+		}))
+	}
+	t.Logf("median: shim %s, plain reader %s", median(shims), median(readers))
+	if median(shims) > bound*median(readers) {
+		t.Errorf("the shim needs %s, a plain reader %s: more than %d times as long\n%v\n%v", median(shims), median(readers), bound, shims, readers)
+	}
+}
+
+// reaction is the time that something needs until a sidecar has its SIGTERM. start
+// returns what the sidecar's output goes to.
+func reaction(t *testing.T, start func(pod) *drive.Process) time.Duration {
+	t.Helper()
+	p := newPod(t)
+	s := start(p)
+	if err := os.WriteFile(p.path(".main"), []byte("0\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	sent := now()
+	if err := os.Rename(p.path(".main"), p.path("main-terminated")); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(number(t, s, "got SIGTERM at ") - sent)
+}

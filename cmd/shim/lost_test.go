@@ -1,0 +1,153 @@
+package main
+
+import (
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
+)
+
+// killedSentinel leaves on the volume what a sentinel leaves that is killed.
+func killedSentinel(t *testing.T, p pod) {
+	t.Helper()
+	m := p.sentinel("", drive.Command("server")...)
+	m.Await("ready")
+	m.Kill()
+	m.Want(137)
+	p.want("main-running", "running\n")
+}
+
+// TestKilledSentinel kills a sentinel at random instants, of its start and once it was
+// seen to run. A shim that has seen it run ends with 137 and is woken to it by the lock;
+// its command is dead.
+func TestKilledSentinel(t *testing.T) {
+	t.Parallel()
+	const seed = 20240607
+	rng := rand.New(rand.NewPCG(seed, 0))
+	var took []time.Duration
+	for i := range 120 {
+		p := newPod(t)
+		s := p.shim("--lost-after 1h", "sleep", "1000")
+		s.Await("sleep started")
+
+		// The command has the pipe too: its end tells that both are dead.
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := drive.Start(t, drive.Wrap("sentinel", []string{"--dir", p.dir}, []string{"sleep", "1000"}), func(c *exec.Cmd) { c.Stdout = w })
+		w.Close()
+		instant := time.Duration(rng.Int64N(int64(10 * time.Millisecond)))
+		if i%2 == 0 {
+			s.Await("main is running")
+		}
+		time.Sleep(instant)
+		killed := time.Now()
+		m.Kill()
+		m.Want(137)
+		_ = r.SetReadDeadline(time.Now().Add(drive.Patience))
+		if _, err := io.ReadAll(r); err != nil {
+			t.Fatalf("seed %d, run %d, killed after %s: the command outlives its sentinel: %v", seed, i, instant, err)
+		}
+		r.Close()
+
+		if _, err := os.Lstat(p.path("main-running")); err != nil {
+			// It had not begun yet. There is nothing to react to.
+			s.Signal(stopNow)
+			s.Want(143)
+			wantNot(t, s, "main is running")
+			continue
+		}
+		if awaitVerdict(s) {
+			took = append(took, time.Since(killed))
+			s.Want(137)
+			s.Await("main was killed without a word")
+			p.want("proxy-terminated", "137\n")
+			continue
+		}
+		// It was dead before the shim could look.
+		wantNot(t, s, "main is running")
+		s.Signal(stopNow)
+		s.Want(143)
+	}
+	if m := median(took); m > tick/4 {
+		t.Errorf("seed %d: half of the shims took more than %s to end: it is not the lock that wakes them", seed, m)
+	}
+	t.Logf("%d sentinels were seen running; the shims ended after %s (median)", len(took), median(took))
+}
+
+// awaitVerdict waits until a shim whose main is dead has ended, or has said that it
+// cannot tell.
+func awaitVerdict(s *drive.Process) (ended bool) {
+	poll := time.NewTicker(time.Millisecond)
+	defer poll.Stop()
+	for {
+		select {
+		case <-s.Exited():
+			return true
+		case <-poll.C:
+			if strings.Contains(s.Output(), "main is taken for running") {
+				return false
+			}
+		}
+	}
+}
+
+// TestSentinelKilledUnseen: what stands on the volume cannot be told from a run whose
+// locks are not shared, so it takes --lost-after.
+func TestSentinelKilledUnseen(t *testing.T) {
+	t.Parallel()
+	p := newPod(t)
+	killedSentinel(t, p)
+	start := time.Now()
+	s := p.racedShim("--lost-after 2s", drive.Command("server", "TERM=0")...)
+	s.Await("ready")
+	s.Want(137)
+	if took := time.Since(start); took < 2*time.Second {
+		t.Errorf("main was given up after %s, before --lost-after 2s:\n%s", took, s.Output())
+	}
+	s.Await("main is taken for running")
+	s.Await("got SIGTERM")
+	p.want("proxy-terminated", "137\n")
+}
+
+// TestHeartbeat simulates a volume on which locks are not shared, by an owner that has
+// none and keeps the file's time moving.
+func TestHeartbeat(t *testing.T) {
+	t.Parallel()
+	p := newPod(t)
+	p.record("main-running", "running\n")
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		beat := time.NewTicker(50 * time.Millisecond)
+		defer beat.Stop()
+		for {
+			select {
+			case <-stop:
+				return
+			case now := <-beat.C:
+				if err := os.Chtimes(p.path("main-running"), now, now); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		}
+	}()
+	s := p.shim("--lost-after 2s", drive.Command("server", "TERM=0")...)
+	s.Await("main is taken for running")
+	select {
+	case <-s.Exited():
+		t.Errorf("a live main was taken for dead:\n%s", s.Output())
+	case <-time.After(3 * 2 * time.Second): // not a wait for anything: nothing is to happen
+	}
+	close(stop)
+	<-stopped
+	s.Want(137)
+	s.Await("got SIGTERM")
+}

@@ -1,0 +1,407 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
+
+	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
+	"github.com/sentinel-shim/sentinel-shim/sentinel/lifetime"
+	"github.com/sentinel-shim/sentinel-shim/sentinel/process"
+	"github.com/sentinel-shim/sentinel-shim/shim"
+)
+
+func TestMain(m *testing.M) {
+	// Of the modes: under the race detector a program sleeps for a second at its end.
+	os.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE"))
+	// Most of the tests wait most of the time: more at once than there are processors.
+	flag.Parse()
+	if err := flag.Set("test.parallel", "12"); err != nil {
+		panic(err)
+	}
+	drive.Main(m, drive.Modes{
+		"shim":    raceMode,
+		"message": messageMode,
+		"exit":    exitMode,
+		"server":  serverMode,
+		"ask":     askMode,
+		"reader":  readerMode,
+		"refused": refusedMode,
+	})
+}
+
+// raceMode is shim itself, under the race detector if the tests are.
+func raceMode(args []string) int {
+	return run(append([]string{program}, args...), process.CatchSignals())
+}
+
+// messageMode is a shim whose termination message goes to a file of one's choice.
+//
+//	message DIR FILE SIDECAR [ARG...]
+func messageMode(args []string) int {
+	return shim.Run(shim.Config{
+		Dir: args[0], Name: "proxy", Mains: []string{"main"}, Command: args[2:],
+		StopSignal: syscall.SIGTERM, GracePeriod: time.Minute, LostAfter: time.Minute,
+		Signals: process.CatchSignals(), TerminationLog: args[1], Log: zerolog.Nop(),
+	})
+}
+
+// exitMode says that it was launched, and exits with a code.
+func exitMode(args []string) int {
+	fmt.Println("launched")
+	code, err := strconv.Atoi(args[0])
+	if err != nil {
+		panic(err)
+	}
+	return code
+}
+
+// serverMode is a sidecar, or a main. It says "ready" once it catches signals, "got NAME
+// at NANOSECONDS" for each that comes, and exits upon those that it is told to.
+//
+//	TERM=3        exits with 3 on SIGTERM
+//	TERM=3:500ms  the same, half a second later
+//	socket=PATH   answers each connection at PATH with its process id
+//	child         has a child in its group that catches all and heeds nothing, and
+//	              says "child PID"
+func serverMode(args []string) int {
+	caught := make(chan os.Signal, 256)
+	signal.Notify(caught)
+	ends := make(map[syscall.Signal]string)
+	for _, arg := range args {
+		key, value, _ := strings.Cut(arg, "=")
+		switch key {
+		case "socket":
+			go serve(value)
+		case "child":
+			startChild()
+		default:
+			sig, err := process.ParseSignal(key)
+			if err != nil {
+				panic(err)
+			}
+			ends[sig] = value
+		}
+	}
+	fmt.Println("ready")
+	for sig := range caught {
+		if sig == syscall.SIGURG { // Go's own
+			continue
+		}
+		fmt.Printf("got %s at %d\n", process.SignalName(sig.(syscall.Signal)), now())
+		if end, ok := ends[sig.(syscall.Signal)]; ok {
+			code, delay, _ := strings.Cut(end, ":")
+			if d, err := time.ParseDuration(delay); err == nil {
+				time.Sleep(d)
+			}
+			n, err := strconv.Atoi(code)
+			if err != nil {
+				panic(err)
+			}
+			return n
+		}
+	}
+	return 0
+}
+
+// now is the time on a clock that all processes share, in nanoseconds.
+func now() int64 {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
+		panic(err)
+	}
+	return ts.Nano()
+}
+
+func serve(path string) {
+	_ = os.Remove(path)
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		panic(err)
+	}
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			panic(err)
+		}
+		fmt.Fprintln(c, os.Getpid())
+		c.Close()
+	}
+}
+
+// askMode says who answers at a socket.
+func askMode(args []string) int {
+	c, err := net.Dial("unix", args[0])
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	var pid int
+	if _, err := fmt.Fscan(c, &pid); err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	fmt.Println("answered by", pid)
+	return 0
+}
+
+func startChild() {
+	argv := drive.Command("server")
+	cmd := exec.Command(argv[0], argv[1:]...)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		panic(err)
+	}
+	if err := cmd.Start(); err != nil {
+		panic(err)
+	}
+	if _, err := out.Read(make([]byte, 1)); err != nil { // it is ready
+		panic(err)
+	}
+	fmt.Printf("child %d\n", cmd.Process.Pid)
+}
+
+// readerMode is the least that reacts to a main's end: it waits for main-terminated
+// with inotify and nothing else, and then sends SIGTERM to a process.
+//
+//	reader DIR PID
+func readerMode(args []string) int {
+	pid, err := strconv.Atoi(args[1])
+	if err != nil {
+		panic(err)
+	}
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC)
+	if err != nil {
+		panic(err)
+	}
+	if _, err := unix.InotifyAddWatch(fd, args[0], unix.IN_MOVED_TO); err != nil {
+		panic(err)
+	}
+	fmt.Println("watching")
+	if _, err := unix.Read(fd, make([]byte, 4096)); err != nil {
+		panic(err)
+	}
+	if err := unix.Kill(pid, unix.SIGTERM); err != nil {
+		panic(err)
+	}
+	return 0
+}
+
+// refusals are what a kernel may refuse, by name, as seccomp(2) filters.
+var refusals = map[string][]unix.SockFilter{
+	"inotify": refusal(unix.SYS_INOTIFY_INIT1, unix.EMFILE),
+	"watches": refusal(unix.SYS_INOTIFY_ADD_WATCH, unix.ENOSPC),
+	// It succeeds, but nothing is ever told: gVisor does so.
+	"events": refusal(unix.SYS_INOTIFY_ADD_WATCH, 0),
+	"locks":  refusal(unix.SYS_FCNTL, unix.EINVAL, unix.F_OFD_GETLK, unix.F_OFD_SETLKW),
+}
+
+// refusal refuses a call: all of it, or where its second argument is in a range.
+func refusal(call uint32, errno syscall.Errno, between ...uint32) []unix.SockFilter {
+	const (
+		load = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS
+		jump = unix.BPF_JMP | unix.BPF_K
+		// Where struct seccomp_data has the call, and the second argument's
+		// low word.
+		number, second = 0, 24
+	)
+	var in []unix.SockFilter
+	if len(between) == 2 {
+		in = []unix.SockFilter{
+			{Code: load, K: second},
+			{Code: jump | unix.BPF_JGE, Jf: 2, K: between[0]},
+			{Code: jump | unix.BPF_JGT, Jt: 1, K: between[1]},
+		}
+	}
+	filter := []unix.SockFilter{
+		{Code: load, K: number},
+		{Code: jump | unix.BPF_JEQ, Jf: uint8(len(in) + 1), K: call},
+	}
+	filter = append(filter, in...)
+	return append(filter, unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(errno)})
+}
+
+// refusedMode becomes a program to which the kernel refuses something.
+//
+//	refused WHAT[,WHAT] PROGRAM [ARG...]
+func refusedMode(args []string) int {
+	runtime.LockOSThread()
+	var filter []unix.SockFilter
+	for _, what := range strings.Split(args[0], ",") {
+		filter = append(filter, refusals[what]...)
+	}
+	filter = append(filter, unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW})
+	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		panic(err)
+	}
+	if _, _, errno := unix.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&program))); errno != 0 {
+		panic(errno)
+	}
+	panic(unix.Exec(args[1], args[1:], os.Environ()))
+}
+
+// pod is a volume, and what runs around it.
+type pod struct {
+	t   *testing.T
+	dir string
+}
+
+func newPod(t *testing.T) pod { return pod{t, t.TempDir()} }
+
+// flags are a shim's, and those of the words.
+func (p pod) flags(words string) []string {
+	return append([]string{"--dir", p.dir, "--name", "proxy"}, strings.Fields(words)...)
+}
+
+// shim starts a shim named proxy.
+func (p pod) shim(flags string, sidecar ...string) *drive.Process {
+	p.t.Helper()
+	return drive.Start(p.t, drive.Wrap("shim", p.flags(flags), sidecar))
+}
+
+// racedShim starts the same under the race detector if the tests are.
+func (p pod) racedShim(flags string, sidecar ...string) *drive.Process {
+	p.t.Helper()
+	args := append(append(p.flags(flags), "--"), sidecar...)
+	return drive.Start(p.t, drive.Command("shim", args...))
+}
+
+// shimWithout starts a shim to which the kernel refuses something.
+func (p pod) shimWithout(what, flags string, sidecar ...string) *drive.Process {
+	p.t.Helper()
+	return drive.Start(p.t, drive.Command("refused", append([]string{what}, drive.Wrap("shim", p.flags(flags), sidecar)...)...))
+}
+
+func (p pod) sentinel(flags string, command ...string) *drive.Process {
+	p.t.Helper()
+	return drive.Start(p.t, drive.Wrap("sentinel", append([]string{"--dir", p.dir}, strings.Fields(flags)...), command))
+}
+
+// begin begins a run in this process: one that is alive and holds its lock.
+func (p pod) begin(name string) *lifetime.Run {
+	p.t.Helper()
+	run, _, err := lifetime.Begin(context.Background(), p.dir, name)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return run
+}
+
+func (p pod) end(run *lifetime.Run, code int) {
+	p.t.Helper()
+	if err := run.End(code); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+func (p pod) path(name string) string { return filepath.Join(p.dir, name) }
+
+// record leaves a file on the volume in one step, as any program may.
+func (p pod) record(file, content string) {
+	p.t.Helper()
+	temporary := p.path(".foreign")
+	if err := os.WriteFile(temporary, []byte(content), 0o644); err != nil {
+		p.t.Fatal(err)
+	}
+	if err := os.Rename(temporary, p.path(file)); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// want fails the test unless a file on the volume has this content.
+func (p pod) want(file, content string) {
+	p.t.Helper()
+	if got, err := os.ReadFile(p.path(file)); err != nil || string(got) != content {
+		p.t.Fatalf("%s holds %q (%v), not %q", file, got, err, content)
+	}
+}
+
+// files are the names on the volume, sorted.
+func (p pod) files() (names []string) {
+	p.t.Helper()
+	entries, err := os.ReadDir(p.dir)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	for _, entry := range entries {
+		names = append(names, entry.Name())
+	}
+	return names
+}
+
+// wantFiles fails the test unless the volume holds these files and no other.
+func (p pod) wantFiles(names ...string) {
+	p.t.Helper()
+	if files := p.files(); !slices.Equal(files, names) {
+		p.t.Fatalf("the volume holds %q, not %q", files, names)
+	}
+}
+
+// wantNot fails the test if a process has written a text.
+func wantNot(t *testing.T, p *drive.Process, text string) {
+	t.Helper()
+	if strings.Contains(p.Output(), text) {
+		t.Fatalf("%s has written %q:\n%s", p, text, p.Output())
+	}
+}
+
+// wantNotLaunched fails the test unless a shim that has ended, above exitMode, says that
+// it has not launched it, and has not.
+func wantNotLaunched(t *testing.T, s *drive.Process) {
+	t.Helper()
+	s.Await("was not started") // its last line, so that nothing is yet to come
+	wantNot(t, s, "launched")
+}
+
+// number waits for a line with prefix in it, and returns the number behind that.
+func number(t *testing.T, p *drive.Process, prefix string) int64 {
+	t.Helper()
+	p.Await(prefix)
+	_, rest, _ := strings.Cut(p.Output(), prefix)
+	var n int64
+	if _, err := fmt.Sscan(strings.FieldsFunc(rest, func(r rune) bool { return r < '0' || r > '9' })[0], &n); err != nil {
+		t.Fatalf("no number behind %q: %v\n%s", prefix, err, p.Output())
+	}
+	return n
+}
+
+// wantDead fails the test unless a process is gone or only its entry is left.
+func wantDead(t *testing.T, pid int) {
+	t.Helper()
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return
+	}
+	if _, state, _ := strings.Cut(string(stat), ") "); !strings.HasPrefix(state, "Z") {
+		t.Fatalf("process %d is alive: %s", pid, stat)
+	}
+}
+
+func median(times []time.Duration) time.Duration {
+	times = slices.Sorted(slices.Values(times))
+	return times[len(times)/2]
+}
+
+func needRoot(t *testing.T, why string) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skipf("needs root: %s", why)
+	}
+}

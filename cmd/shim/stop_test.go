@@ -1,0 +1,443 @@
+package main
+
+import (
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
+	"github.com/sentinel-shim/sentinel-shim/sentinel/process"
+)
+
+// stopNow stops a shim at once where no main is known to be running.
+const stopNow = syscall.SIGTERM
+
+func TestHold(t *testing.T) {
+	t.Parallel()
+	t.Run("the sidecar is kept until main has ended", func(t *testing.T) {
+		t.Parallel()
+		p := newPod(t)
+		run := p.begin("main")
+		s := p.racedShim("--hold 1h", drive.Command("server", "TERM=0")...)
+		s.Await("ready")
+		s.Signal(syscall.SIGTERM)
+		s.Await("is kept until main has ended")
+		wantNot(t, s, "got SIGTERM")
+		p.end(run, 3)
+		s.Want(3)
+		s.Await("got SIGTERM")
+		s.Await("asked to stop, main exited 3")
+	})
+	t.Run("both get SIGTERM, main works through the sidecar to its end", func(t *testing.T) {
+		t.Parallel()
+		p := newPod(t)
+		socket := p.path("s")
+		s := p.shim("", drive.Command("server", "TERM=0", "socket="+socket)...)
+		s.Await("ready")
+		m := p.sentinel("", drive.Command("server", "TERM=0:300ms")...)
+		m.Await("ready")
+		s.Await("main is running")
+		s.Signal(syscall.SIGTERM)
+		m.Signal(syscall.SIGTERM)
+		m.Want(0)
+		s.Want(0)
+		if main, sidecar := number(t, m, "got SIGTERM at "), number(t, s, "got SIGTERM at "); sidecar-main < int64(300*time.Millisecond) {
+			t.Errorf("the sidecar was stopped %s after the pod's SIGTERM, main took 300ms", time.Duration(sidecar-main))
+		}
+	})
+	t.Run("at most for --hold", func(t *testing.T) {
+		t.Parallel()
+		p := newPod(t)
+		p.begin("main")
+		s := p.shim("--hold 500ms", drive.Command("server", "TERM=9")...)
+		s.Await("ready")
+		sent := now()
+		s.Signal(syscall.SIGTERM)
+		s.Want(9)
+		if got := number(t, s, "got SIGTERM at "); got-sent < int64(500*time.Millisecond) {
+			t.Errorf("the sidecar was stopped after %s", time.Duration(got-sent))
+		}
+	})
+	t.Run("a --drain included", func(t *testing.T) {
+		t.Parallel()
+		p := newPod(t)
+		run := p.begin("main")
+		s := p.shim("--hold 700ms --drain 1h", drive.Command("server", "TERM=9")...)
+		s.Await("ready")
+		s.Signal(syscall.SIGTERM)
+		s.Await("is kept until main has ended")
+		p.end(run, 0)
+		s.Await("(--drain)")
+		s.Want(0)
+		s.Await("got SIGTERM")
+	})
+	t.Run("not after a second SIGTERM", func(t *testing.T) {
+		t.Parallel()
+		p := newPod(t)
+		p.begin("main")
+		s := p.shim("--hold 1h", drive.Command("server", "TERM=9")...)
+		s.Await("ready")
+		s.Signal(syscall.SIGTERM)
+		s.Await("is kept until main has ended")
+		s.Signal(syscall.SIGTERM)
+		s.Want(9)
+	})
+	t.Run("not with --hold 0s", func(t *testing.T) {
+		t.Parallel()
+		p := newPod(t)
+		p.begin("main")
+		s := p.shim("--hold 0s --drain 1h", drive.Command("server", "TERM=9")...)
+		s.Await("ready")
+		s.Signal(syscall.SIGTERM)
+		s.Want(9)
+	})
+	t.Run("not where no main has begun", func(t *testing.T) {
+		t.Parallel()
+		p := newPod(t)
+		s := p.shim("--hold 1h", drive.Command("server", "TERM=9")...)
+		s.Await("ready")
+		s.Signal(syscall.SIGTERM)
+		s.Want(9)
+		p.want("proxy-terminated", "9\n")
+	})
+	t.Run("not where main is not known to be running", func(t *testing.T) {
+		t.Parallel()
+		p := newPod(t)
+		p.record("main-running", "running\n")
+		s := p.shim("--hold 1h", drive.Command("server", "TERM=9")...)
+		s.Await("ready")
+		s.Signal(syscall.SIGTERM)
+		s.Want(9)
+	})
+	t.Run("the shim's own --stop-signal means the same as SIGTERM", func(t *testing.T) {
+		t.Parallel()
+		p := newPod(t)
+		run := p.begin("main")
+		s := p.shim("--stop-signal USR1 --hold 1h", drive.Command("server", "USR1=9")...)
+		s.Await("ready")
+		s.Signal(syscall.SIGUSR1)
+		s.Await("is kept until main has ended")
+		wantNot(t, s, "got")
+		p.end(run, 0)
+		s.Want(0)
+		s.Await("got SIGUSR1")
+	})
+	t.Run("SIGTERM stops with --stop-signal", func(t *testing.T) {
+		t.Parallel()
+		p := newPod(t)
+		s := p.shim("--stop-signal SIGQUIT", drive.Command("server", "QUIT=9", "TERM=1")...)
+		s.Await("ready")
+		s.Signal(syscall.SIGTERM)
+		s.Want(9)
+	})
+}
+
+func TestDrain(t *testing.T) {
+	t.Parallel()
+	t.Run("keeps the sidecar", func(t *testing.T) {
+		t.Parallel()
+		p := newPod(t)
+		run := p.begin("main")
+		s := p.shim("--drain 500ms", drive.Command("server", "TERM=0")...)
+		s.Await("ready")
+		ended := now()
+		p.end(run, 3)
+		s.Await("(--drain)")
+		p.want("proxy-running", "stopping\n")
+		s.Want(3)
+		if got := number(t, s, "got SIGTERM at "); got-ended < int64(500*time.Millisecond) {
+			t.Errorf("the sidecar was stopped after %s", time.Duration(got-ended))
+		}
+	})
+	t.Run("SIGTERM cuts it off", func(t *testing.T) {
+		t.Parallel()
+		p := newPod(t)
+		run := p.begin("main")
+		s := p.racedShim("--drain 1h", drive.Command("server", "TERM=0")...)
+		s.Await("ready")
+		p.end(run, 3)
+		s.Await("(--drain)")
+		s.Signal(syscall.SIGTERM)
+		s.Want(3)
+	})
+	t.Run("the sidecar ends within it", func(t *testing.T) {
+		t.Parallel()
+		p := newPod(t)
+		run := p.begin("main")
+		s := p.shim("--drain 1h", drive.Command("server", "USR1=9")...)
+		s.Await("ready")
+		p.end(run, 3)
+		s.Await("(--drain)")
+		s.Signal(syscall.SIGUSR1)
+		s.Want(3)
+	})
+}
+
+func TestStop(t *testing.T) {
+	t.Parallel()
+	t.Run("the sidecar ends in its own time, its code is not used", func(t *testing.T) {
+		t.Parallel()
+		p := newPod(t)
+		run := p.begin("main")
+		s := p.shim("--grace-period 1h", drive.Command("server", "TERM=143:300ms")...)
+		s.Await("ready")
+		p.end(run, 3)
+		s.Want(3)
+		s.Await(`"sidecar_code":143`)
+		s.Await("stopped by SIGTERM in ")
+		if n := strings.Count(s.Output(), "got "); n != 1 {
+			t.Errorf("the sidecar got %d signals:\n%s", n, s.Output())
+		}
+	})
+	t.Run("one that heeds nothing is killed after --grace-period", func(t *testing.T) {
+		t.Parallel()
+		p := newPod(t)
+		run := p.begin("main")
+		s := p.shim("--grace-period 600ms", drive.Command("server")...)
+		s.Await("ready")
+		ended := time.Now()
+		p.end(run, 0)
+		s.Want(0)
+		if took := time.Since(ended); took < 600*time.Millisecond {
+			t.Errorf("it was killed after %s", took)
+		}
+		s.Await("did not heed SIGTERM and was killed after ")
+		// Once to the process, once to its group.
+		if n := strings.Count(s.Output(), "got SIGTERM"); n != 2 {
+			t.Errorf("it got SIGTERM %d times:\n%s", n, s.Output())
+		}
+	})
+	t.Run("a shell that runs a server in the foreground", func(t *testing.T) {
+		t.Parallel()
+		p := newPod(t)
+		run := p.begin("main")
+		server := strings.Join(drive.Command("server", "TERM=0"), " ")
+		s := p.shim("--grace-period 1s", "sh", "-c", "trap 'echo cleaned up; exit 0' TERM; "+server+"; echo not reached")
+		s.Await("ready")
+		p.end(run, 3)
+		s.Want(3)
+		s.Await("got SIGTERM")
+		s.Await("cleaned up")
+		s.Await("stopped by SIGTERM")
+		wantNot(t, s, "not reached")
+	})
+	t.Run("what it leaves in its group is killed with it", func(t *testing.T) {
+		t.Parallel()
+		p := newPod(t)
+		run := p.begin("main")
+		s := p.shim("--grace-period 500ms", drive.Command("server", "child", "TERM=0")...)
+		s.Await("ready")
+		child := number(t, s, "child ")
+		p.end(run, 3)
+		s.Want(3)
+		wantDead(t, int(child))
+	})
+	t.Run("a sidecar that ends first leaves nothing either", func(t *testing.T) {
+		t.Parallel()
+		p := newPod(t)
+		p.begin("main")
+		s := p.racedShim("--grace-period 500ms", drive.Command("server", "child", "USR1=9")...)
+		s.Await("ready")
+		child := number(t, s, "child ")
+		s.Signal(syscall.SIGUSR1)
+		s.Want(9)
+		wantDead(t, int(child))
+		s.Await("exited 9 by itself before main had ended")
+	})
+	t.Run("with --grace-period 0s at once", func(t *testing.T) {
+		t.Parallel()
+		p := newPod(t)
+		run := p.begin("main")
+		s := p.shim("--grace-period 0s", drive.Command("server")...)
+		s.Await("ready")
+		p.end(run, 4)
+		s.Want(4)
+	})
+	t.Run("a stopped (SIGSTOP) sidecar is killed", func(t *testing.T) {
+		t.Parallel()
+		p := newPod(t)
+		run := p.begin("main")
+		s := p.shim("--grace-period 300ms", drive.Command("server", "TERM=0")...)
+		s.Await("ready")
+		if err := unix.Kill(int(number(t, s, `"pid":`)), unix.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		p.end(run, 4)
+		s.Want(4)
+	})
+	t.Run("the sidecar dies with its shim", func(t *testing.T) {
+		t.Parallel()
+		p := newPod(t)
+		s := p.shim("", drive.Command("server")...)
+		s.Await("ready")
+		sidecar := number(t, s, `"pid":`)
+		s.Kill()
+		s.Want(137)
+		awaitDead(t, int(sidecar))
+		p.want("proxy-running", "running\n")
+	})
+}
+
+// awaitDead waits for a process that was sent SIGKILL.
+func awaitDead(t *testing.T, pid int) {
+	t.Helper()
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return // it is gone already
+	}
+	defer unix.Close(fd)
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(drive.Patience.Milliseconds()))
+	if err != nil && err != unix.EINTR || err == nil && n != 1 {
+		t.Fatalf("process %d is alive after %s: %v", pid, drive.Patience, err)
+	}
+}
+
+// TestForwarding sends every other signal. Each arrives once, and stops nothing.
+func TestForwarding(t *testing.T) {
+	t.Parallel()
+	p := newPod(t)
+	run := p.begin("main")
+	s := p.shim("", drive.Command("server", "TERM=0")...)
+	s.Await("ready")
+	var sent []string
+	for sig := syscall.Signal(1); sig <= 64; sig++ {
+		switch sig {
+		case unix.SIGTERM, // asks to stop
+			unix.SIGKILL, unix.SIGSTOP, // nobody's to forward
+			unix.SIGCHLD, unix.SIGURG, unix.SIGPIPE,
+			unix.SIGSEGV, unix.SIGBUS, unix.SIGFPE, unix.SIGILL, unix.SIGABRT, unix.SIGTRAP, unix.SIGSYS,
+			unix.SIGPROF, 32, 33, 34: // Go's own
+			continue
+		}
+		name := "got " + process.SignalName(sig) + " at "
+		s.Signal(sig)
+		s.Await(name)
+		sent = append(sent, name)
+	}
+	p.end(run, 3)
+	s.Want(3)
+	for _, name := range sent {
+		if n := strings.Count(s.Output(), name); n != 1 {
+			t.Errorf("%q: %d times", name, n)
+		}
+	}
+	if len(sent) < 40 {
+		t.Errorf("only %d signals were tried", len(sent))
+	}
+}
+
+// TestSignalsBeforeTheLaunch: a shim that waits for another of its name has not launched
+// its sidecar yet.
+func TestSignalsBeforeTheLaunch(t *testing.T) {
+	t.Parallel()
+	t.Run("SIGTERM ends it", func(t *testing.T) {
+		t.Parallel()
+		p := newPod(t)
+		other := p.begin("proxy")
+		s := p.racedShim("", drive.Command("exit", "99")...)
+		awaitFile(t, p, ".proxy-")
+		s.Signal(syscall.SIGTERM)
+		p.end(other, 0)
+		s.Want(143)
+		wantNotLaunched(t, s)
+		s.Await("asked to stop; ")
+		p.want("proxy-terminated", "143\n")
+	})
+	t.Run("SIGTERM ends it with main's code, if that is known by then", func(t *testing.T) {
+		t.Parallel()
+		p := newPod(t)
+		p.record("main-terminated", "3\n")
+		other := p.begin("proxy")
+		s := p.shim("--restart-policy Never", drive.Command("exit", "99")...)
+		awaitFile(t, p, ".proxy-")
+		s.Signal(syscall.SIGTERM)
+		p.end(other, 0)
+		s.Want(3)
+		wantNotLaunched(t, s)
+	})
+	t.Run("others are kept for it", func(t *testing.T) {
+		t.Parallel()
+		p := newPod(t)
+		other := p.begin("proxy")
+		s := p.shim("", "sh", "-c", "sleep 1000")
+		awaitFile(t, p, ".proxy-")
+		s.Signal(syscall.SIGUSR1)
+		p.end(other, 0)
+		s.Want(128 + int(syscall.SIGUSR1))
+	})
+}
+
+// awaitFile waits until the volume has a file whose name begins with prefix.
+func awaitFile(t *testing.T, p pod, prefix string) {
+	t.Helper()
+	deadline := time.Now().Add(drive.Patience)
+	for time.Now().Before(deadline) {
+		if slices.ContainsFunc(p.files(), func(name string) bool { return strings.HasPrefix(name, prefix) }) {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+	t.Fatalf("there is no %s* within %s", prefix, drive.Patience)
+}
+
+// TestTwoOfOneName: the second of two sidecars that have the same name says so.
+func TestTwoOfOneName(t *testing.T) {
+	t.Parallel()
+	p := newPod(t)
+	argv := append([]string{drive.Program("shim"), "--dir", p.dir, "--"}, "sh", "-c", "echo up; exec sleep 1000")
+	first := drive.Start(t, argv)
+	first.Await("up")
+	second := drive.Start(t, argv)
+	second.Want(125)
+	second.Await("another sentinel or shim named sh is running on this volume")
+	second.Await("--name")
+	wantNot(t, second, "up\n")
+	p.record("main-terminated", "3\n")
+	first.Want(3)
+	p.want("sh-terminated", "3\n")
+}
+
+// TestSlowLog: whoever reads the log may be slow. The sidecar is stopped all the same.
+func TestSlowLog(t *testing.T) {
+	t.Parallel()
+	p := newPod(t)
+	run := p.begin("main")
+	log := filepath.Join(t.TempDir(), "log")
+	if err := unix.Mkfifo(log, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	reader, err := os.OpenFile(log, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	// Opened once more, for O_NONBLOCK is the open file's, and not the descriptor's.
+	filler, err := unix.Open(log, unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(filler)
+
+	s := drive.Start(t, drive.Wrap("shim", p.flags(""), drive.Command("server", "TERM=0")), func(c *exec.Cmd) { c.Stderr = reader })
+	s.Await("ready")
+	for err == nil {
+		_, err = unix.Write(filler, make([]byte, 1))
+	}
+	p.end(run, 0)
+	s.Await("got SIGTERM")
+	select {
+	case <-s.Exited():
+		t.Fatal("it has ended though it could not log: the log was not full")
+	default:
+	}
+	go func() { _, _ = io.Copy(io.Discard, reader) }()
+	s.Want(0)
+}

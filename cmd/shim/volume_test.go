@@ -1,0 +1,286 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
+)
+
+// nobody is a user that owns nothing.
+const nobody = 65534
+
+// sharedFolder is a folder that every user can reach, which a test's own is not.
+func sharedFolder(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "volume-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// wantUnrecorded plays a shim that can write nothing to the volume: it says so once, and
+// works. What main leaves is recorded by the test.
+func wantUnrecorded(t *testing.T, p pod, start func(flags string, sidecar ...string) *drive.Process) {
+	t.Helper()
+	run := p.begin("main")
+	s := start("", "sleep", "1000")
+	s.Await("sleep started")
+	p.end(run, 4)
+	s.Want(4)
+	s.Await("main exited 4; sleep stopped")
+	if n := strings.Count(s.Output(), "not recorded"); n != 1 {
+		t.Errorf("that its run is not recorded is said %d times:\n%s", n, s.Output())
+	}
+	p.wantFiles("main-terminated")
+
+	// It cannot know that it has run before, so a failure is final, unless it is told.
+	s = start("", drive.Command("exit", "99")...)
+	s.Want(4)
+	wantNotLaunched(t, s)
+	s = start("--restart-policy OnFailure", "sleep", "1000")
+	s.Await("sleep started")
+	p.end(p.begin("main"), 0)
+	s.Want(0)
+}
+
+func TestVolumeWithoutWritePermission(t *testing.T) {
+	t.Parallel()
+	p := pod{t, sharedFolder(t)}
+	if os.Geteuid() != 0 {
+		// One who may not write cannot record main's end either.
+		t.Skip("needs root: to run the shim as another user than main")
+	}
+	wantUnrecorded(t, p, func(flags string, sidecar ...string) *drive.Process {
+		return drive.Start(t, drive.Wrap("shim", p.flags(flags), sidecar), func(c *exec.Cmd) {
+			c.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+		})
+	})
+}
+
+// TestFolderWithoutWritePermission is as much of it as one user alone can see.
+func TestFolderWithoutWritePermission(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() == 0 {
+		t.Skip("root may write everywhere")
+	}
+	p := newPod(t)
+	run := p.begin("main")
+	if err := os.Chmod(p.dir, 0o555); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.Chmod(p.dir, 0o755) })
+	s := p.shim("", "sleep", "1000")
+	s.Await("sleep started")
+	s.Await("not recorded")
+	_ = run.End(4) // it cannot be renamed: the code stays in main-running
+	s.Want(4)
+}
+
+// privateMounts gives the rest of the test, and what it starts, mounts of its own. They go
+// with the test's thread.
+func privateMounts(t *testing.T) {
+	t.Helper()
+	runtime.LockOSThread() // for good
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		t.Skipf("needs CAP_SYS_ADMIN: a mount namespace of its own: %v", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestReadOnlyMount(t *testing.T) {
+	t.Parallel()
+	needRoot(t, "to mount the volume read-only")
+	p := newPod(t)
+	mount := t.TempDir()
+	privateMounts(t)
+	if err := unix.Mount(p.dir, mount, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(mount, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := unix.Mount("", mount, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+		t.Fatal(err)
+	}
+	wantUnrecorded(t, p, func(flags string, sidecar ...string) *drive.Process {
+		return pod{t, mount}.shim(flags, sidecar...)
+	})
+}
+
+// TestFullVolume: main has begun, then the volume is full.
+func TestFullVolume(t *testing.T) {
+	t.Parallel()
+	needRoot(t, "to mount a small volume")
+	p := newPod(t)
+	privateMounts(t)
+	if err := unix.Mount("tmpfs", p.dir, "tmpfs", 0, "size=64k"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(p.dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	run := p.begin("main")
+	if err := os.WriteFile(p.path("data"), make([]byte, 1<<20), 0o644); err == nil {
+		t.Fatal("the volume is not full")
+	}
+	s := p.shim("", "sleep", "1000")
+	s.Await("sleep started")
+	p.end(run, 4)
+	s.Want(4)
+	if n := strings.Count(s.Output(), "not recorded"); n != 1 {
+		t.Errorf("that its run is not recorded is said %d times:\n%s", n, s.Output())
+	}
+	p.wantFiles("data", "main-terminated")
+}
+
+// TestSandbox is about what sandboxes and exhausted nodes refuse.
+func TestSandbox(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		refused  string
+		warnings int
+	}{
+		{"inotify", 1},
+		{"watches", 1},
+		{"events", 0}, // nothing tells that it does not work
+		{"locks", 0},
+		{"inotify,locks", 1},
+		{"events,locks", 0},
+	} {
+		warned := func(t *testing.T, s *drive.Process) {
+			t.Helper()
+			if n := strings.Count(s.Output(), `"level":"warn"`); n != c.warnings {
+				t.Errorf("%d warnings, not %d:\n%s", n, c.warnings, s.Output())
+			}
+			if c.warnings > 0 {
+				s.Await("once a second")
+			}
+		}
+		t.Run(c.refused+": the end of a foreign main", func(t *testing.T) {
+			t.Parallel()
+			p := newPod(t)
+			s := p.shimWithout(c.refused, "", "sleep", "1000")
+			s.Await("sleep started")
+			p.record("main-terminated", "3\n")
+			s.Want(3)
+			warned(t, s)
+		})
+		t.Run(c.refused+": the end of a sentinel", func(t *testing.T) {
+			t.Parallel()
+			p := newPod(t)
+			m := drive.Start(t, drive.Command("refused", append([]string{c.refused, drive.Program("sentinel"), "--dir", p.dir, "--"},
+				drive.Command("server", "USR1=3")...)...))
+			m.Await("ready")
+			s := p.shimWithout(c.refused, "", "sleep", "1000")
+			s.Await("sleep started")
+			if strings.Contains(c.refused, "locks") {
+				s.Await("main is taken for running")
+			} else {
+				s.Await("main is running")
+			}
+			m.Signal(syscall.SIGUSR1)
+			m.Want(3)
+			s.Want(3)
+			warned(t, s)
+			p.wantFiles("main-terminated", "proxy-terminated")
+		})
+	}
+	t.Run("inotify: a killed sentinel is noticed by its lock", func(t *testing.T) {
+		t.Parallel()
+		p := newPod(t)
+		m := p.sentinel("", "sleep", "1000")
+		s := p.shimWithout("inotify", "--lost-after 1h", "sleep", "1000")
+		s.Await("main is running")
+		m.Kill()
+		s.Want(137)
+	})
+}
+
+// TestHostileVolume has things where a running main's file, and the shim's own, should be.
+func TestHostileVolume(t *testing.T) {
+	t.Parallel()
+	outside := func(t *testing.T) string {
+		file := filepath.Join(t.TempDir(), "outside")
+		if err := os.WriteFile(file, []byte("0\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	things := map[string]func(path, outside string) error{
+		"FIFO":       func(path, _ string) error { return unix.Mkfifo(path, 0o666) },
+		"directory":  func(path, _ string) error { return os.MkdirAll(filepath.Join(path, "full"), 0o755) },
+		"link":       func(path, outside string) error { return os.Symlink(outside, path) },
+		"hard link":  func(path, outside string) error { return os.Link(outside, path) },
+		"dead link":  func(path, _ string) error { return os.Symlink("nothing", path) },
+		"/dev/zero":  func(path, _ string) error { return os.Symlink("/dev/zero", path) },
+		"endless":    func(path, _ string) error { return os.Symlink(filepath.Base(path), path) },
+		"large file": func(path, _ string) error { return os.WriteFile(path, make([]byte, 1<<20), 0o644) },
+		"garbage":    func(path, _ string) error { return os.WriteFile(path, []byte("stopping"), 0o000) },
+	}
+	for name, make := range things {
+		t.Run(name+" where main runs", func(t *testing.T) {
+			t.Parallel()
+			p := newPod(t)
+			file := outside(t)
+			if err := make(p.path("main-running"), file); err != nil {
+				t.Fatal(err)
+			}
+			s := p.shim("--lost-after 1s", "sleep", "1000")
+			if name == "hard link" { // it is a regular file, and what it holds is a code
+				s.Want(0)
+				return
+			}
+			s.Want(137)
+		})
+		for _, own := range []string{"proxy-running", "proxy-terminated"} {
+			t.Run(name+" at "+own, func(t *testing.T) {
+				t.Parallel()
+				p := newPod(t)
+				file := outside(t)
+				if err := make(p.path(own), file); err != nil {
+					t.Fatal(err)
+				}
+				s := p.shim("--restart-policy Never", "sleep", "1000")
+				s.Await("sleep started")
+				p.record("main-terminated", "3\n")
+				s.Want(3)
+				if got, err := os.ReadFile(file); err != nil || string(got) != "0\n" {
+					t.Errorf("the file outside of the volume holds %q, %v", got, err)
+				}
+			})
+		}
+	}
+	t.Run("the volume is removed", func(t *testing.T) {
+		t.Parallel()
+		p := newPod(t)
+		run := p.begin("main")
+		s := p.shim("", "sleep", "1000")
+		s.Await("main is running")
+		if err := os.RemoveAll(p.dir); err != nil {
+			t.Fatal(err)
+		}
+		if err := run.End(0); err == nil {
+			t.Error("an end was recorded on no volume")
+		}
+		s.Want(137)
+	})
+}

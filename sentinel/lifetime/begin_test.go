@@ -1,0 +1,501 @@
+package lifetime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Two live runs of one name never coexist, at whatever instants they begin, whatever
+// dead file they find, and also where they cannot have its lock.
+func TestTwoLiveRunsNeverCoexist(t *testing.T) {
+	t.Parallel()
+	const withoutNoReplace = "nothing there, on a file system without RENAME_NOREPLACE"
+	dead := func(t *testing.T, dir string) { plant(t, runningPath(dir, "main"), wordRunning) }
+	for _, c := range []struct {
+		name    string
+		rounds  int
+		puppets int
+		prepare func(t *testing.T, dir string)
+	}{
+		{"nothing there", 150, 2, func(*testing.T, string) {}},
+		{withoutNoReplace, 150, 2, func(*testing.T, string) {}},
+		{"an end there", 150, 2, func(t *testing.T, dir string) { plant(t, TerminatedPath(dir, "main"), "0\n") }},
+		{"a dead run there", 150, 2, dead},
+		{"many at once", 40, 5, dead},
+		{"a dead run there that somebody holds a read lock on", 20, 3, func(t *testing.T, dir string) {
+			dead(t, dir)
+			readLock(t, runningPath(dir, "main"))
+		}},
+		{"a dead run there that is no file", 20, 3, func(t *testing.T, dir string) {
+			if err := unix.Mkfifo(runningPath(dir, "main"), 0o666); err != nil {
+				t.Fatal(err)
+			}
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			root := newFastVolume(t)
+			var puppets []*puppet
+			var confined []func(*exec.Cmd)
+			if c.name == withoutNoReplace {
+				confined = append(confined, refusing("noreplace"))
+			}
+			for range c.puppets {
+				puppets = append(puppets, newPuppet(t, confined...))
+			}
+			for round := range c.rounds {
+				dir := filepath.Join(root, fmt.Sprint(round))
+				if err := os.Mkdir(dir, 0o777); err != nil {
+					t.Fatal(err)
+				}
+				c.prepare(t, dir)
+				at := monotonic() + time.Millisecond.Nanoseconds()
+				for i, p := range puppets {
+					p.say("contend", dir, "main", fmt.Sprint(at), fmt.Sprint(round*c.puppets+i))
+				}
+				type span struct{ from, to int64 }
+				var lives []span
+				for _, p := range puppets {
+					var live span
+					if line := p.hear(); !scan(line, "live %d %d", &live.from, &live.to) {
+						t.Fatalf("round %d: %s; the volume: %s", round, line, listing(dir))
+					}
+					if line := p.hear(); line != "ok" {
+						t.Fatalf("round %d: End: %s; the volume: %s", round, line, listing(dir))
+					}
+					lives = append(lives, live)
+				}
+				for i, a := range lives {
+					for _, b := range lives[:i] {
+						if a.from < b.to && b.from < a.to {
+							t.Fatalf("round %d: two runs of one name were live together, %+v and %+v", round, a, b)
+						}
+					}
+				}
+				wantListing(t, dir, `main-terminated="3\n"`)
+			}
+		})
+	}
+}
+
+func scan(line, format string, into ...any) bool {
+	n, err := fmt.Sscanf(line, format, into...)
+	return err == nil && n == len(into)
+}
+
+// A Begin over a live run waits for five seconds for its end, and then says whose.
+func TestBeginOverALiveRun(t *testing.T) {
+	t.Parallel()
+	dir, owner, other := newVolume(t), newPuppet(t), newPuppet(t)
+	owner.do("begin", dir, "main")
+	began := time.Now()
+	answer := other.ask("begin", dir, "main")
+	if took := time.Since(began); took < liveWait {
+		t.Errorf("it has waited for %s only", took)
+	}
+	if !strings.HasPrefix(answer, "live: another sentinel or shim named main is running on this volume") ||
+		!strings.Contains(answer, runningPath(dir, "main")) || !strings.Contains(answer, "--name") {
+		t.Errorf("it says %q; want the name, the file, and what to do", answer)
+	}
+	wantListing(t, dir, `main-running="running\n"`)
+	wantState(t, dir, "main", "running")
+	owner.do("end", "3")
+	wantListing(t, dir, `main-terminated="3\n"`)
+}
+
+// It begins as soon as the live run has ended, or was killed.
+func TestBeginWaitsForTheEnd(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name string
+		end  func(owner *puppet)
+	}{
+		{"ended", func(owner *puppet) { owner.do("end", "0") }},
+		{"killed", (*puppet).kill},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir, owner, next := newVolume(t), newPuppet(t), newPuppet(t)
+			owner.do("begin", dir, "main")
+			next.say("begin", dir, "main")
+			awaitPrivate(t, dir)
+			c.end(owner)
+			if answer := next.hear(); answer != "ok" {
+				t.Fatalf("the next Begin: %s", answer)
+			}
+			wantListing(t, dir, `main-running="running\n"`)
+			next.do("end", "3")
+			wantListing(t, dir, `main-terminated="3\n"`)
+		})
+	}
+}
+
+// awaitPrivate waits until a Begin is under way and holds its private file.
+func awaitPrivate(t *testing.T, dir string) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+		for _, file := range fileNames(dir) {
+			if !isPrivate(file, "main") {
+				continue
+			}
+			if f, err := openRegular(filepath.Join(dir, file), os.O_RDONLY); err == nil {
+				locked := writeLocked(f)
+				f.Close()
+				if locked {
+					return
+				}
+			}
+		}
+	}
+	t.Fatalf("no Begin is under way: %s", listing(dir))
+}
+
+// A Begin that is cancelled leaves nothing behind.
+func TestBeginCancelled(t *testing.T) {
+	dir := newVolume(t)
+	run := mustBegin(t, dir, "main")
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() {
+		_, _, err := Begin(ctx, dir, "main")
+		done <- err
+	}()
+	awaitPrivate(t, dir)
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("it says %v", err)
+	}
+	wantListing(t, dir, `main-running="running\n"`)
+	mustEnd(t, run, 0)
+}
+
+// What cannot be a live run is waited for, but only for 100 ms: then it is replaced.
+func TestBeginOverADeadFile(t *testing.T) {
+	t.Parallel()
+	const unlimited = time.Duration(1<<63 - 1)
+	for _, c := range []struct {
+		name     string
+		nobody   bool // by a user who may not write to the file
+		prepare  func(t testing.TB, path string)
+		at, most time.Duration // how long it may take
+		rounds   int
+	}{
+		{"writable", false, func(testing.TB, string) {}, 0, softWait, 3},
+		{"read-locked", false, readLock, softWait, liveWait, 3},
+		{"not writable", true, func(testing.TB, string) {}, softWait, liveWait, 3},
+		{"not writable, and read-locked", true, readLock, softWait, liveWait, 3},
+		{"not readable", true, func(t testing.TB, path string) {
+			if err := os.Chmod(path, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}, softWait, liveWait, 3},
+		{"somebody holds the folder's flock for ever", false, func(t testing.TB, path string) {
+			d, err := os.Open(filepath.Dir(path))
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { d.Close() })
+			if err := unix.Flock(int(d.Fd()), unix.LOCK_SH); err != nil {
+				t.Fatal(err)
+			}
+		}, turnWait, liveWait, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			var p *puppet
+			if c.nobody {
+				p = newPuppet(t, asNobody(t))
+			} else {
+				p = newPuppet(t)
+			}
+			// What takes time by itself must not be taken for a wait.
+			least := unlimited
+			for range c.rounds {
+				dir := newVolume(t)
+				path := runningPath(dir, "main")
+				plant(t, path, wordRunning)
+				c.prepare(t, path)
+				began := time.Now()
+				p.do("begin", dir, "main")
+				took := time.Since(began)
+				if took < c.at {
+					t.Errorf("it has waited for %s only", took)
+				}
+				least = min(least, took)
+				wantState(t, dir, "main", "running")
+				p.do("end", "3")
+				wantListing(t, dir, `main-terminated="3\n"`)
+			}
+			if least >= c.most {
+				t.Errorf("it never took less than %s", least)
+			}
+		})
+	}
+}
+
+// A live run of another user, whose file can only be read, is seen to be live.
+func TestBeginOverALiveRunOfAnotherUser(t *testing.T) {
+	dir, p := newVolume(t), newPuppet(t, asNobody(t))
+	run := mustBegin(t, dir, "main")
+	if answer := p.ask("record", dir, "main", "125"); !strings.HasPrefix(answer, "live: ") {
+		t.Errorf("it says %q", answer)
+	}
+	wantListing(t, dir, `main-running="running\n"`)
+	mustEnd(t, run, 0)
+	p.do("begin", dir, "main")
+	p.do("end", "3")
+	wantListing(t, dir, `main-terminated="3\n"`)
+}
+
+// Where the file system or the kernel does not know what is asked, the contract holds.
+func TestRefusals(t *testing.T) {
+	t.Run("RENAME_NOREPLACE", func(t *testing.T) {
+		dir, p, q := newVolume(t), newPuppet(t, refusing("noreplace")), newPuppet(t, refusing("noreplace"))
+		p.do("begin", dir, "main")
+		wantListing(t, dir, `main-running="running\n"`)
+		wantState(t, dir, "main", "running")
+		q.say("begin", dir, "main")
+		awaitPrivate(t, dir)
+		p.do("end", "3")
+		if answer := q.hear(); answer != "ok" {
+			t.Fatal(answer)
+		}
+		wantListing(t, dir, `main-running="running\n"`)
+		q.do("end", "4")
+		wantListing(t, dir, `main-terminated="4\n"`)
+	})
+	t.Run("locks", func(t *testing.T) {
+		dir, p := newVolume(t), newPuppet(t, refusing("locks"))
+		p.do("begin", dir, "main")
+		wantListing(t, dir, `main-running="running\n"`)
+		wantState(t, dir, "main", "unverified") // the heartbeat remains
+		p.do("end", "3")
+		wantListing(t, dir, `main-terminated="3\n"`)
+		plant(t, runningPath(dir, "main"), wordRunning)
+		p.do("begin", dir, "main")
+		p.do("end", "4")
+		wantListing(t, dir, `main-terminated="4\n"`)
+	})
+}
+
+// The private files of Begins that were killed are removed, those of live ones are not.
+func TestLeftovers(t *testing.T) {
+	dir, owner, waiting := newVolume(t), newPuppet(t), newPuppet(t)
+	owner.do("begin", dir, "main")
+	waiting.say("begin", dir, "main")
+	awaitPrivate(t, dir)
+	live := onlyPrivate(t, dir)
+
+	old := time.Now().Add(-leftoverAge)
+	leave := func(name string, at time.Time) {
+		path := filepath.Join(dir, name)
+		plant(t, path, wordRunning)
+		if err := os.Chtimes(path, at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chtimes(filepath.Join(dir, live), old, old); err != nil {
+		t.Fatal(err)
+	}
+	const random = "0123456789abcdef"
+	leave(".main-"+random, old)
+	leave(".main-"+random[1:]+"g", old)                 // not one of ours
+	leave(".main-"+random+"0", old)                     // nor this
+	leave(".other-"+random, old)                        // another run's
+	leave(".main-2-"+random, old)                       // of a run whose name begins alike
+	leave(".main-ffff0123456789ab", old.Add(time.Hour)) // may still be locked
+
+	removeLeftovers(dir, "main")
+	for _, file := range []string{live, ".main-" + random[1:] + "g", ".main-" + random + "0", ".other-" + random, ".main-2-" + random, ".main-ffff0123456789ab"} {
+		if !exists(filepath.Join(dir, file)) {
+			t.Errorf("%s was removed", file)
+		}
+	}
+	if exists(filepath.Join(dir, ".main-"+random)) {
+		t.Error("what a killed Begin has left was not removed")
+	}
+
+	// And Begin does it.
+	leave(".main-"+random, old)
+	owner.kill()
+	if answer := waiting.hear(); answer != "ok" {
+		t.Fatal(answer)
+	}
+	if exists(filepath.Join(dir, ".main-"+random)) || exists(filepath.Join(dir, live)) {
+		t.Errorf("Begin has left %s", listing(dir))
+	}
+}
+
+// What a neighbour plants on the volume neither hangs a run, nor makes a success of it,
+// nor is anything written to where it leads.
+func TestHostileVolume(t *testing.T) {
+	t.Parallel()
+	const outside = "what is outside the volume"
+	const private = ".main-0123456789abcdef"
+	kinds := []struct {
+		name  string
+		plant func(path, outside string) error
+	}{
+		{"a symbolic link", func(path, outside string) error { return os.Symlink(outside, path) }},
+		{"a dangling link", func(path, outside string) error { return os.Symlink(outside+"-none", path) }},
+		{"a link to itself", func(path, _ string) error { return os.Symlink(path, path) }},
+		{"a link to a folder", func(path, outside string) error { return os.Symlink(filepath.Dir(outside), path) }},
+		{"a hard link", func(path, outside string) error { return os.Link(outside, path) }},
+		{"a FIFO", func(path, _ string) error { return unix.Mkfifo(path, 0o666) }},
+		{"a socket", func(path, _ string) error { return unix.Mknod(path, unix.S_IFSOCK|0o666, 0) }},
+		{"a device", func(path, _ string) error {
+			if os.Getuid() != 0 {
+				return errNeedsRoot
+			}
+			return unix.Mknod(path, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 5))) // /dev/zero
+		}},
+		{"a folder", func(path, _ string) error { return os.Mkdir(path, 0o777) }},
+		{"a folder with something in it", func(path, _ string) error { return os.MkdirAll(path+"/below", 0o777) }},
+		{"1 GiB", func(path, _ string) error {
+			if err := os.WriteFile(path, nil, 0o666); err != nil {
+				return err
+			}
+			return os.Truncate(path, 1<<30)
+		}},
+		{"garbage", func(path, _ string) error { return os.WriteFile(path, []byte("\x00\xff0\n"), 0o666) }},
+		{"nothing in it", func(path, _ string) error { return os.WriteFile(path, nil, 0o666) }},
+		{"a file for nobody", func(path, _ string) error { return os.WriteFile(path, []byte("0\n"), 0) }},
+	}
+	for _, name := range []string{"main-running", "main-terminated", private} {
+		for _, k := range kinds {
+			isFolder := strings.HasPrefix(k.name, "a folder")
+			t.Run(name+" is "+k.name, func(t *testing.T) {
+				t.Parallel()
+				parent := newVolume(t)
+				dir, secret := filepath.Join(parent, "volume"), filepath.Join(parent, "outside")
+				if err := os.Mkdir(dir, 0o777); err != nil {
+					t.Fatal(err)
+				}
+				plant(t, secret, outside)
+				err := k.plant(filepath.Join(dir, name), secret)
+				if errors.Is(err, errNeedsRoot) || errors.Is(err, unix.EPERM) {
+					t.Skipf("needs root: %v", err)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+
+				// Before: whatever it is, it is no success, but for what says so.
+				before := lookOnce(t, dir, "main")
+				wantBefore := "not started"
+				switch {
+				case name == "main-running":
+					wantBefore = "unverified"
+				case name == "main-terminated" && k.name == "nothing in it":
+					wantBefore = "touched: 0"
+				case name == "main-terminated":
+					wantBefore = "unreadable: 125"
+				}
+				if k.name == "a file for nobody" && os.Getuid() == 0 && name != private {
+					wantBefore = "ended: 0" // nothing is closed to root
+				}
+				if before != wantBefore {
+					t.Errorf("it is seen as %q, not as %q", before, wantBefore)
+				}
+
+				// A run over it.
+				began := time.Now()
+				run, _, err := Begin(context.Background(), dir, "main")
+				switch {
+				case isFolder && name != private:
+					if err == nil || !strings.Contains(err.Error(), filepath.Join(dir, name)) {
+						t.Errorf("Begin says %v; want an error that names %s", err, name)
+					}
+				case err != nil:
+					t.Errorf("Begin: %v", err)
+				default:
+					wantState(t, dir, "main", "running")
+					mustEnd(t, run, 3)
+					wantState(t, dir, "main", "ended: 3")
+				}
+				// A failure that is recorded over what is left.
+				_ = Record(dir, "main", 125)
+				if state := lookOnce(t, dir, "main"); state != "ended: 125" && state != "unreadable: 125" {
+					t.Errorf("in the end it is seen as %q; the volume: %s", state, listing(dir))
+				}
+				if took := time.Since(began); took >= liveWait {
+					t.Errorf("it took %s", took)
+				}
+				if content, err := os.ReadFile(secret); err != nil || string(content) != outside {
+					t.Errorf("outside the volume there is now %q, %v", content, err)
+				}
+				if names, _ := filepath.Glob(parent + "/*"); len(names) != 2 {
+					t.Errorf("outside the volume there is now %q", names)
+				}
+			})
+		}
+	}
+}
+
+var errNeedsRoot = errors.New("needs root")
+
+// What is planted while a run is live does not hurt its end either.
+func TestHostileEnd(t *testing.T) {
+	const outside = "what is outside the volume"
+	for _, c := range []struct {
+		name  string
+		plant func(path, secret string) error
+		want  string
+	}{
+		{"a symbolic link", func(path, secret string) error { return os.Symlink(secret, path) }, "ended: 3"},
+		{"a hard link", func(path, secret string) error { return os.Link(secret, path) }, "ended: 3"},
+		{"a FIFO", func(path, _ string) error { return unix.Mkfifo(path, 0o666) }, "ended: 3"},
+		{"another end", func(path, _ string) error { return os.WriteFile(path, []byte("0\n"), 0o400) }, "ended: 3"},
+		{"a folder", func(path, _ string) error { return os.Mkdir(path, 0o777) }, "unreadable: 125"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			parent := newVolume(t)
+			dir, secret := filepath.Join(parent, "volume"), filepath.Join(parent, "outside")
+			if err := os.Mkdir(dir, 0o777); err != nil {
+				t.Fatal(err)
+			}
+			plant(t, secret, outside)
+			run := mustBegin(t, dir, "main")
+			if err := c.plant(TerminatedPath(dir, "main"), secret); err != nil {
+				t.Fatal(err)
+			}
+			if err := run.End(3); (err == nil) != (c.want == "ended: 3") {
+				t.Errorf("End says %v", err)
+			}
+			wantState(t, dir, "main", c.want)
+			if content, err := os.ReadFile(secret); err != nil || string(content) != outside {
+				t.Errorf("outside the volume there is now %q, %v", content, err)
+			}
+		})
+	}
+}
+
+// Runs of different names do not know of each other.
+func TestNamesAreApart(t *testing.T) {
+	dir := newVolume(t)
+	var all sync.WaitGroup
+	for i := range 8 {
+		all.Go(func() {
+			for range 20 {
+				if err := oneRun(dir, fmt.Sprintf("n%d", i), i); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	var want []string
+	for i := range 8 {
+		want = append(want, fmt.Sprintf("n%d-terminated=%q", i, formatCode(i)))
+	}
+	wantListing(t, dir, want...)
+}

@@ -1,0 +1,104 @@
+package lifetime
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+func TestParseCode(t *testing.T) {
+	for code := range 256 {
+		for _, content := range []string{formatCode(code), strconv.Itoa(code), fmt.Sprintf("%03d\n", code)} {
+			if got, ok := parseCode(content); !ok || got != code {
+				t.Errorf("parseCode(%q) = %d, %t; want %d", content, got, ok, code)
+			}
+		}
+	}
+	for _, content := range []string{
+		"", "\n", " ", "\x00", " 3", "3 ", "3\n\n", "\n3", "3\r\n", "\t3", "3\x00",
+		"256", "999", "0003", "1000", "-1", "-0", "+3", "3.0", "1e1", "0x3", "0b1", "3_0", "٣", "３",
+		"three", "running\n", "stopping\n", "3\nnning\n", "0\nnning\n",
+		strings.Repeat("0", maxContent), strings.Repeat("\x00", maxContent),
+	} {
+		if got, ok := parseCode(content); ok || got == 0 && ok {
+			t.Errorf("parseCode(%.20q) = %d; want that it holds no code", content, got)
+		}
+	}
+}
+
+// FuzzParseCode: whatever is read, a code is one from 0 to 255 and was written so.
+func FuzzParseCode(f *testing.F) {
+	for _, content := range []string{"", "0", "3\n", "255\n", "256\n", "-1\n", "007\n", "running\n", "3\nnning\n", "\x003"} {
+		f.Add(content)
+	}
+	f.Fuzz(func(t *testing.T, content string) {
+		code, ok := parseCode(content)
+		if !ok {
+			return
+		}
+		if code < 0 || code > 255 {
+			t.Fatalf("parseCode(%q) = %d, which is no exit code", content, code)
+		}
+		digits := strings.TrimSuffix(content, "\n")
+		if n, err := strconv.Atoi(digits); err != nil || n != code || strings.ContainsAny(digits, "+-") {
+			t.Fatalf("parseCode(%q) = %d, which it does not say", content, code)
+		}
+	})
+}
+
+func TestCheckName(t *testing.T) {
+	for _, name := range []string{
+		"main", "m", "cloud-sql-proxy", "main_2", "a.b", "A", "-x", "~", "ü", "主", "main-running", "main-terminated",
+		"a,b", `a\b`, strings.Repeat("n", maxName),
+	} {
+		if err := CheckName(name); err != nil {
+			t.Errorf("CheckName(%q): %v", name, err)
+		}
+	}
+	for _, c := range []struct{ name, says string }{
+		{"", "empty"},
+		{".", "dot"},
+		{"..", "dot"},
+		{".main", "dot"},
+		{"/", "not a path"},
+		{"a/b", "not a path"},
+		{"../etc/passwd", "dot"},
+		{"a b", "plain word"},
+		{"a\tb", "plain word"},
+		{"a\n", "plain word"},
+		{"a\x00b", "plain word"},
+		{"a\u00a0b", "plain word"},
+		{"a\x1b[31m", "plain word"},
+		{strings.Repeat("n", maxName+1), "bytes"},
+	} {
+		if err := CheckName(c.name); err == nil || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("CheckName(%q): %v; want an error that says %q", c.name, err, c.says)
+		}
+	}
+}
+
+// The longest name still makes file names, private ones included.
+func TestLongestName(t *testing.T) {
+	dir, name := newVolume(t), strings.Repeat("n", maxName)
+	mustEnd(t, mustBegin(t, dir, name), 3)
+	wantListing(t, dir, name+`-terminated="3\n"`)
+}
+
+func TestCheckVolume(t *testing.T) {
+	dir := newVolume(t)
+	if err := CheckVolume(dir); err != nil {
+		t.Errorf("a folder: %v", err)
+	}
+	plant(t, dir+"/file", "")
+	for _, c := range []struct{ dir, says string }{
+		{dir + "/none", "does not exist"},
+		{dir + "/file", "is not a folder"},
+		{dir + "/file/below", "not a directory"},
+	} {
+		err := CheckVolume(c.dir)
+		if err == nil || !strings.Contains(err.Error(), c.says) || !strings.Contains(err.Error(), c.dir) || !strings.Contains(err.Error(), "--dir") {
+			t.Errorf("%s: %v; want an error that names it and --dir, and says %q", c.dir, err, c.says)
+		}
+	}
+}

@@ -1,0 +1,318 @@
+package lifetime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// mounted is a file system of its own, which a puppet has mounted: the puppet, the path
+// by which it knows it, and the one by which this process reaches it.
+func mounted(t *testing.T, kind, options string, source ...string) (p *puppet, theirs, ours string) {
+	t.Helper()
+	p, theirs = newPuppet(t, withMounts), newVolume(t)
+	if answer := p.ask(append([]string{"mount", theirs, kind, options}, source...)...); answer != "ok" {
+		t.Skipf("no file system can be mounted here: %s", answer)
+	}
+	return p, theirs, p.inside(theirs)
+}
+
+// A volume without room for anything when a run is to begin: that is said, the failure
+// is recorded if there is any way to, and nobody takes it for a success.
+func TestFullAtBegin(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		options string
+		earlier string // content of the earlier run's end, if there was one
+		want    string // what is seen once a failure was recorded
+	}{
+		// A link needs no block.
+		{"no block", "size=64k", "", "unreadable: 125"},
+		{"no block, an end there", "size=64k", "0\n", "unreadable: 125"},
+		// But an inode: that of the end before, if there is one.
+		{"no inode", "nr_inodes=3", "", "not started"},
+		{"no inode, an end there", "nr_inodes=3", "0\n", "unreadable: 125"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p, theirs, ours := mounted(t, "tmpfs", c.options)
+			if c.earlier != "" {
+				plant(t, TerminatedPath(ours, "main"), c.earlier)
+			}
+			if strings.Contains(c.options, "size") {
+				fill(t, ours)
+			} else {
+				fillInodes(t, ours)
+			}
+			if answer := p.ask("begin", theirs, "main"); !strings.Contains(answer, unix.ENOSPC.Error()) || !strings.Contains(answer, theirs) {
+				t.Errorf("Begin says %q; want the file, and that there is no space", answer)
+			}
+			if answer := p.ask("record", theirs, "main", "125"); !strings.Contains(answer, unix.ENOSPC.Error()) {
+				t.Errorf("Record says %q; want that there is no space", answer)
+			}
+			wantState(t, ours, "main", c.want)
+			for _, file := range fileNames(ours) {
+				if isPrivate(file, "main") {
+					t.Errorf("%s is left", file)
+				}
+			}
+
+			// As soon as there is room, all goes on.
+			if err := os.Remove(filepath.Join(ours, "full")); err != nil {
+				t.Fatal(err)
+			}
+			p.do("begin", theirs, "main")
+			wantState(t, ours, "main", "running")
+			p.do("end", "3")
+			wantState(t, ours, "main", "ended: 3")
+		})
+	}
+}
+
+// fillInodes makes files until the file system has no inode left.
+func fillInodes(t *testing.T, dir string) {
+	t.Helper()
+	plant(t, filepath.Join(dir, "full"), "")
+	for i := 0; ; i++ {
+		err := unix.Mknod(filepath.Join(dir, fmt.Sprint(i)), unix.S_IFREG|0o600, 0)
+		if err == unix.ENOSPC {
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A volume that is full at the end: the code needs no new block.
+func TestFullAtEnd(t *testing.T) {
+	for code := range 256 {
+		if len(formatCode(code)) > len(wordRunning) {
+			t.Fatalf("the end %q does not fit into the block of %q", formatCode(code), wordRunning)
+		}
+	}
+	for _, c := range []struct {
+		name  string
+		steal bool // somebody has removed the run's file
+		want  string
+	}{
+		{"the run's own file is there", false, "ended: 3"},
+		{"the run's own file is gone", true, "unreadable: 125"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p, theirs, ours := mounted(t, "tmpfs", "size=64k")
+			p.do("begin", theirs, "main")
+			if c.steal {
+				if err := os.Remove(runningPath(ours, "main")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			fill(t, ours)
+			answer := p.ask("end", "3")
+			if (answer == "ok") == c.steal {
+				t.Errorf("End says %q", answer)
+			}
+			if c.steal && !strings.Contains(answer, "recorded as a failure") {
+				t.Errorf("End says %q; want what it has done instead", answer)
+			}
+			wantState(t, ours, "main", c.want)
+		})
+	}
+}
+
+// ext4 without a block and without a slot in the directory refuses even to rename: the
+// code stands in the run's own, unlocked file.
+func TestFullDirectory(t *testing.T) {
+	p, theirs, ours := mountedDisk(t)
+	w, err := Watch(ours, []string{"main"}, 0)
+	if err != nil {
+		t.Logf("inotify is refused: %v", err)
+	}
+	defer w.Close()
+	p.do("begin", theirs, "main")
+	await(t, w, "running")
+	fill(t, ours)
+	// Every slot that is left in the directory: first those for long names, then
+	// those that only shorter ones fit into.
+	for length := 200; length >= len("main-terminated"); length-- {
+		for i := 0; ; i++ {
+			name := fmt.Sprintf("%0*d", length, i)
+			err := unix.Mknod(filepath.Join(ours, name), unix.S_IFREG|0o600, 0)
+			if err == unix.ENOSPC {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	answer := p.ask("end", "3")
+	if !strings.Contains(answer, unix.ENOSPC.Error()) || !strings.Contains(answer, "the end stands in "+runningPath(theirs, "main")) {
+		t.Errorf("End says %q; want that there was no space, and where the code stands", answer)
+	}
+	await(t, w, "ended: 3")
+	wantState(t, ours, "main", "ended: 3")
+	if content, err := os.ReadFile(runningPath(ours, "main")); err != nil || string(content) != "3\n" {
+		t.Errorf("the run's file holds %q, %v", content, err)
+	}
+
+	// The next run replaces it, where there is room for its private file.
+	for _, file := range fileNames(ours) {
+		if file != "main-running" && file != "lost+found" {
+			if err := os.Remove(filepath.Join(ours, file)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	p.do("begin", theirs, "main")
+	await(t, w, "running")
+	p.do("end", "4")
+	await(t, w, "ended: 4")
+}
+
+// A disk that fails under a live run: its end cannot be recorded, which is said, and a
+// success is not made of it.
+func TestDiskFails(t *testing.T) {
+	p, theirs, ours := mountedDisk(t)
+	w, err := Watch(ours, []string{"main"}, time.Hour)
+	if err != nil {
+		t.Logf("inotify is refused: %v", err)
+	}
+	defer w.Close()
+	p.do("begin", theirs, "main")
+	await(t, w, "running")
+	d, err := os.Open(ours)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	const shutdown = 0x8004587d // EXT4_IOC_SHUTDOWN: from now on every access is an error
+	if err := unix.IoctlSetPointerInt(int(d.Fd()), shutdown, 2); err != nil {
+		t.Skipf("this kernel cannot make a disk fail: %v", err)
+	}
+	if answer := p.ask("end", "0"); !strings.Contains(answer, unix.EIO.Error()) || !strings.Contains(answer, theirs) {
+		t.Errorf("End says %q; want the file, and that its disk has failed", answer)
+	}
+	await(t, w, "lost: 137")
+}
+
+// mountedDisk is a small disk with ext4.
+func mountedDisk(t *testing.T) (p *puppet, theirs, ours string) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("needs root: to mount an image of a disk")
+	}
+	mkfs, err := exec.LookPath("mkfs.ext4")
+	if err != nil {
+		if mkfs, err = exec.LookPath("/sbin/mkfs.ext4"); err != nil {
+			t.Skip("needs mkfs.ext4 (Debian: e2fsprogs)")
+		}
+	}
+	image := filepath.Join(newVolume(t), "image")
+	plant(t, image, "")
+	if err := os.Truncate(image, 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	// Small blocks, so that a directory soon needs another; no reserve, no journal.
+	if out, err := exec.Command(mkfs, "-q", "-F", "-b", "1024", "-m", "0", "-N", "1024", "-O", "^has_journal,^resize_inode", image).CombinedOutput(); err != nil {
+		t.Fatalf("mkfs.ext4: %v: %s", err, out)
+	}
+	p, theirs, ours = mounted(t, "ext4", "-", loopDevice(t, image))
+	if err := os.Chmod(ours, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	return p, theirs, ours
+}
+
+// loopDevice makes a disk of a file, for the time of the test.
+func loopDevice(t *testing.T, image string) string {
+	t.Helper()
+	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
+	if err != nil {
+		t.Skipf("no loop device can be had here: %v", err)
+	}
+	defer control.Close()
+	file, err := os.OpenFile(image, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	for range 100 { // another process may take the one that was free
+		n, err := unix.IoctlRetInt(int(control.Fd()), unix.LOOP_CTL_GET_FREE)
+		if err != nil {
+			t.Skipf("no loop device can be had here: %v", err)
+		}
+		path := fmt.Sprintf("/dev/loop%d", n)
+		device, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			t.Skipf("no loop device can be had here: %v", err)
+		}
+		err = unix.IoctlLoopConfigure(int(device.Fd()), &unix.LoopConfig{
+			Fd:   uint32(file.Fd()),
+			Info: unix.LoopInfo64{Flags: unix.LO_FLAGS_AUTOCLEAR},
+		})
+		if err == unix.EBUSY {
+			device.Close()
+			continue
+		}
+		if err != nil {
+			device.Close()
+			t.Skipf("no loop device can be had here: %v", err)
+		}
+		t.Cleanup(func() { device.Close() }) // which gives it back, once it is unmounted
+		return path
+	}
+	t.Skip("no loop device can be had here: they are all taken")
+	return ""
+}
+
+// Who can only read the volume follows a run all the same, and cannot begin one.
+func TestReadOnlyMount(t *testing.T) {
+	t.Parallel()
+	dir, owner := newVolume(t), newPuppet(t)
+	watcher, theirs, _ := mounted(t, "bind-ro", "-", dir)
+	for _, command := range [][]string{{"begin", theirs, "shim"}, {"record", theirs, "shim", "3"}} {
+		if answer := watcher.ask(command...); !strings.Contains(answer, unix.EROFS.Error()) || !strings.Contains(answer, theirs) {
+			t.Errorf("%s says %q; want the file, and that the file system is read-only", command[0], answer)
+		}
+	}
+	watcher.say("watch", theirs, "main")
+	hear := func(want string) {
+		t.Helper()
+		if line := watcher.hear(); line != want {
+			t.Fatalf("the watcher says %q, not %q", line, want)
+		}
+	}
+	hear("not started")
+	owner.do("begin", dir, "main")
+	hear("running")
+	owner.kill()
+	hear("lost: 137")
+	next := newPuppet(t)
+	next.do("begin", dir, "main")
+	hear("running")
+	next.do("end", "3")
+	hear("ended: 3")
+	wantListing(t, dir, `main-terminated="3\n"`)
+}
+
+// A volume that is not there any more is an error that names it, and no run.
+func TestNoVolume(t *testing.T) {
+	dir := newVolume(t)
+	if err := os.Remove(dir); err != nil {
+		t.Fatal(err)
+	}
+	if run, earlier, err := Begin(context.Background(), dir, "main"); run != nil || earlier || !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), dir) {
+		t.Errorf("Begin says %v, earlier %t", err, earlier)
+	}
+	if err := Record(dir, "main", 125); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), dir) {
+		t.Errorf("Record says %v", err)
+	}
+}

@@ -1,0 +1,366 @@
+package lifetime
+
+import (
+	"testing"
+	"time"
+)
+
+// What may be seen of a run's two files.
+
+func file(inode uint64, sec int64) Identity { return Identity{dev: 1, ino: inode, sec: sec} }
+
+func ended(content string) sight {
+	return sight{end: sighting{present: true, readable: true, content: content, id: file(9, 1)}}
+}
+
+// unopenable is an end that cannot be read: a link, a FIFO, another user's.
+var unopenable = sight{end: sighting{present: true, id: file(9, 1)}}
+
+var nothing, beginning = sight{}, sight{beginning: true}
+
+func locked(id Identity) sight {
+	return sight{live: sighting{present: true, locked: true, id: id}}
+}
+
+func unlocked(id Identity, content string) sight {
+	return sight{live: sighting{present: true, readable: true, content: content, id: id}}
+}
+
+// unreadable is a NAME-running that cannot be opened, or is no regular file.
+func unreadable(id Identity) sight {
+	return sight{live: sighting{present: true, id: id}}
+}
+
+// glance is one look, and what is to be made of it.
+type glance struct {
+	seen    sight
+	want    string
+	after   time.Duration // since the look before
+	pending bool          // the wait for the lock goes on
+}
+
+func TestJudge(t *testing.T) {
+	const minute, second = time.Minute, time.Second
+	x, y := file(1, 100), file(2, 200)
+	beat := file(1, 115) // x, a heartbeat later
+	running, stopping := wordRunning, wordStopping
+
+	for _, c := range []struct {
+		name      string
+		lostAfter time.Duration
+		glances   []glance
+	}{
+		// The rows of the table.
+		{"an end tells its code", minute, []glance{
+			{seen: ended("3\n"), want: "ended: 3"},
+		}},
+		{"an end wins over all else", minute, []glance{
+			{seen: locked(x), want: "running"},
+			{seen: ended("0"), want: "ended: 0", pending: true},
+		}},
+		{"locked", minute, []glance{
+			{seen: locked(x), want: "running"},
+			{seen: locked(x), want: "running", after: 24 * time.Hour},
+		}},
+		{"a code in an unlocked file", minute, []glance{
+			{seen: unlocked(x, "7\n"), want: "ended: 7"},
+		}},
+		{"a code in an unlocked file that was seen locked", minute, []glance{
+			{seen: locked(x), want: "running"},
+			{seen: unlocked(beat, "0\n"), want: "ended: 0"},
+		}},
+		{"unlocked, seen locked", minute, []glance{
+			{seen: locked(x), want: "running"},
+			{seen: unlocked(x, running), want: "lost: 137"},
+			{seen: unlocked(x, running), want: "lost: 137"},
+		}},
+		{"unlocked while it was stopping", minute, []glance{
+			{seen: locked(x), want: "running"},
+			{seen: unlocked(x, stopping), want: "lost: 137"},
+		}},
+		{"killed in the middle of its end", minute, []glance{
+			{seen: locked(x), want: "running"},
+			{seen: unlocked(beat, "0\nnning\n"), want: "lost: 137"},
+		}},
+		{"unlocked, never seen locked", minute, []glance{
+			{seen: unlocked(x, running), want: "unverified"},
+			{seen: unlocked(x, running), want: "unverified", after: minute - 1},
+			{seen: unlocked(x, running), want: "lost in silence: 137", after: 1},
+			{seen: unlocked(x, running), want: "lost in silence: 137", after: 1},
+		}},
+		{"not readable", minute, []glance{
+			{seen: unreadable(x), want: "unverified"},
+			{seen: unreadable(x), want: "lost in silence: 137", after: minute},
+		}},
+		{"neither", minute, []glance{
+			{seen: nothing, want: "not started"},
+			{seen: nothing, want: "not started", after: 24 * time.Hour},
+		}},
+
+		// Unverified.
+		{"a heartbeat", minute, []glance{
+			{seen: unlocked(x, running), want: "unverified"},
+			{seen: unlocked(x, running), want: "unverified", after: minute - 1},
+			{seen: unlocked(beat, running), want: "unverified", after: 1},
+			{seen: unlocked(beat, running), want: "unverified", after: minute - 1},
+			{seen: unlocked(beat, running), want: "lost: 137", after: 1},
+		}},
+		{"a heartbeat of what cannot be read", minute, []glance{
+			{seen: unreadable(x), want: "unverified"},
+			{seen: unreadable(beat), want: "unverified", after: minute},
+			{seen: unreadable(beat), want: "lost: 137", after: minute},
+		}},
+		{"a heartbeat with the clock set back", minute, []glance{
+			{seen: unlocked(beat, running), want: "unverified"},
+			{seen: unlocked(x, running), want: "unverified", after: minute},
+		}},
+		{"a heartbeat after it was given up", minute, []glance{
+			{seen: unlocked(x, running), want: "unverified"},
+			{seen: unlocked(x, running), want: "lost in silence: 137", after: minute},
+			{seen: unlocked(beat, running), want: "unverified", after: second},
+			{seen: unlocked(beat, running), want: "unverified", after: minute - 1},
+			{seen: unlocked(beat, running), want: "lost: 137", after: 1},
+		}},
+		{"lost at once", 0, []glance{
+			{seen: unlocked(x, running), want: "lost in silence: 137"},
+		}},
+		{"lost at once, later", 0, []glance{
+			{seen: nothing, want: "not started"},
+			{seen: unlocked(x, running), want: "lost: 137", after: second},
+		}},
+		{"what is locked is never lost", 0, []glance{
+			{seen: locked(x), want: "running"},
+		}},
+		{"not there at the first look: not silent", minute, []glance{
+			{seen: nothing, want: "not started"},
+			{seen: unlocked(x, running), want: "unverified"},
+			{seen: unlocked(x, running), want: "lost: 137", after: minute},
+		}},
+		{"another file than at the first look: not silent", minute, []glance{
+			{seen: unlocked(x, running), want: "unverified"},
+			{seen: unlocked(y, running), want: "unverified", after: minute},
+			{seen: unlocked(y, running), want: "lost: 137", after: minute},
+		}},
+		{"found dead, then seen locked: not silent", minute, []glance{
+			{seen: unlocked(x, running), want: "unverified"},
+			{seen: locked(x), want: "running"},
+			{seen: unlocked(x, running), want: "lost: 137"},
+		}},
+		{"the time before a run counts for nothing", minute, []glance{
+			{seen: nothing, want: "not started"},
+			{seen: unlocked(x, running), want: "unverified", after: minute},
+		}},
+		{"locked in between", minute, []glance{
+			{seen: unlocked(x, running), want: "unverified"},
+			{seen: unlocked(x, running), want: "unverified", after: minute - 1},
+			{seen: locked(y), want: "running", after: second},
+			{seen: ended("1"), want: "ended: 1"},
+			{seen: unlocked(x, running), want: "unverified", after: second},
+			{seen: unlocked(x, running), want: "unverified", after: minute - 1},
+		}},
+
+		// The wait for the lock.
+		{"a wait that goes on", minute, []glance{
+			{seen: locked(x), want: "running"},
+			{seen: nothing, want: "running", pending: true},
+			{seen: beginning, want: "running", pending: true},
+			{seen: unlocked(y, running), want: "running", pending: true},
+			{seen: unlocked(y, "0\n"), want: "running", pending: true},
+			{seen: unreadable(y), want: "running", pending: true, after: minute},
+			{seen: ended("4"), want: "ended: 4", pending: true},
+		}},
+		{"a wait that returns: an end", minute, []glance{
+			{seen: locked(x), want: "running"},
+			{seen: locked(x), want: "running", pending: true},
+			{seen: ended("4\n"), want: "ended: 4"},
+		}},
+		{"a wait that returns: the next run", minute, []glance{
+			{seen: locked(x), want: "running"},
+			{seen: locked(y), want: "running"},
+			{seen: unlocked(y, running), want: "lost: 137"},
+		}},
+		{"a wait that returns: no file is left", minute, []glance{
+			{seen: locked(x), want: "running"},
+			{seen: nothing, want: "running", pending: true},
+			{seen: nothing, want: "lost: 137"},
+			{seen: nothing, want: "lost: 137"},
+		}},
+		{"a wait that returns: what is left cannot be read", minute, []glance{
+			{seen: locked(x), want: "running"},
+			{seen: unreadable(y), want: "lost: 137"},
+		}},
+
+		// The gap of a Begin: it has removed the end, and has not its name yet.
+		{"a gap", minute, []glance{
+			{seen: locked(x), want: "running"},
+			{seen: beginning, want: "unsettled"},
+			{seen: locked(y), want: "running"},
+		}},
+		{"a Begin that is killed in its gap", minute, []glance{
+			{seen: locked(x), want: "running"},
+			{seen: beginning, want: "unsettled"},
+			{seen: nothing, want: "lost: 137"},
+		}},
+		{"the gap of a run whose end was seen", minute, []glance{
+			{seen: locked(x), want: "running"},
+			{seen: ended("3"), want: "ended: 3"},
+			{seen: beginning, want: "not started"},
+			{seen: nothing, want: "not started"},
+		}},
+		{"the gap of the first run", minute, []glance{
+			{seen: beginning, want: "not started"},
+			{seen: locked(x), want: "running"},
+		}},
+
+		// A verdict stands until there is something new.
+		{"a lost file that is removed", minute, []glance{
+			{seen: locked(x), want: "running"},
+			{seen: unlocked(x, running), want: "lost: 137"},
+			{seen: nothing, want: "lost: 137"},
+			{seen: beginning, want: "lost: 137"},
+		}},
+		{"a run that was found dead, and is removed", minute, []glance{
+			{seen: unlocked(x, running), want: "unverified"},
+			{seen: unlocked(x, running), want: "lost in silence: 137", after: minute},
+			{seen: nothing, want: "lost in silence: 137"},
+		}},
+		{"lost, then the next run", minute, []glance{
+			{seen: locked(x), want: "running"},
+			{seen: unlocked(x, running), want: "lost: 137"},
+			{seen: locked(y), want: "running"},
+			{seen: ended("0"), want: "ended: 0"},
+			{seen: nothing, want: "not started"},
+		}},
+		{"lost, then a run whose lock is not seen", minute, []glance{
+			{seen: locked(x), want: "running"},
+			{seen: unlocked(x, running), want: "lost: 137"},
+			{seen: unlocked(y, running), want: "unverified"},
+			{seen: nothing, want: "not started"},
+		}},
+		{"lost, then an end after all", minute, []glance{
+			{seen: locked(x), want: "running"},
+			{seen: unlocked(x, running), want: "lost: 137"},
+			{seen: ended("5"), want: "ended: 5"},
+			{seen: unlocked(y, running), want: "unverified"},
+		}},
+		{"what was locked in an earlier run does not count for the next", minute, []glance{
+			{seen: locked(x), want: "running"},
+			{seen: ended("0"), want: "ended: 0"},
+			{seen: unlocked(y, running), want: "unverified"},
+		}},
+
+		// Ends that settle.
+		{"empty for a second", minute, []glance{
+			{seen: ended(""), want: "unsettled", after: minute},
+			{seen: ended(""), want: "unsettled", after: second - 1},
+			{seen: ended(""), want: "touched: 0", after: 1},
+			{seen: ended(""), want: "touched: 0", after: 1},
+		}},
+		{"empty, then written", minute, []glance{
+			{seen: ended(""), want: "unsettled"},
+			{seen: ended(""), want: "unsettled", after: second - 1},
+			{seen: ended("3\n"), want: "ended: 3", after: 1},
+		}},
+		{"touched, then written after all", minute, []glance{
+			{seen: ended(""), want: "unsettled"},
+			{seen: ended(""), want: "touched: 0", after: second},
+			{seen: ended("3\n"), want: "ended: 3", after: 1},
+			{seen: ended(""), want: "unsettled", after: 1},
+		}},
+		{"garbage for a second", minute, []glance{
+			{seen: ended("done\n"), want: "unsettled"},
+			{seen: ended("done\n"), want: "unsettled", after: second - 1},
+			{seen: ended("done\n"), want: "unreadable: 125", after: 1},
+		}},
+		{"garbage, then empty: not a success before it has stood empty", minute, []glance{
+			{seen: ended("x"), want: "unsettled"},
+			{seen: ended(""), want: "unsettled", after: second / 2},
+			{seen: ended("x"), want: "unsettled", after: second/2 - 1},
+			{seen: ended(""), want: "unsettled", after: second},
+			{seen: ended("x"), want: "unreadable: 125", after: 1},
+		}},
+		{"garbage, then a code", minute, []glance{
+			{seen: ended("1000"), want: "unsettled"},
+			{seen: ended("100"), want: "ended: 100", after: second - 1},
+		}},
+		{"cannot be opened for a second", minute, []glance{
+			{seen: unopenable, want: "unsettled"},
+			{seen: unopenable, want: "unsettled", after: second - 1},
+			{seen: unopenable, want: "unreadable: 125", after: 1},
+			{seen: unopenable, want: "unreadable: 125", after: 1},
+		}},
+		{"can be opened after all", minute, []glance{
+			{seen: unopenable, want: "unsettled"},
+			{seen: ended("3"), want: "ended: 3", after: second},
+		}},
+		{"cannot be opened, then empty", minute, []glance{
+			{seen: unopenable, want: "unsettled"},
+			{seen: ended(""), want: "unsettled", after: second},
+			{seen: ended(""), want: "unsettled", after: second - 1},
+			{seen: ended(""), want: "touched: 0", after: 1},
+		}},
+		{"an end that comes anew settles anew", minute, []glance{
+			{seen: ended(""), want: "unsettled"},
+			{seen: ended(""), want: "unsettled", after: second - 1},
+			{seen: nothing, want: "not started", after: 1},
+			{seen: ended(""), want: "unsettled", after: second},
+			{seen: ended(""), want: "unsettled", after: second - 1},
+		}},
+		{"an end that vanishes before it is settled is none", minute, []glance{
+			{seen: locked(x), want: "running"},
+			{seen: ended(""), want: "unsettled", pending: true},
+			{seen: unlocked(x, running), want: "lost: 137"},
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			j := judge{lostAfter: c.lostAfter}
+			for i, g := range c.glances {
+				if got := describe(j.see(g.seen, g.pending, g.after)); got != g.want {
+					t.Fatalf("look %d is judged %q, not %q", i+1, got, g.want)
+				}
+			}
+		})
+	}
+}
+
+// A state has the identity of the file that it was read from, so that a new end can be
+// told from a stale one.
+func TestJudgeIdentity(t *testing.T) {
+	x, y := file(1, 100), file(2, 200)
+	for _, c := range []struct {
+		name string
+		seen []sight
+		want Identity
+	}{
+		{"an end", []sight{ended("3")}, file(9, 1)},
+		{"a run", []sight{locked(x)}, x},
+		{"an unverified run", []sight{unlocked(x, wordRunning)}, x},
+		{"a code in place", []sight{unlocked(x, "3")}, x},
+		{"a lost run", []sight{locked(x), unlocked(x, wordRunning)}, x},
+		{"a lost run that is removed", []sight{locked(x), unlocked(x, wordRunning), nothing}, x},
+		{"the next run", []sight{locked(x), locked(y)}, y},
+		{"a run that is lost without a file", []sight{locked(x), nothing}, Identity{}},
+		{"nothing", []sight{nothing}, Identity{}},
+	} {
+		j, got := judge{lostAfter: time.Minute}, State{}
+		for _, s := range c.seen {
+			got = j.see(s, false, 0)
+		}
+		if got.ID != c.want {
+			t.Errorf("%s: %+v; want %+v", c.name, got.ID, c.want)
+		}
+	}
+}
+
+// What is not settled is looked at again soon, all else at the tick.
+func TestNext(t *testing.T) {
+	for phase := NotStarted; phase <= Ended; phase++ {
+		want := tick
+		if phase == Unsettled {
+			want = settleTick
+		}
+		if got := next(State{Phase: phase}); got != want {
+			t.Errorf("phase %d: the next look is after %s, not %s", phase, got, want)
+		}
+	}
+}

@@ -1,0 +1,528 @@
+package lifetime
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// patience is for how long a test waits for anything before it fails.
+const patience = 20 * time.Second
+
+// The test binary is also a puppet: a process that does on a volume what it is told
+// on its stdin, one line for a command, and answers each with a line. What is killed,
+// kept out, locked in or confined in these tests is always such a process.
+
+// puppetVariable makes the test binary a puppet. Its value is what its seccomp filter
+// refuses: the keys of refusals, separated by commas.
+const puppetVariable = "LIFETIME_PUPPET"
+
+func TestMain(m *testing.M) {
+	if refused, ok := os.LookupEnv(puppetVariable); ok {
+		os.Exit(playPuppet(refused))
+	}
+	flag.Parse()
+	// Nearly all of the time the tests wait, and not for a processor.
+	if err := flag.Set("test.parallel", "16"); err != nil {
+		panic(err)
+	}
+	os.Exit(m.Run())
+}
+
+// refusals are the system calls that a puppet's kernel can be made to refuse.
+var refusals = map[string]refusal{
+	"inotify-instances": {nr: unix.SYS_INOTIFY_INIT1, arg: -1, errno: unix.EMFILE},
+	"inotify-watches":   {nr: unix.SYS_INOTIFY_ADD_WATCH, arg: -1, errno: unix.ENOSPC},
+	"noreplace":         {nr: unix.SYS_RENAMEAT2, arg: 4, value: unix.RENAME_NOREPLACE, errno: unix.EINVAL},
+	"locks":             {nr: unix.SYS_FCNTL, arg: 1, value: unix.F_OFD_SETLK, errno: unix.ENOLCK},
+	"lock-waits":        {nr: unix.SYS_FCNTL, arg: 1, value: unix.F_OFD_SETLKW, errno: unix.ENOLCK},
+}
+
+// refusal is a system call that fails with errno; only with that value of one of its
+// arguments, unless arg is -1.
+type refusal struct {
+	nr    uint32
+	arg   int
+	value uint32
+	errno syscall.Errno
+}
+
+// install makes the kernel refuse these calls to all threads of this process.
+func install(refused []refusal) error {
+	const nrAt, argsAt = 0, 16 // offsets in struct seccomp_data, see seccomp(2)
+	load := func(at uint32) unix.SockFilter {
+		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: at}
+	}
+	unless := func(value uint32, skip uint8) unix.SockFilter {
+		return unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: value, Jf: skip}
+	}
+	ret := func(k uint32) unix.SockFilter {
+		return unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: k}
+	}
+	var filter []unix.SockFilter
+	for _, r := range refused {
+		fail := ret(unix.SECCOMP_RET_ERRNO | uint32(r.errno))
+		if r.arg < 0 {
+			filter = append(filter, load(nrAt), unless(r.nr, 1), fail)
+			continue
+		}
+		filter = append(filter, load(nrAt), unless(r.nr, 3), load(argsAt+8*uint32(r.arg)), unless(r.value, 1), fail)
+	}
+	filter = append(filter, ret(unix.SECCOMP_RET_ALLOW))
+
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return err
+	}
+	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&program)))
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+func playPuppet(refused string) int {
+	var list []refusal
+	for _, name := range strings.FieldsFunc(refused, func(r rune) bool { return r == ',' }) {
+		list = append(list, refusals[name])
+	}
+	if len(list) > 0 {
+		if err := install(list); err != nil {
+			fmt.Println("seccomp:", err)
+			return 1
+		}
+	}
+	fmt.Println("ready")
+	var run *Run
+	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
+		words := strings.Fields(lines.Text())
+		reply := "ok"
+		if err := obey(words[0], words[1:], &run, lines); err != nil {
+			reply = err.Error()
+			var live *LiveError
+			if errors.As(err, &live) {
+				reply = "live: " + reply
+			}
+		}
+		fmt.Println(strings.ReplaceAll(reply, "\n", "; "))
+	}
+	return 0
+}
+
+// obey does what a puppet is told.
+func obey(verb string, args []string, run **Run, lines *bufio.Scanner) (err error) {
+	switch verb {
+	case "begin": // DIR NAME
+		*run, _, err = Begin(context.Background(), args[0], args[1])
+	case "end": // CODE
+		err = (*run).End(number(args[0]))
+	case "stopping":
+		err = (*run).Stopping()
+	case "running":
+		err = (*run).Running()
+	case "record": // DIR NAME CODE
+		err = Record(args[0], args[1], number(args[2]))
+	case "umask": // MASK
+		mask, _ := strconv.ParseInt(args[0], 8, 32)
+		syscall.Umask(int(mask))
+	case "runs": // DIR NAME N: one after the other, ending with code 1, 2, ... 255, 1, ...
+		for i := range number(args[2]) {
+			if err := oneRun(args[0], args[1], codeOf(i)); err != nil {
+				return fmt.Errorf("run %d: %w", i, err)
+			}
+		}
+	case "contend": // DIR NAME AT SEED: begin at AT ns of the monotonic clock, live a little, end
+		return contend(args[0], args[1], int64(number(args[2])), uint64(number(args[3])))
+	case "watch": // DIR NAME: every change is a line, for ever
+		watcher, err := Watch(args[0], args[1:], time.Minute)
+		if err != nil {
+			fmt.Println("warning:", err)
+		}
+		var last string
+		for {
+			if now := describe(watcher.Look()[0]); now != last {
+				fmt.Println(now)
+				last = now
+			}
+			<-watcher.Hints()
+		}
+	case "mount": // DIR TYPE OPTIONS [SOURCE]
+		var flags uintptr
+		switch args[1] {
+		case "bind-ro":
+			if err := unix.Mount(args[3], args[0], "", unix.MS_BIND, ""); err != nil {
+				return fmt.Errorf("mount --bind: %w", err)
+			}
+			flags = unix.MS_BIND | unix.MS_REMOUNT | unix.MS_RDONLY
+		case "remount-ro":
+			flags = unix.MS_REMOUNT | unix.MS_RDONLY
+		}
+		source := args[1]
+		if len(args) > 3 {
+			source = args[3]
+		}
+		if err := unix.Mount(source, args[0], args[1], flags, strings.TrimSuffix(args[2], "-")); err != nil {
+			return fmt.Errorf("mount: %w", err)
+		}
+	default:
+		err = fmt.Errorf("a puppet does not know %q", verb)
+	}
+	return err
+}
+
+func number(word string) int {
+	n, err := strconv.Atoi(word)
+	if err != nil {
+		panic(err)
+	}
+	return n
+}
+
+// codeOf is the exit code of run i of many: never 0, never that of the run before.
+func codeOf(i int) int { return i%255 + 1 }
+
+func oneRun(dir, name string, code int) error {
+	run, _, err := Begin(context.Background(), dir, name)
+	if err != nil {
+		return err
+	}
+	return run.End(code)
+}
+
+// monotonic is the time that all processes share, in nanoseconds.
+func monotonic() int64 {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		panic(err)
+	}
+	return now.Nano()
+}
+
+// contend begins a run at a given time and prints from when until when it was live.
+func contend(dir, name string, at int64, seed uint64) error {
+	random := rand.New(rand.NewPCG(seed, 1))
+	for monotonic() < at+random.Int64N(300_000) {
+		runtime.Gosched()
+	}
+	run, _, err := Begin(context.Background(), dir, name)
+	if err != nil {
+		return err
+	}
+	from := monotonic()
+	time.Sleep(time.Duration(random.Int64N(2_000_000)))
+	fmt.Printf("live %d %d\n", from, monotonic())
+	return run.End(3)
+}
+
+// puppet is a puppet under way.
+type puppet struct {
+	t     testing.TB
+	cmd   *exec.Cmd
+	in    io.WriteCloser
+	lines chan string // what it says; closed at its end
+}
+
+// newPuppet starts a puppet, which ends with the test at the latest. Changes may
+// complete the command before it is started.
+func newPuppet(t testing.TB, changes ...func(*exec.Cmd)) *puppet {
+	t.Helper()
+	// Not os.Args[0], whose folder is closed to other users.
+	p := &puppet{t: t, cmd: exec.Command("/proc/self/exe"), lines: make(chan string, 1024)}
+	p.cmd.Env = append(os.Environ(), puppetVariable+"=")
+	p.cmd.Dir = "/"
+	p.cmd.Stderr = os.Stderr
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{}
+	for _, change := range changes {
+		change(p.cmd)
+	}
+	in, err := p.cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := p.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.in = in
+	if err := p.cmd.Start(); err != nil {
+		t.Fatalf("a puppet cannot be started: %v", err)
+	}
+	go func() {
+		defer close(p.lines)
+		for lines := bufio.NewScanner(out); lines.Scan(); {
+			p.lines <- lines.Text()
+		}
+	}()
+	t.Cleanup(p.kill)
+	if line := p.hear(); line != "ready" {
+		t.Skipf("no such confined process can be had here: %s", line)
+	}
+	return p
+}
+
+// refusing confines a puppet to a kernel that refuses some calls.
+func refusing(names ...string) func(*exec.Cmd) {
+	return func(cmd *exec.Cmd) {
+		cmd.Env = append(cmd.Env, puppetVariable+"="+strings.Join(names, ","))
+	}
+}
+
+// say tells the puppet to do something.
+func (p *puppet) say(words ...string) {
+	p.t.Helper()
+	if _, err := fmt.Fprintln(p.in, strings.Join(words, " ")); err != nil {
+		p.t.Fatalf("a puppet that was to %s is gone: %v", words[0], err)
+	}
+}
+
+// hear is the next line that the puppet says.
+func (p *puppet) hear() string {
+	p.t.Helper()
+	select {
+	case line, ok := <-p.lines:
+		if !ok {
+			p.t.Fatal("a puppet has ended without a word")
+		}
+		return line
+	case <-time.After(patience):
+		p.t.Fatalf("a puppet has said nothing for %s", patience)
+	}
+	return ""
+}
+
+// ask tells the puppet to do something and returns its answer, which is "ok", or why not.
+func (p *puppet) ask(words ...string) string {
+	p.t.Helper()
+	p.say(words...)
+	return p.hear()
+}
+
+// do tells the puppet to do something that must succeed.
+func (p *puppet) do(words ...string) {
+	p.t.Helper()
+	if answer := p.ask(words...); answer != "ok" {
+		p.t.Fatalf("%s: %s", strings.Join(words, " "), answer)
+	}
+}
+
+// kill kills the puppet with SIGKILL and returns when it is gone.
+func (p *puppet) kill() {
+	_ = p.cmd.Process.Kill()
+	_ = p.cmd.Wait()
+}
+
+// inside is the path by which this process reaches what the puppet calls path.
+func (p *puppet) inside(path string) string {
+	return fmt.Sprintf("/proc/%d/root%s", p.cmd.Process.Pid, path)
+}
+
+// newVolume is a folder as an emptyDir is: everybody's.
+func newVolume(t testing.TB) string {
+	t.Helper()
+	return newVolumeIn(t, "")
+}
+
+// newFastVolume is the same in memory, if there is such a place, for what is done a
+// thousand times.
+func newFastVolume(t testing.TB) string {
+	t.Helper()
+	const memory = "/dev/shm"
+	if unix.Access(memory, unix.W_OK) != nil {
+		return newVolumeIn(t, "")
+	}
+	return newVolumeIn(t, memory)
+}
+
+func newVolumeIn(t testing.TB, parent string) string {
+	t.Helper()
+	dir, err := os.MkdirTemp(parent, "lifetime-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// describe says a state in words.
+func describe(s State) string {
+	switch s.Phase {
+	case NotStarted:
+		return "not started"
+	case Unsettled:
+		return "unsettled"
+	case Running:
+		return "running"
+	case Unverified:
+		return "unverified"
+	}
+	cause := map[Cause]string{Recorded: "ended", Touched: "touched", Unreadable: "unreadable", Lost: "lost"}[s.Cause]
+	if s.Silent {
+		cause += " in silence"
+	}
+	return fmt.Sprintf("%s: %d", cause, s.Code)
+}
+
+// lookOnce is what a watcher that has seen nothing before sees, once it is settled.
+func lookOnce(t testing.TB, dir, name string) string {
+	t.Helper()
+	j := judge{lostAfter: time.Minute}
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+		s, locked := look(dir, name)
+		if locked != nil {
+			locked.Close()
+		}
+		if state := j.see(s, false, settleTick); state.Phase != Unsettled {
+			return describe(state)
+		}
+	}
+	t.Fatalf("%s: the run %s has not settled within %s", dir, name, patience)
+	return ""
+}
+
+// wantState fails the test unless a watcher that has seen nothing before sees this.
+func wantState(t testing.TB, dir, name, want string) {
+	t.Helper()
+	if got := lookOnce(t, dir, name); got != want {
+		t.Errorf("%s is seen as %q, not as %q; the volume: %s", name, got, want, listing(dir))
+	}
+}
+
+// listing is what is on a volume, to show and to compare: names, sorted; of small
+// regular files also what is in them.
+func listing(dir string) string {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err.Error()
+	}
+	var all []string
+	for _, entry := range entries {
+		text := entry.Name()
+		info, err := entry.Info()
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			continue
+		case err == nil && info.Mode().IsRegular() && info.Size() <= maxContent:
+			content, _ := os.ReadFile(filepath.Join(dir, entry.Name()))
+			text += fmt.Sprintf("=%q", content)
+		case err == nil:
+			text += "(" + info.Mode().String() + ")"
+		}
+		all = append(all, text)
+	}
+	return strings.Join(all, " ")
+}
+
+// wantListing fails the test unless the volume holds this and nothing else.
+func wantListing(t testing.TB, dir string, want ...string) {
+	t.Helper()
+	slices.Sort(want)
+	if got := listing(dir); got != strings.Join(want, " ") {
+		t.Errorf("the volume holds %s, and not %s", got, strings.Join(want, " "))
+	}
+}
+
+// plant writes a file that was there before.
+func plant(t testing.TB, path, content string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// begin begins a run that must succeed.
+func mustBegin(t testing.TB, dir, name string) *Run {
+	t.Helper()
+	run, _, err := Begin(context.Background(), dir, name)
+	if err != nil {
+		t.Fatalf("Begin: %v; the volume: %s", err, listing(dir))
+	}
+	return run
+}
+
+// mustEnd ends a run, which must succeed.
+func mustEnd(t testing.TB, run *Run, code int) {
+	t.Helper()
+	if err := run.End(code); err != nil {
+		t.Fatalf("End: %v; the volume: %s", err, listing(run.dir))
+	}
+}
+
+// readLock takes a read lock of a file, as a neighbour may who can only read it. It is
+// held until the test ends.
+func readLock(t testing.TB, path string) {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	if err := fcntlLock(f, unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_RDLCK}); err != nil {
+		t.Fatalf("a read lock on %s: %v", path, err)
+	}
+}
+
+// asNobody makes a puppet another user without any right on our files. Only root can.
+func asNobody(t testing.TB) func(*exec.Cmd) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("needs root: to be another user")
+	}
+	return func(cmd *exec.Cmd) {
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: 65534, Gid: 65534}
+	}
+}
+
+// withMounts gives a puppet mounts of its own, which end with it.
+func withMounts(cmd *exec.Cmd) {
+	cmd.SysProcAttr.Unshareflags |= syscall.CLONE_NEWNS
+	if os.Getuid() == 0 {
+		return
+	}
+	cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
+	cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}}
+	cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
+}
+
+// fill fills a file system to the last byte.
+func fill(t testing.TB, dir string) {
+	t.Helper()
+	f, err := os.Create(filepath.Join(dir, "full"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for size := 1 << 16; size > 0; size /= 2 {
+		for block := bytes.Repeat([]byte("x"), size); ; {
+			if _, err := f.Write(block); err != nil {
+				if !errors.Is(err, unix.ENOSPC) {
+					t.Fatal(err)
+				}
+				break
+			}
+		}
+	}
+}

@@ -1,0 +1,333 @@
+package lifetime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// A run from its begin to its end, file by file.
+func TestRun(t *testing.T) {
+	dir := newVolume(t)
+	wantState(t, dir, "main", "not started")
+
+	run, earlier, err := Begin(context.Background(), dir, "main")
+	if err != nil || earlier {
+		t.Fatalf("Begin: %v, earlier %t; want neither", err, earlier)
+	}
+	wantListing(t, dir, `main-running="running\n"`)
+	wantState(t, dir, "main", "running")
+
+	if err := run.Stopping(); err != nil {
+		t.Error(err)
+	}
+	wantListing(t, dir, `main-running="stopping\n"`)
+	wantState(t, dir, "main", "running")
+	if err := run.Running(); err != nil {
+		t.Error(err)
+	}
+	wantListing(t, dir, `main-running="running\n"`)
+
+	mustEnd(t, run, 137)
+	wantListing(t, dir, `main-terminated="137\n"`)
+	wantState(t, dir, "main", "ended: 137")
+	if err := run.Stopping(); err == nil {
+		t.Error("a word after the end is not refused")
+	}
+	wantListing(t, dir, `main-terminated="137\n"`)
+
+	run, earlier, err = Begin(context.Background(), dir, "main")
+	if err != nil || !earlier {
+		t.Fatalf("Begin after an end: %v, earlier %t; want no error, and an earlier run", err, earlier)
+	}
+	wantListing(t, dir, `main-running="running\n"`)
+	mustEnd(t, run, 0)
+	wantListing(t, dir, `main-terminated="0\n"`)
+	wantState(t, dir, "main", "ended: 0")
+}
+
+// Another user can follow a run whatever the umask is, and nobody else can change it.
+func TestModes(t *testing.T) {
+	dir, p := newVolume(t), newPuppet(t)
+	p.do("umask", "077")
+	p.do("begin", dir, "main")
+	wantMode := func(path string) {
+		t.Helper()
+		if info, err := os.Lstat(path); err != nil || info.Mode() != 0o644 {
+			t.Errorf("%s has mode %v, %v; want 0644", path, info.Mode(), err)
+		}
+	}
+	wantMode(runningPath(dir, "main"))
+	p.do("end", "3")
+	wantMode(TerminatedPath(dir, "main"))
+
+	// An end that is made afresh.
+	p.do("begin", dir, "main")
+	if err := os.Remove(runningPath(dir, "main")); err != nil {
+		t.Fatal(err)
+	}
+	p.do("end", "4")
+	wantMode(TerminatedPath(dir, "main"))
+	wantListing(t, dir, `main-terminated="4\n"`)
+}
+
+// The end is recorded afresh where the run's file is not its own any more.
+func TestEndOfAStolenFile(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		steal func(path string) error
+		left  []string
+	}{
+		{"removed", os.Remove, nil},
+		{"renamed", func(path string) error { return os.Rename(path, path+"-away") }, []string{`main-running-away="3\n"`}},
+		{"replaced", func(path string) error {
+			if err := os.Remove(path); err != nil {
+				return err
+			}
+			return os.WriteFile(path, []byte("mine"), 0o600)
+		}, []string{`main-running="mine"`}},
+		{"replaced by a link", func(path string) error {
+			if err := os.Remove(path); err != nil {
+				return err
+			}
+			return os.Symlink("/dev/null", path)
+		}, []string{"main-running(Lrwxrwxrwx)"}},
+		{"replaced by a folder", func(path string) error {
+			if err := os.Remove(path); err != nil {
+				return err
+			}
+			return os.Mkdir(path, 0o755)
+		}, []string{"main-running(drwxr-xr-x)"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := newVolume(t)
+			run := mustBegin(t, dir, "main")
+			if err := c.steal(runningPath(dir, "main")); err != nil {
+				t.Fatal(err)
+			}
+			mustEnd(t, run, 3)
+			wantListing(t, dir, append(c.left, `main-terminated="3\n"`)...)
+			wantState(t, dir, "main", "ended: 3")
+		})
+	}
+}
+
+// The owner of a run rewrites its file from Begin on, with the word that it has said.
+func TestHeartbeat(t *testing.T) {
+	dir := newVolume(t)
+	path := runningPath(dir, "main")
+	synctest.Test(t, func(t *testing.T) {
+		run := mustBegin(t, dir, "main")
+		long := time.Unix(1, 0)
+		for _, say := range []func() error{nil, run.Stopping, nil, run.Running} {
+			if say != nil {
+				if err := say(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			before := listing(dir)
+			if err := os.Chtimes(path, long, long); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(Heartbeat - 1) // the bubble's clock, which does not take its time
+			synctest.Wait()
+			if info, err := os.Lstat(path); err != nil || !info.ModTime().Equal(long) {
+				t.Fatalf("a heartbeat came early: %v, %v", info.ModTime(), err)
+			}
+			time.Sleep(1)
+			synctest.Wait()
+			if info, err := os.Lstat(path); err != nil || info.ModTime().Equal(long) {
+				t.Fatalf("no heartbeat has come: %v, %v", info.ModTime(), err)
+			}
+			if after := listing(dir); after != before {
+				t.Fatalf("a heartbeat made of %s %s", before, after)
+			}
+		}
+		mustEnd(t, run, 3)
+		end := TerminatedPath(dir, "main")
+		if err := os.Chtimes(end, long, long); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * Heartbeat)
+		synctest.Wait()
+		if info, err := os.Lstat(end); err != nil || !info.ModTime().Equal(long) {
+			t.Errorf("a heartbeat came after the end: %v, %v", info.ModTime(), err)
+		}
+		wantListing(t, dir, `main-terminated="3\n"`)
+	})
+}
+
+// A Begin that waits is alive too.
+func TestHeartbeatWhileWaiting(t *testing.T) {
+	dir := newVolume(t)
+	mustBegin(t, dir, "main") // and it never ends
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error)
+		go func() {
+			_, _, err := begin(ctx, dir, "main", time.Hour)
+			done <- err
+		}()
+		time.Sleep(Heartbeat / 2)
+		private := filepath.Join(dir, onlyPrivate(t, dir))
+		long := time.Unix(1, 0)
+		if err := os.Chtimes(private, long, long); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(Heartbeat)
+		if info, err := os.Lstat(private); err != nil || info.ModTime().Equal(long) {
+			t.Errorf("no heartbeat has come: %v, %v", info.ModTime(), err)
+		}
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Errorf("a Begin that was cancelled says %v", err)
+		}
+	})
+	wantListing(t, dir, `main-running="running\n"`)
+}
+
+// onlyPrivate is the one private file on a volume.
+func onlyPrivate(t testing.TB, dir string) (private string) {
+	t.Helper()
+	for _, file := range fileNames(dir) {
+		if isPrivate(file, "main") {
+			if private != "" {
+				t.Fatalf("there is more than one private file: %s", listing(dir))
+			}
+			private = file
+		}
+	}
+	if private == "" {
+		t.Fatalf("there is no private file: %s", listing(dir))
+	}
+	return private
+}
+
+// A reader that polls as fast as it can never sees an end that is not whole.
+func TestReaderSeesWholeEnds(t *testing.T) {
+	t.Parallel()
+	const runs = 1000
+	dir, p := newFastVolume(t), newPuppet(t)
+	end := TerminatedPath(dir, "main")
+	stop, read := make(chan struct{}), make(chan error, 1)
+	seen := 0
+	go func() {
+		for {
+			select {
+			case <-stop:
+				read <- nil
+				return
+			default:
+			}
+			content, err := os.ReadFile(end)
+			if errors.Is(err, os.ErrNotExist) {
+				continue
+			}
+			code, ok := parseCode(string(content))
+			if err != nil || !ok || code == 0 || string(content) != formatCode(code) {
+				read <- fmt.Errorf("a reader saw %q, %v", content, err)
+				return
+			}
+			seen++
+		}
+	}()
+	p.do("runs", dir, "main", fmt.Sprint(runs))
+	close(stop)
+	if err := <-read; err != nil {
+		t.Fatal(err)
+	}
+	if seen == 0 {
+		t.Error("the reader has seen no end at all")
+	}
+	wantListing(t, dir, fmt.Sprintf("main-terminated=%q", formatCode(codeOf(runs-1))))
+}
+
+// Stopping names those that live and have said so.
+func TestStopping(t *testing.T) {
+	dir := newVolume(t)
+	stopping, running, killed := newPuppet(t), newPuppet(t), newPuppet(t)
+	stopping.do("begin", dir, "a")
+	stopping.do("stopping")
+	running.do("begin", dir, "b")
+	running.do("stopping")
+	running.do("running")
+	killed.do("begin", dir, "c")
+	killed.do("stopping")
+	// What is no run at all is in nobody's way.
+	plant(t, dir+"/-running", wordStopping)
+	plant(t, dir+"/d-running", wordStopping)
+	plant(t, dir+"/stopping", wordStopping)
+	if err := syscall.Mkfifo(dir+"/e-running", 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("a-running", dir+"/f-running"); err != nil {
+		t.Fatal(err)
+	}
+
+	want := func(want string) {
+		t.Helper()
+		names := Stopping(dir)
+		if len(names) > 1 && names[0] > names[1] {
+			names[0], names[1] = names[1], names[0]
+		}
+		if got := strings.Join(names, " "); got != want {
+			t.Errorf("those that are stopping: %q, not %q", got, want)
+		}
+	}
+	want("a c")
+	killed.kill()
+	want("a")
+	stopping.do("end", "0")
+	want("")
+	if names := Stopping(dir + "/none"); names != nil {
+		t.Errorf("on a volume that is not there, %q are stopping", names)
+	}
+}
+
+// Record leaves the outcome of a command that never begins.
+func TestRecord(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		earlier map[string]string // files by name
+	}{
+		{"nothing there", nil},
+		{"an end there", map[string]string{"main-terminated": "0\n"}},
+		{"a dead run there", map[string]string{"main-running": "running\n"}},
+		{"both there", map[string]string{"main-running": "running\n", "main-terminated": "0\n"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := newVolume(t)
+			for name, content := range c.earlier {
+				plant(t, filepath.Join(dir, name), content)
+			}
+			if err := Record(dir, "main", 125); err != nil {
+				t.Error(err)
+			}
+			wantListing(t, dir, `main-terminated="125\n"`)
+		})
+	}
+}
+
+// Record never hides a run that is live, and does not wait for its end.
+func TestRecordOverALiveRun(t *testing.T) {
+	dir := newVolume(t)
+	run := mustBegin(t, dir, "main")
+	began := time.Now()
+	var live *LiveError
+	if err := Record(dir, "main", 125); !errors.As(err, &live) {
+		t.Errorf("Record over a live run: %v, not a LiveError", err)
+	}
+	if took := time.Since(began); took >= liveWait {
+		t.Errorf("Record has waited for %s", took)
+	}
+	wantListing(t, dir, `main-running="running\n"`)
+	mustEnd(t, run, 0)
+	wantListing(t, dir, `main-terminated="0\n"`)
+}
