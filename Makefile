@@ -38,7 +38,7 @@ e2e: ## every manifest as real Jobs on a real cluster (KUBECONFIG, or one of its
 	e2e/run
 
 e2e-down: ## remove the cluster that e2e brought up
-	e2e/cluster/down
+	e2e/cluster/down --all
 
 clean: ## remove bin/
 	rm -rf bin
