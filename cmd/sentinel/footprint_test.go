@@ -44,7 +44,6 @@ func TestIdle(t *testing.T) {
 		p.Await("ready")
 		programs = append(programs, p)
 	}
-	began(t, dir, "main")
 
 	before := make([]int, len(programs))
 	start := time.Now()

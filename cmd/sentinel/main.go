@@ -54,8 +54,9 @@ func run(args []string, signals <-chan os.Signal) int {
 	cfg := defaults()
 	cfg.Signals = signals
 	return app.Program{
-		Name:  program,
-		Usage: "run a command and record its end on a volume that its sidecars share",
+		Name:    program,
+		Operand: "COMMAND",
+		Usage:   "run a command and record its end on a volume that its sidecars share",
 		Description: "COMMAND's exit code is sentinel's, and stands in DIR/NAME-terminated when it has ended.\n" +
 			"128+n: died of signal n. 127: not found. 126: not executable. 124: --wait-for was in vain.\n" +
 			"125: an error of sentinel's own.",

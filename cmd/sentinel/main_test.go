@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 		"prepared": prepared,
 		"no-fork":  noFork,
 		"limited":  limited,
-		"noexec":   noexec,
+		"mounted":  mounted,
 		"sidecar":  sidecar,
 	})
 }
@@ -98,15 +98,6 @@ func eventually(t *testing.T, what string, is func() bool) {
 	}
 }
 
-// began waits until a run has begun: a file that is locked before it has its name.
-func began(t *testing.T, dir, name string) {
-	t.Helper()
-	eventually(t, name+" begins", func() bool {
-		_, err := os.Lstat(filepath.Join(dir, name+"-running"))
-		return err == nil
-	})
-}
-
 // ended runs a command line to its end.
 func ended(t *testing.T, argv []string, changes ...func(*exec.Cmd)) (code int, stdout, stderr string) {
 	t.Helper()
@@ -136,11 +127,8 @@ func as(uid uint32) func(*exec.Cmd) {
 	}
 }
 
-// Two users who own no file. The lone one has no process of another test's, either.
-const (
-	somebody = 54321
-	lone     = 54322
-)
+// somebody is a user who owns no file.
+const somebody = 54321
 
 // sharedDir is a folder that other users can reach, and write to.
 func sharedDir(t *testing.T) string {
@@ -209,19 +197,48 @@ func noFork(argv []string) int {
 	panic(unix.Exec(argv[0], argv, os.Environ()))
 }
 
-// limited runs a command line as a user who may have so many processes and threads.
-// Root itself may have any number.
-func limited(args []string) int {
-	limit, err := strconv.ParseUint(args[0], 10, 64)
+// mounted executes a command line where a folder is an empty file system with a flag of
+// mount(2).
+func mounted(args []string) int {
+	flag, err := strconv.ParseUint(args[0], 10, 64)
 	if err != nil {
+		panic(err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
+		panic(err)
+	}
+	if err := unix.Mount("tmpfs", args[1], "tmpfs", uintptr(flag), ""); err != nil {
+		panic(err)
+	}
+	panic(unix.Exec(args[2], args[2:], os.Environ()))
+}
+
+// endedOn runs a command line to its end where a folder is such a file system.
+func endedOn(t *testing.T, dir string, flag int, argv []string) (code int, stdout, stderr string) {
+	t.Helper()
+	needRoot(t, "it mounts a file system")
+	namespace := func(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS} }
+	try := exec.Command("true")
+	if namespace(try); try.Run() != nil {
+		t.Skip("needs root with the right to make a mount namespace (CAP_SYS_ADMIN)")
+	}
+	return ended(t, drive.Command("mounted", append([]string{strconv.Itoa(flag), dir}, argv...)...), namespace)
+}
+
+// limited runs a command line as a user who has no other processes, and may have so many
+// of them and threads. Root itself may have any number.
+func limited(args []string) int {
+	uid, uidErr := strconv.ParseUint(args[0], 10, 32)
+	limit, err := strconv.ParseUint(args[1], 10, 64)
+	if err := errors.Join(uidErr, err); err != nil {
 		panic(err)
 	}
 	if err := unix.Setrlimit(unix.RLIMIT_NPROC, &unix.Rlimit{Cur: limit, Max: limit}); err != nil {
 		panic(err)
 	}
-	cmd := exec.Command(args[1], args[2:]...)
+	cmd := exec.Command(args[2], args[3:]...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	as(lone)(cmd)
+	as(uint32(uid))(cmd)
 	if err := cmd.Run(); cmd.ProcessState == nil {
 		panic(err)
 	}

@@ -246,8 +246,8 @@ func TestStaleEnd(t *testing.T) {
 	t.Run("with --start-timeout it is no beginning", func(t *testing.T) {
 		t.Parallel()
 		p := restarted(t)
-		s := p.shim("--start-timeout 300ms", drive.Command("server", "TERM=0")...)
-		s.Await("got SIGTERM")
+		s := p.shim("--start-timeout 300ms", "sleep", "1000")
+		s.Await("sleep started")
 		s.Want(124)
 		s.Await("--start-timeout")
 	})

@@ -60,6 +60,7 @@ func TestKilledSentinel(t *testing.T) {
 			// It had not begun yet. There is nothing to react to.
 			s.Signal(stopNow)
 			s.Want(143)
+			s.Await("asked to stop") // its last line, so that nothing is yet to come
 			wantNot(t, s, "main is running")
 			continue
 		}
@@ -71,9 +72,10 @@ func TestKilledSentinel(t *testing.T) {
 			continue
 		}
 		// It was dead before the shim could look.
-		wantNot(t, s, "main is running")
 		s.Signal(stopNow)
 		s.Want(143)
+		s.Await("asked to stop")
+		wantNot(t, s, "main is running")
 	}
 	if m := median(took); m > tick/4 {
 		t.Errorf("seed %d: half of the shims took more than %s to end: it is not the lock that wakes them", seed, m)

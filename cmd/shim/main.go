@@ -61,8 +61,9 @@ func run(args []string, signals <-chan os.Signal) int {
 		TerminationLog: terminationlog.DefaultPath,
 	}
 	return app.Program{
-		Name:  program,
-		Usage: "run a sidecar until the pod's primary command has ended, and exit with its code",
+		Name:    program,
+		Operand: "SIDECAR",
+		Usage:   "run a sidecar until the pod's primary command has ended, and exit with its code",
 		Description: "The exit code is main's; SIDECAR's own if it ends first; 137 if main was killed without a word.\n" +
 			"128+n: died of signal n. 127: not found. 126: not executable. 124: --start-timeout.\n" +
 			"125: an error of shim's own, or an end that cannot be read.",

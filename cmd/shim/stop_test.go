@@ -334,45 +334,17 @@ func TestForwarding(t *testing.T) {
 	}
 }
 
-// TestSignalsBeforeTheLaunch: a shim that waits for another of its name has not launched
-// its sidecar yet.
-func TestSignalsBeforeTheLaunch(t *testing.T) {
+// TestSignalBeforeTheLaunch: a shim that waits for another of its name has not launched
+// its sidecar yet. What comes meanwhile is the sidecar's.
+func TestSignalBeforeTheLaunch(t *testing.T) {
 	t.Parallel()
-	t.Run("SIGTERM ends it", func(t *testing.T) {
-		t.Parallel()
-		p := newPod(t)
-		other := p.begin("proxy")
-		s := p.racedShim("", drive.Command("exit", "99")...)
-		awaitFile(t, p, ".proxy-")
-		s.Signal(syscall.SIGTERM)
-		p.end(other, 0)
-		s.Want(143)
-		wantNotLaunched(t, s)
-		s.Await("asked to stop; ")
-		p.want("proxy-terminated", "143\n")
-	})
-	t.Run("SIGTERM ends it with main's code, if that is known by then", func(t *testing.T) {
-		t.Parallel()
-		p := newPod(t)
-		p.record("main-terminated", "3\n")
-		other := p.begin("proxy")
-		s := p.shim("--restart-policy Never", drive.Command("exit", "99")...)
-		awaitFile(t, p, ".proxy-")
-		s.Signal(syscall.SIGTERM)
-		p.end(other, 0)
-		s.Want(3)
-		wantNotLaunched(t, s)
-	})
-	t.Run("others are kept for it", func(t *testing.T) {
-		t.Parallel()
-		p := newPod(t)
-		other := p.begin("proxy")
-		s := p.shim("", "sh", "-c", "sleep 1000")
-		awaitFile(t, p, ".proxy-")
-		s.Signal(syscall.SIGUSR1)
-		p.end(other, 0)
-		s.Want(128 + int(syscall.SIGUSR1))
-	})
+	p := newPod(t)
+	other := p.begin("proxy")
+	s := p.shim("", "sh", "-c", "sleep 1000")
+	awaitFile(t, p, ".proxy-")
+	s.Signal(syscall.SIGUSR1)
+	p.end(other, 0)
+	s.Want(128 + int(syscall.SIGUSR1))
 }
 
 // awaitFile waits until the volume has a file whose name begins with prefix.

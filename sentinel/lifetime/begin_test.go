@@ -182,22 +182,28 @@ func TestBeginCancelled(t *testing.T) {
 func TestBeginOverADeadFile(t *testing.T) {
 	t.Parallel()
 	const unlimited = time.Duration(1<<63 - 1)
+	mode := func(mode os.FileMode) func(testing.TB, string) {
+		return func(t testing.TB, path string) {
+			if err := os.Chmod(path, mode); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
 	for _, c := range []struct {
 		name     string
-		nobody   bool // by a user who may not write to the file
+		other    bool // by a user who is not root
 		prepare  func(t testing.TB, path string)
 		at, most time.Duration // how long it may take
 		rounds   int
 	}{
 		{"writable", false, func(testing.TB, string) {}, 0, softWait, 3},
 		{"read-locked", false, readLock, softWait, liveWait, 3},
-		{"not writable", true, func(testing.TB, string) {}, softWait, liveWait, 3},
-		{"not writable, and read-locked", true, readLock, softWait, liveWait, 3},
-		{"not readable", true, func(t testing.TB, path string) {
-			if err := os.Chmod(path, 0o600); err != nil {
-				t.Fatal(err)
-			}
+		{"not writable", true, mode(0o444), softWait, liveWait, 3},
+		{"not writable, and read-locked", true, func(t testing.TB, path string) {
+			mode(0o444)(t, path)
+			readLock(t, path)
 		}, softWait, liveWait, 3},
+		{"not readable", true, mode(0), softWait, liveWait, 3},
 		{"somebody holds the folder's flock for ever", false, func(t testing.TB, path string) {
 			d, err := os.Open(filepath.Dir(path))
 			if err != nil {
@@ -212,7 +218,7 @@ func TestBeginOverADeadFile(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			var p *puppet
-			if c.nobody {
+			if c.other && os.Getuid() == 0 { // to whom nothing is closed
 				p = newPuppet(t, asNobody(t))
 			} else {
 				p = newPuppet(t)
@@ -441,7 +447,7 @@ func TestHostileVolume(t *testing.T) {
 	}
 }
 
-var errNeedsRoot = errors.New("needs root")
+var errNeedsRoot = errors.New("to make a device")
 
 // What is planted while a run is live does not hurt its end either.
 func TestHostileEnd(t *testing.T) {

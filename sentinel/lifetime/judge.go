@@ -13,7 +13,8 @@ const (
 	// NotStarted: there is no trace of the run.
 	NotStarted Phase = iota
 	// Unsettled: the volume is being changed at this moment, or holds an end
-	// that does not say its code yet. It settles within about a second.
+	// that does not say its code yet, or cannot be read yet. It settles within
+	// about a second.
 	Unsettled
 	// Running: its owner lives.
 	Running
@@ -33,7 +34,8 @@ const (
 	// Touched: NAME-terminated has stood empty (touch main-terminated). The
 	// code is 0.
 	Touched
-	// Unreadable: NAME-terminated holds no code. The code is 125.
+	// Unreadable: NAME-terminated holds no code, or cannot be read. The code
+	// is 125.
 	Unreadable
 	// Lost: the owner was killed without a word. The code is 137.
 	Lost

@@ -130,6 +130,9 @@ func playPuppet(refused string) int {
 	return 0
 }
 
+// lengths are those of a puppet's runs.
+var lengths = rand.New(rand.NewPCG(1, 1))
+
 // obey does what a puppet is told.
 func obey(verb string, args []string, run **Run, lines *bufio.Scanner) (err error) {
 	switch verb {
@@ -152,6 +155,13 @@ func obey(verb string, args []string, run **Run, lines *bufio.Scanner) (err erro
 				return fmt.Errorf("run %d: %w", i, err)
 			}
 		}
+	case "run": // DIR NAME CODE: one that lives for up to 0.2 ms
+		if *run, _, err = Begin(context.Background(), args[0], args[1]); err != nil {
+			return err
+		}
+		for until := monotonic() + lengths.Int64N(200_000); monotonic() < until; {
+		}
+		err = (*run).End(number(args[2]))
 	case "contend": // DIR NAME AT SEED: begin at AT ns of the monotonic clock, live a little, end
 		return contend(args[0], args[1], int64(number(args[2])), uint64(number(args[3])))
 	case "watch": // DIR NAME: every change is a line, for ever

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -52,15 +53,17 @@ func (r *Run) record(code int) error {
 	if !at(r.path, r.file) {
 		return writeEnd(r.dir, r.name, code)
 	}
-	if err := os.Rename(r.path, end); err != nil {
-		// A full file system may refuse even this (ext4 that has no room
-		// for a name). The code in the unlocked file is a valid end.
-		return fmt.Errorf("%w: the end stands in %s instead", err, r.path)
-	}
-	if !at(end, r.file) {
+	err := os.Rename(r.path, end)
+	switch {
+	case err == nil:
+		// Not to be looked at again: the next run may have removed it already.
+		return nil
+	case errors.Is(err, fs.ErrNotExist):
 		return writeEnd(r.dir, r.name, code)
 	}
-	return nil
+	// A full file system may refuse even this (ext4 that has no room for a
+	// name). The code in the unlocked file is a valid end.
+	return fmt.Errorf("%w: the end stands in %s instead", err, r.path)
 }
 
 // Record leaves the outcome of a command that will never begin, in one attempt. It

@@ -1,9 +1,7 @@
 package lifetime
 
 import (
-	"context"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"strings"
 	"testing"
@@ -396,71 +394,46 @@ func TestSlowWriter(t *testing.T) {
 	}
 }
 
-// A thousand short runs at random instants: each end is seen, and nothing that was not.
+// A thousand short runs of random length: each end is seen, and nothing that was not.
 func TestNoEndIsMissed(t *testing.T) {
 	t.Parallel()
 	const runs = 1000
-	dir := newFastVolume(t)
+	dir, owner := newFastVolume(t), newPuppet(t)
 	w := watchRun(t, dir)
-	// The owner of the next run begins while the watcher is still looking at the
-	// one before.
-	ready, failed := make(chan int), make(chan error, 1)
-	seen := make(chan struct{}, 1)
-	random := rand.New(rand.NewPCG(1, 2))
-	go func() {
-		for i := range runs {
-			run, _, err := Begin(context.Background(), dir, "main")
-			if err != nil {
-				failed <- err
-				return
-			}
-			for deadline := monotonic() + random.Int64N(200_000); monotonic() < deadline; {
-			}
-			if err := run.End(codeOf(i)); err != nil {
-				failed <- err
-				return
-			}
-			ready <- i
-			<-seen
-		}
-	}()
+	before := "not started"
 	for i := range runs {
-		before, want := "not started", fmt.Sprintf("ended: %d", codeOf(i))
-		if i > 0 {
-			before = fmt.Sprintf("ended: %d", codeOf(i-1))
-		}
-		done := ready
+		want := fmt.Sprintf("ended: %d", codeOf(i))
+		owner.say("run", dir, "main", fmt.Sprint(codeOf(i)))
+		lines := owner.lines
 		deadline := time.After(patience)
 		for {
 			got := describe(w.Look()[0])
-			if got == want && done == nil {
+			if got == want && lines == nil {
 				break
 			}
 			switch got {
 			case before, want, "running", "unsettled":
-			case "not started": // the gap of the next run's Begin, when the end before was seen
+			case "not started": // the gap of this run's Begin, when the end before was seen
 			default:
 				t.Fatalf("run %d is seen as %q; the volume: %s", i, got, listing(dir))
 			}
 			select {
 			case <-w.Hints():
-			case n := <-done:
-				if n != i {
-					t.Fatalf("run %d has ended, not run %d", n, i)
+			case line := <-lines:
+				if line != "ok" {
+					t.Fatalf("run %d: %s", i, line)
 				}
-				done = nil
-			case err := <-failed:
-				t.Fatalf("run %d: %v", i, err)
+				lines = nil
 			case <-deadline:
 				t.Fatalf("the end of run %d is not seen; the volume: %s", i, listing(dir))
 			}
 		}
-		seen <- struct{}{}
+		before = want
 	}
 }
 
-// The same by a process that does not wait for the watcher, which looks as fast as it
-// can: nothing that it sees is wrong.
+// The same by an owner that does not wait for the watcher, which looks as fast as it can:
+// nothing that it sees is wrong.
 func TestLooksAreNeverWrong(t *testing.T) {
 	t.Parallel()
 	const runs = 2000
@@ -529,5 +502,34 @@ func TestStoppedWatcher(t *testing.T) {
 	}
 	if line := watcher.hear(); line != "ended: 5" {
 		t.Errorf("it says %q", line)
+	}
+}
+
+// Neither many looks nor many runs leave a descriptor open.
+func TestNoDescriptorLeaks(t *testing.T) {
+	t.Parallel()
+	dir, owner, watcher := newFastVolume(t), newPuppet(t), newPuppet(t)
+	watcher.say("watch", dir, "main")
+	if line := watcher.hear(); line != "not started" {
+		t.Fatal(line)
+	}
+	open := func(p *puppet) int {
+		files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(files)
+	}
+	owner.do("runs", dir, "main", "2")
+	ownerHad, watcherHad := open(owner), open(watcher)
+	owner.do("runs", dir, "main", "500")
+	if has := open(owner); has > ownerHad {
+		t.Errorf("after 500 runs their owner has %d files open, and had %d", has, ownerHad)
+	}
+	// It may still be looking, and has one file open while it waits for a lock.
+	for deadline := time.Now().Add(patience); open(watcher) > watcherHad; {
+		if time.Now().After(deadline) {
+			t.Fatalf("after 500 runs their watcher has %d files open, and had %d", open(watcher), watcherHad)
+		}
 	}
 }

@@ -30,8 +30,10 @@ var kept = map[syscall.Signal]bool{
 }
 
 // CatchSignals starts to catch every signal that is to be forwarded, and
-// returns where they arrive. It is to be the first statement of main: a signal
-// that comes before it has its default action.
+// returns where they arrive. It is to be the first statement of main. What comes
+// before it, in the first millisecond or so, is Go's runtime's: it ends the program
+// at those signals that mean to end it (HUP, INT, QUIT, TERM), and drops others
+// (USR1, say).
 //
 // Signals that were inherited as ignored (SIGHUP under nohup(1), SIGINT in the
 // background of a shell) stay ignored, and so reach the command as ignored.

@@ -16,7 +16,8 @@ func hasTerminal() bool {
 }
 
 // returnTerminal takes the terminal back from the command's group when the
-// command has ended, so that whoever runs us from a script can go on reading.
+// command has ended or could not be executed, so that whoever runs us from a
+// script can go on reading.
 func (p *Process) returnTerminal() {
 	if !p.terminal {
 		return

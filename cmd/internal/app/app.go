@@ -4,7 +4,6 @@
 package app
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -20,6 +19,8 @@ import (
 type Program struct {
 	// Name is the command's name, and the first word of its variables'.
 	Name string
+	// Operand is what the command line calls the command that is to be run.
+	Operand string
 	// Usage is a line, and Description the rest of what --help says.
 	Usage, Description string
 	// Flags are the command's own. Those that both have are added.
@@ -42,7 +43,7 @@ func (p Program) Run(args []string) (code int) {
 	frame := &cli.App{
 		Name:            p.Name,
 		Usage:           p.Usage,
-		UsageText:       p.Name + " [flags] -- COMMAND [ARG...]",
+		UsageText:       p.Name + " [flags] -- " + p.Operand + " [ARG...]",
 		Description:     p.Description,
 		Version:         Version(),
 		HideHelpCommand: true, // "-- help me" is a command to run
@@ -53,7 +54,7 @@ func (p Program) Run(args []string) (code int) {
 				return copyPrograms(folder, command)
 			}
 			if len(command) == 0 {
-				return errors.New("no COMMAND: give the program to run and its arguments after --")
+				return fmt.Errorf("no %s: give the program to run and its arguments after --", p.Operand)
 			}
 			if err := p.Check(command); err != nil {
 				return err

@@ -33,7 +33,7 @@ func copyFlag(folder *string) cli.Flag {
 // done again at any time, also while they run.
 func copyPrograms(folder string, command []string) error {
 	if len(command) > 0 {
-		return fmt.Errorf("--%s %s: no COMMAND goes with it, %q is one", copyTo, folder, command[0])
+		return fmt.Errorf("--%s %s: no command goes with it, %q is one", copyTo, folder, command[0])
 	}
 	info, err := os.Stat(folder)
 	if err != nil {
