@@ -52,7 +52,7 @@ func try(t *testing.T, args ...string) (o outcome) {
 	}
 	var command []string
 	o.code = Program{
-		Name: "prog",
+		Name: "prog", Operand: "COMMAND",
 		Flags: []cli.Flag{
 			Text("prog", "text", "a text", &o.text, func(s string) error { _, err := parse(s); return err }),
 			Duration("prog", "wait-time", "a time", &o.wait),
