@@ -1,0 +1,49 @@
+package shim
+
+import (
+	"os"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/sentinel-shim/sentinel-shim/sentinel/lifetime"
+)
+
+// TestSignalsBeforeTheLaunch: SIGTERM, or what means the same, has come when the shim is
+// about to look for the first time. The sidecar is not launched, though main runs.
+func TestSignalsBeforeTheLaunch(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		signals []os.Signal
+		end     string // main-terminated, if any
+		code    int
+	}{
+		{"SIGTERM", []os.Signal{syscall.SIGTERM}, "", 143},
+		{"the stop signal", []os.Signal{syscall.SIGQUIT}, "", 143},
+		{"SIGTERM behind others", []os.Signal{syscall.SIGHUP, syscall.SIGTERM, syscall.SIGUSR1}, "", 143},
+		{"SIGTERM, main's end is known", []os.Signal{syscall.SIGTERM}, "3\n", 3},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			if c.end != "" {
+				if err := os.WriteFile(lifetime.TerminatedPath(dir, "main"), []byte(c.end), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			signals := make(chan os.Signal, len(c.signals))
+			for _, sig := range c.signals {
+				signals <- sig
+			}
+			code := Run(Config{
+				Dir: dir, Name: "proxy", Mains: []string{"main"}, Command: []string{"/launched/it/would/be/127"},
+				StopSignal: syscall.SIGQUIT, Hold: time.Hour, LostAfter: time.Hour,
+				Signals: signals, Log: zerolog.New(zerolog.NewTestWriter(t)),
+			})
+			if code != c.code {
+				t.Errorf("exit code %d, not %d", code, c.code)
+			}
+		})
+	}
+}
