@@ -239,9 +239,6 @@ func (l *loop) sidecarStatus() (exited bool, code int) {
 	if l.sidecar == nil {
 		return false, 0
 	}
-	if isClosed(l.sidecar.Gone()) {
-		<-l.sidecar.Exited() // it is told a moment later
-	}
 	if !isClosed(l.sidecar.Exited()) {
 		return false, exitcode.OfSignal(syscall.SIGKILL)
 	}

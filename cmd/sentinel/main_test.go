@@ -3,7 +3,6 @@ package main_test
 import (
 	"bytes"
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -27,11 +26,6 @@ import (
 // own that would have to be told from what sentinel hands on.
 
 func TestMain(m *testing.M) {
-	// The tests mostly wait, and the modes need not sleep for a second after the end
-	// to report data races.
-	if err := errors.Join(flag.Set("test.parallel", "8"), os.Setenv("GORACE", "atexit_sleep_ms=0")); err != nil {
-		panic(err)
-	}
 	drive.Main(m, drive.Modes{
 		"prepared": prepared,
 		"no-fork":  noFork,

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"net"
 	"os"
@@ -28,20 +27,6 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	// Of the modes: under the race detector a program sleeps for a second at its end.
-	os.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE"))
-	// The programs do not forward what they have inherited as ignored (under nohup). What
-	// is caught here is not ignored there.
-	for _, sig := range []os.Signal{syscall.SIGHUP, syscall.SIGINT} {
-		if signal.Ignored(sig) {
-			signal.Notify(make(chan os.Signal, 1), sig)
-		}
-	}
-	// Most of the tests wait most of the time: more at once than there are processors.
-	flag.Parse()
-	if err := flag.Set("test.parallel", "12"); err != nil {
-		panic(err)
-	}
 	drive.Main(m, drive.Modes{
 		"shim":    raceMode,
 		"message": messageMode,

@@ -211,6 +211,7 @@ func (p *Process) Stop(sig syscall.Signal, grace time.Duration) (killed bool) {
 	for {
 		select {
 		case <-p.gone:
+			<-p.exited // closed a moment later, and Status is valid only then
 			return killed
 		case <-exited:
 			exited = nil

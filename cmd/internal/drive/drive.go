@@ -8,9 +8,12 @@ package drive
 import (
 	"bufio"
 	"bytes"
+	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -38,6 +41,23 @@ func Main(m *testing.M, modes Modes) {
 	os.Exit(run(m, modes))
 }
 
+// prepare makes the test binary independent of what has started it, and quick.
+func prepare() error {
+	// The programs do not forward what they have inherited as ignored (under nohup).
+	// What is caught here is not ignored there.
+	for _, sig := range []os.Signal{syscall.SIGHUP, syscall.SIGINT} {
+		if signal.Ignored(sig) {
+			signal.Notify(make(chan os.Signal, 1), sig)
+		}
+	}
+	// Under the race detector a mode would sleep for a second at its end. And most of
+	// the tests wait most of the time: more at once than there are processors.
+	flag.Parse()
+	return errors.Join(
+		os.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE")),
+		flag.Set("test.parallel", "10"))
+}
+
 func run(m *testing.M, modes Modes) int {
 	if len(os.Args) > 2 && os.Args[1] == modeArg {
 		mode, ok := modes[os.Args[2]]
@@ -47,7 +67,11 @@ func run(m *testing.M, modes Modes) int {
 		}
 		return mode(os.Args[3:])
 	}
-	var err error
+	err := prepare()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	if folder, err = os.MkdirTemp("", "drive-"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -198,6 +222,7 @@ func (p *Process) AwaitCount(text string, n int) {
 func (p *Process) Exited() <-chan struct{} { return p.exited }
 
 // Code waits for the end of the process and returns its exit code, 128+n for a signal.
+// Its last lines may still be on their way then: Await them.
 func (p *Process) Code() int {
 	p.t.Helper()
 	select {
