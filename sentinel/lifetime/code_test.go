@@ -70,6 +70,7 @@ func TestCheckName(t *testing.T) {
 		{"a\x00b", "plain word"},
 		{"a\u00a0b", "plain word"},
 		{"a\x1b[31m", "plain word"},
+		{"\xff", "plain word"},
 		{strings.Repeat("n", maxName+1), "bytes"},
 	} {
 		if err := CheckName(c.name); err == nil || !strings.Contains(err.Error(), c.says) {

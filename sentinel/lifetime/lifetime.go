@@ -24,6 +24,7 @@ import (
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf8"
 )
 
 const (
@@ -56,7 +57,7 @@ func CheckName(name string) error {
 		return fmt.Errorf("the name of a run may have %d bytes, %.20q… has %d", maxName, name, len(name))
 	case strings.HasPrefix(name, "."):
 		return fmt.Errorf("the name of a run may not begin with a dot: %q", name)
-	case strings.ContainsFunc(name, func(r rune) bool {
+	case !utf8.ValidString(name), strings.ContainsFunc(name, func(r rune) bool {
 		return r == '/' || unicode.IsSpace(r) || !unicode.IsPrint(r)
 	}):
 		return fmt.Errorf("the name of a run is a plain word, not a path: %q", name)
@@ -71,11 +72,11 @@ func CheckVolume(dir string) error {
 	info, err := os.Stat(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("the volume %s does not exist: %s", dir, hint)
+		return fmt.Errorf("the volume %q does not exist: %s", dir, hint)
 	case err != nil:
 		return fmt.Errorf("the volume: %w: %s", err, hint)
 	case !info.IsDir():
-		return fmt.Errorf("the volume %s is not a folder: %s", dir, hint)
+		return fmt.Errorf("the volume %q is not a folder: %s", dir, hint)
 	}
 	return nil
 }
