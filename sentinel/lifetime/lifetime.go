@@ -72,11 +72,11 @@ func CheckVolume(dir string) error {
 	info, err := os.Stat(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("the volume %q does not exist: %s", dir, hint)
+		return fmt.Errorf("the volume %s does not exist: %s", dir, hint)
 	case err != nil:
 		return fmt.Errorf("the volume: %w: %s", err, hint)
 	case !info.IsDir():
-		return fmt.Errorf("the volume %q is not a folder: %s", dir, hint)
+		return fmt.Errorf("the volume %s is not a folder: %s", dir, hint)
 	}
 	return nil
 }
