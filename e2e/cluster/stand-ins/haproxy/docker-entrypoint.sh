@@ -1,0 +1,9 @@
+#!/bin/sh
+# Flags alone mean haproxy with these flags. In a container it stays in the foreground, as master and worker.
+set -e
+case $1 in -*) set -- haproxy "$@" ;; esac
+if [ "$1" = haproxy ]; then
+  shift
+  set -- haproxy -W -db "$@"
+fi
+exec "$@"

@@ -1,0 +1,284 @@
+// Package compare runs the strategies of manifests/compare, which people end sidecars with, and this project's
+// own, through the same situations as real Jobs, and writes what it saw to manifests/compare/RESULTS.md. It
+// judges none of them: it fails only where it could not measure. Run it with e2e/run ./compare.
+package compare
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/sentinel-shim/sentinel-shim/e2e/kube"
+)
+
+const (
+	manifests = "../../manifests/compare/"
+	job       = "report" // in all of them
+	primary   = "main"
+
+	// hangs is how long a Job may take from its creation on; one that takes longer is taken to hang. The
+	// longest that does not hang takes the kubelet's back-off of 10 s and 20 s between three attempts.
+	hangs = 150 * time.Second
+	// look is how often a Job is looked at. What is measured does not depend on it: the times are the kubelet's.
+	look = 200 * time.Millisecond
+)
+
+// strategies are the files in the order of the results.
+var strategies = []string{
+	"naive", "pkill-root", "pkill-same-user", "pkill-wrong-code", "shared-volume", "happy-sad-file",
+	"native-sidecar", "kubexit", "sentinel-shim",
+}
+
+// situation is what happens to the Job of a strategy: an edit of its manifest, and what is done to it as it runs.
+type situation struct {
+	name, text string
+	want       string // how a Job ends that ends as main did
+	main       []string
+	sidecars   int // how many there are, 0 for the one of the manifest
+	late       bool
+	killed     bool
+	once       bool // restartPolicy Never and a single pod
+}
+
+var situations = []situation{
+	{
+		name: "success", want: complete,
+		text: "The manifest as it is: main uses its sidecar and exits 0.",
+	},
+	{
+		name: "failure", want: failed, main: works("3"),
+		text: "main exits 3 in every attempt.",
+	},
+	{
+		name: "two failures", want: complete, main: works("3 3 0"),
+		text: "main exits 3 twice, and 0 in the third attempt.",
+	},
+	{
+		name: "main first", want: complete, main: []string{"true"}, late: true,
+		text: "main exits 0 before the sidecar starts: the kubelet cannot start it, for want of a ConfigMap, until main\n" +
+			"has ended.\nThe seconds count from the sidecar's start. A native sidecar starts before main, so it is never late.",
+	},
+	{
+		name: "killed, OnFailure", want: complete, main: works("hold 0"), killed: true,
+		text: "Every process of main's container is killed at once, as the OOM killer does on cgroup v2; main exits 0 in\n" +
+			"the second attempt.",
+	},
+	{
+		name: "killed, Never", want: failed, main: works("hold"), killed: true, once: true,
+		text: "The same under `restartPolicy: Never`, with a single pod.",
+	},
+	{
+		name: "three sidecars", want: complete, main: works("3 0"), sidecars: 3,
+		text: "main uses three sidecars; it exits 3, and 0 in the second attempt.",
+	},
+}
+
+// blind is what main says in its termination message if the attempt had no sidecar, or lost it.
+const blind = "without a sidecar"
+
+// works is a main that uses its sidecars: it waits for them, works through them for some seconds, and exits with
+// the word of the plan that belongs to the attempt; the last word is for all that follow. hold: it works until it
+// is killed. An attempt that has no sidecar for 10 seconds, or loses one while it works, exits 1 instead.
+func works(plan string) []string {
+	return []string{"sh", "-c", `
+ports=$2
+up() { for port in $ports; do nc -w 1 127.0.0.1 $port -e true || return 1; done; }
+lost() { echo '` + blind + `' | tee /dev/termination-log; exit 1; }
+echo >>/attempts/begun
+attempt=$(wc -l </attempts/begun)
+set -- $1
+while [ $attempt -gt 1 ] && [ $# -gt 1 ]; do shift; attempt=$((attempt - 1)); done
+tries=50
+until up; do tries=$((tries - 1)); [ $tries -gt 0 ] || lost; sleep 0.2; done
+echo working
+looks=15
+while [ $looks -gt 0 ]; do up || lost; sleep 0.2; [ $1 = hold ] || looks=$((looks - 1)); done
+exit $1
+`, "sh", plan}
+}
+
+func TestCompare(t *testing.T) {
+	cluster, err := kube.Connect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	version, err := serverVersion()
+	if err != nil {
+		t.Fatal(err)
+	}
+	kubexit := os.Getenv("KUBEXIT")
+	if kubexit != "" && !filepath.IsAbs(kubexit) {
+		t.Fatalf("KUBEXIT=%s: must be an absolute path, the same on the node", kubexit)
+	}
+
+	var mu sync.Mutex
+	got := results{}
+	want := 0
+	t.Run("run", func(t *testing.T) {
+		for _, s := range situations {
+			for _, strategy := range strategies {
+				if strategy == "kubexit" && kubexit == "" {
+					continue
+				}
+				want++
+				t.Run(strategy+"/"+s.name, func(t *testing.T) {
+					t.Parallel()
+					result := measure(t, cluster, strategy, s, kubexit)
+					t.Log(result)
+					mu.Lock()
+					defer mu.Unlock()
+					got[key{strategy, s.name}] = result
+				})
+			}
+		}
+	})
+	if len(got) < want {
+		t.Skipf("%d of %d were measured: the results are left as they are", len(got), want)
+	}
+	if err := os.WriteFile(manifests+"RESULTS.md", []byte(got.markdown(version)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// measure plays one situation with one strategy until the Job and all its containers have ended, or until it hangs.
+func measure(t *testing.T, cluster *kube.Cluster, strategy string, s situation, kubexit string) result {
+	t.Helper()
+	ns := cluster.Namespace(t)
+	ns.Apply(t, manifests+strategy+".yaml", kube.EditJob(job, func(spec *batchv1.JobSpec) { s.edit(spec, kubexit) }))
+	deadline := time.Now().Add(hangs)
+	if s.late {
+		if strategy != "native-sidecar" {
+			ns.Until(t, time.Until(deadline), "main to end", func(state *kube.State) bool {
+				run, ok := state.Last(job, primary)
+				return ok && run.Ended
+			})
+		}
+		ns.ApplyText(t, `{apiVersion: v1, kind: ConfigMap, metadata: {name: late}}`)
+	}
+	if s.killed {
+		run := ns.UntilRunning(t, time.Until(deadline), job, primary, 0)
+		ns.UntilLog(t, time.Until(deadline), job, primary, "working")
+		ns.Kill(t, run)
+	}
+	for {
+		state := ns.State()
+		if ended(state) || time.Now().After(deadline) {
+			return resultOf(t, state)
+		}
+		time.Sleep(look)
+	}
+}
+
+func ended(s *kube.State) bool {
+	return kube.Outcome(s.Job(job)) != "" && !slices.ContainsFunc(s.Pods(job), func(pod *corev1.Pod) bool {
+		return !s.Deleted(pod) && pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed
+	})
+}
+
+func (s situation) edit(spec *batchv1.JobSpec, kubexit string) {
+	pod := &spec.Template.Spec
+	atHand(pod, kubexit)
+	for n := 2; n <= s.sidecars; n++ {
+		pod.Containers = addSidecar(pod.Containers, n)
+		pod.InitContainers = addSidecar(pod.InitContainers, n)
+	}
+	if s.sidecars > 1 && *spec.BackoffLimit > 3 {
+		// Where sidecars are restarted with main, the manifest's limit is good for one of them.
+		*spec.BackoffLimit = 2*int32(1+s.sidecars) + 1
+	}
+	if s.once {
+		pod.RestartPolicy = corev1.RestartPolicyNever
+		*spec.BackoffLimit = 0
+	}
+	var ports []string
+	for _, container := range sidecarsOf(pod) {
+		ports = append(ports, container.Args[portOf(container)])
+		if s.late {
+			container.EnvFrom = []corev1.EnvFromSource{{ConfigMapRef: &corev1.ConfigMapEnvSource{
+				LocalObjectReference: corev1.LocalObjectReference{Name: "late"},
+			}}}
+		}
+	}
+	for i := range pod.Containers {
+		if main := &pod.Containers[i]; main.Name == primary && s.main != nil {
+			main.Args = append(slices.Clone(s.main), strings.Join(ports, " "))
+			main.VolumeMounts = append(main.VolumeMounts, corev1.VolumeMount{Name: "attempts", MountPath: "/attempts"})
+			pod.Volumes = append(pod.Volumes, corev1.Volume{
+				Name: "attempts", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}},
+			})
+		}
+	}
+}
+
+// atHand stands in for what a test has not: an account of Google Cloud, and a registry with kubexit's image.
+func atHand(pod *corev1.PodSpec, kubexit string) {
+	for i := range pod.Containers {
+		if strings.Contains(pod.Containers[i].Image, "cloud-sql-proxy") {
+			pod.Containers[i].Env = append(pod.Containers[i].Env,
+				corev1.EnvVar{Name: "CSQL_PROXY_TOKEN", Value: "any"},
+				corev1.EnvVar{Name: "CSQL_PROXY_LAZY_REFRESH", Value: "true"})
+		}
+	}
+	for i := range pod.InitContainers {
+		if init := &pod.InitContainers[i]; init.Name == "kubexit" {
+			init.Image = "busybox:1.35"
+			init.VolumeMounts = append(init.VolumeMounts, corev1.VolumeMount{Name: "binary", MountPath: "/bin/kubexit"})
+			file := corev1.HostPathFile
+			pod.Volumes = append(pod.Volumes, corev1.Volume{
+				Name: "binary", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: kubexit, Type: &file}},
+			})
+		}
+	}
+}
+
+// addSidecar adds the nth copy of the sidecar, under a name and on a port of its own, if it is in this list.
+func addSidecar(containers []corev1.Container, n int) []corev1.Container {
+	for i, container := range containers {
+		if !isSidecar(container) {
+			continue
+		}
+		added := container.DeepCopy()
+		added.Name = fmt.Sprintf("%s-%d", container.Name, n)
+		for i, word := range added.Command {
+			if word == container.Name {
+				added.Command[i] = added.Name
+			}
+		}
+		for i, variable := range added.Env {
+			if variable.Value == container.Name {
+				added.Env[i].Value = added.Name
+			}
+		}
+		port := portOf(added)
+		first, _ := strconv.Atoi(added.Args[port])
+		added.Args[port] = strconv.Itoa(first + n - 1)
+		return slices.Insert(containers, i+n-1, *added)
+	}
+	return containers
+}
+
+// portOf returns where in the arguments of a sidecar its port is.
+func portOf(c *corev1.Container) int { return slices.Index(c.Args, "--port") + 1 }
+
+func isSidecar(c corev1.Container) bool { return slices.Contains(c.Args, "--port") }
+
+func sidecarsOf(pod *corev1.PodSpec) []*corev1.Container {
+	var sidecars []*corev1.Container
+	for _, containers := range [][]corev1.Container{pod.InitContainers, pod.Containers} {
+		for i := range containers {
+			if isSidecar(containers[i]) {
+				sidecars = append(sidecars, &containers[i])
+			}
+		}
+	}
+	return sidecars
+}

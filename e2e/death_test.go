@@ -1,0 +1,103 @@
+package e2e
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+)
+
+// Containers that are killed, that crash, that hang.
+
+// Every process of main's container is killed at once, the sentinel too, so that nobody is left to say it.
+func TestMainKilledWhole(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		policy  corev1.RestartPolicy
+		outcome string
+		codes   []int
+	}{
+		{never, backoffLimitExceeded, []int{137}},
+		{onFailure, complete, []int{137, 0}},
+	} {
+		t.Run(string(c.policy), func(t *testing.T) {
+			t.Parallel()
+			limit := int32(2 * len(c.codes))
+			if c.policy == never {
+				limit = 0
+			}
+			// mkdir succeeds in the first attempt alone.
+			ns := start(t, newJob(c.policy, limit, proxy(""), worker(query+"if mkdir /tmp/pod/begun; then echo working; "+wait+"fi")))
+			ns.UntilLog(t, patience, job, "main", "working")
+			ns.Kill(t, ns.UntilRunning(t, patience, job, "main", 0))
+			end := expect(t, ns, job, c.outcome, codes{"main": c.codes, "proxy": c.codes})
+			if run := end.Runs(job, "proxy")[0]; !strings.Contains(run.Message, "main was killed (137)") {
+				t.Errorf("the shim's termination message is %q, want one that says that main was killed", run.Message)
+			}
+		})
+	}
+}
+
+func TestMainExceedsMemoryLimit(t *testing.T) {
+	t.Parallel()
+	greedy := worker(query + `exec awk 'BEGIN { for (s = "x"; ; s = s s) {} }'`)
+	greedy.Resources.Limits = corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("64Mi")}
+	_, end := play(t, newJob(never, 0, proxy(""), greedy), backoffLimitExceeded, codes{"main": {137}, "proxy": {137}})
+	// cgroup v1 kills awk alone, and the sentinel says so; v2 kills the whole container.
+	if run, _ := end.Last(job, "main"); run.Reason != "OOMKilled" && !strings.Contains(run.Message, "awk was killed by SIGKILL") {
+		t.Errorf("%v, %q: want one that was killed for its memory", run, run.Message)
+	}
+}
+
+// The restart policy decides whether the sidecar comes back; main is left alone.
+func TestSidecarCrashes(t *testing.T) {
+	t.Parallel()
+	crashing := sidecar("proxy", "", "sh", "-c",
+		"if mkdir /tmp/pod/crashed; then until [ -e /tmp/pod/begun ]; do sleep 0.05; done; exit 5; fi; exec "+strings.Join(server, " "))
+	begun := "touch /tmp/pod/begun; "
+	t.Run("Never", func(t *testing.T) {
+		t.Parallel()
+		ended := "until [ -e /tmp/pod/sh-terminated ]; do sleep 0.05; done; "
+		play(t, newJob(never, 0, crashing, loner(begun+ended)), backoffLimitExceeded, codes{"main": {0}, "proxy": {5}})
+	})
+	t.Run("OnFailure", func(t *testing.T) {
+		t.Parallel()
+		back := "until wget -q -O /dev/null http://127.0.0.1:8080/passwd; do sleep 0.05; done; "
+		play(t, newJob(onFailure, 2, crashing, loner(begun+back)), complete, codes{"main": {0}, "proxy": {5, 0}})
+	})
+}
+
+// What does not heed the stop signal is killed after the grace period; the exit code is still main's.
+func TestSidecarIgnoresStopSignal(t *testing.T) {
+	t.Parallel()
+	stubborn := sidecar("proxy", "--grace-period 3s", "sh", "-c", "trap '' TERM; "+strings.Join(server, " "))
+	_, end := play(t, newJob(onFailure, 3, stubborn, worker(query+failing("1"))), complete,
+		codes{"main": {3, 0}, "proxy": {3, 0}})
+	run, _ := end.Last(job, "proxy")
+	if !strings.Contains(run.Message, "did not heed SIGTERM") {
+		t.Errorf("the shim's termination message is %q, want one that says that SIGTERM was not heeded", run.Message)
+	}
+	if got := lag(end, job, "proxy"); got < 2*time.Second {
+		t.Errorf("the proxy ended %v after main, want the 3s of --grace-period", got)
+	}
+}
+
+// The kubelet asks the container to end; the shim keeps it for main as long as --hold, and ends before the
+// kubelet's patience does. Then it is started again, and main goes on through the new one.
+func TestSidecarFailsLivenessProbe(t *testing.T) {
+	t.Parallel()
+	probed := after("mkdir /tmp/pod/first || touch /tmp/pod/back; ", proxy("--hold 3s"))
+	// The file is the container's own: one that is started again has it not.
+	probed.LivenessProbe = &corev1.Probe{
+		ProbeHandler:  corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"test", "!", "-e", "/tmp/sick"}}},
+		PeriodSeconds: 1, FailureThreshold: 1, TimeoutSeconds: 60,
+	}
+	main := worker(query + "echo working; until [ -e /tmp/pod/back ]; do sleep 0.1; done; " +
+		"until wget -q -O /dev/null http://127.0.0.1:8080/passwd; do sleep 0.1; done; " + query)
+	ns := start(t, newJob(onFailure, 2, probed, main))
+	ns.UntilLog(t, patience, job, "main", "working")
+	ns.Exec(t, ns.State().Pods(job)[0].Name, "proxy", "touch", "/tmp/sick")
+	expect(t, ns, job, complete, codes{"main": {0}, "proxy": {143, 0}})
+}

@@ -1,0 +1,68 @@
+package e2e
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sentinel-shim/sentinel-shim/e2e/kube"
+)
+
+// Pods that are deleted, with the default terminationGracePeriodSeconds: everything ends by itself.
+
+// deletePod deletes the pod of a Job once main has logged "working", and returns the state in which it is gone.
+func deletePod(t *testing.T, ns *kube.Namespace) (end *kube.State, pod string) {
+	t.Helper()
+	ns.UntilLog(t, patience, job, "main", "working")
+	victim := ns.State().Pods(job)[0]
+	ns.DeletePod(t, victim.Name)
+	return ns.Until(t, patience, "pod "+victim.Name+" to be gone", func(s *kube.State) bool { return s.Deleted(victim) }), victim.Name
+}
+
+func expectCode(t *testing.T, s *kube.State, pod, container string, want int) {
+	t.Helper()
+	if run, _ := s.Last(pod, container); !run.Ended || run.ExitCode != want {
+		t.Errorf("%v, want exit code %d", run, want)
+	}
+}
+
+// Both containers get SIGTERM at once. Main takes two seconds more, and works through the proxy to the last.
+func TestPodDeletedWhileMainWorks(t *testing.T) {
+	t.Parallel()
+	last := "trap '" + strings.Repeat(query+"sleep 0.5; ", 4) + "exit 0' TERM; echo working; "
+	end, pod := deletePod(t, start(t, newJob(onFailure, 6, proxy(""), worker(last+wait))))
+	expectCode(t, end, pod, "main", 0)
+	expectCode(t, end, pod, "proxy", 0)
+	expectPrompt(t, end, end.Pods(pod)[0])
+}
+
+func TestPodDeleted(t *testing.T) {
+	t.Parallel()
+	end, pod := deletePod(t, start(t, newJob(never, 6, proxy(""), worker("echo working; "+wait))))
+	expectCode(t, end, pod, "main", 143)
+	expectCode(t, end, pod, "proxy", 143)
+	expectPrompt(t, end, end.Pods(pod)[0])
+}
+
+// The sidecar is kept for --hold and not longer; only main, which does not heed SIGTERM, has to be killed.
+func TestPodDeletedMainIgnoresSIGTERM(t *testing.T) {
+	t.Parallel()
+	end, pod := deletePod(t, start(t, newJob(never, 6, proxy(""), worker("trap '' TERM; echo working; "+wait))))
+	expectCode(t, end, pod, "main", 137)
+	expectCode(t, end, pod, "proxy", 143)
+	if got := lag(end, pod, "proxy"); got > -5*time.Second {
+		t.Errorf("the proxy ended %v after main, want it to end long before main is killed", got)
+	}
+}
+
+// The deadline is set when main works, so that it cannot come too early.
+func TestActiveDeadline(t *testing.T) {
+	t.Parallel()
+	late := newJob(onFailure, 6, proxy(""), worker("echo working; "+wait))
+	ns := start(t, late)
+	ns.UntilLog(t, patience, job, "main", "working")
+	soon := int64(1)
+	late.Spec.ActiveDeadlineSeconds = &soon
+	ns.ApplyText(t, asJSON(t, late))
+	expect(t, ns, job, "Failed: DeadlineExceeded", codes{"main": {143}, "proxy": {143}})
+}

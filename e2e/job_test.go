@@ -1,0 +1,208 @@
+package e2e
+
+import (
+	"encoding/json"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/sentinel-shim/sentinel-shim/e2e/kube"
+)
+
+// The Job that the scenarios vary: main works through a proxy, a web server, that is its sidecar.
+
+const (
+	onFailure = corev1.RestartPolicyOnFailure
+	never     = corev1.RestartPolicyNever
+
+	complete             = "Complete"
+	backoffLimitExceeded = "Failed: BackoffLimitExceeded"
+
+	image    = "ghcr.io/sentinel-shim/sentinel-shim:v0.1.0"
+	busybox  = "busybox:1.35"
+	job      = "scenario"
+	patience = 4 * time.Minute // a Job that takes longer hangs
+
+	// promptly is how long after main a sidecar may end at most. It is less than the shim's grace
+	// period: a sidecar that had to be killed is found out.
+	promptly = 9 * time.Second
+
+	// query works through the proxy.
+	query = "wget -q -O /dev/null http://127.0.0.1:8080/passwd || exit 99; "
+	// wait is a command that only a signal ends; unlike a plain sleep it lets the shell run its traps.
+	wait = "sleep 600 & wait $!; "
+)
+
+var server = []string{"httpd", "-f", "-p", "8080", "-h", "/etc"}
+
+// proxy is the sidecar, its shim under these flags.
+func proxy(flags string) corev1.Container { return sidecar("proxy", flags, server...) }
+
+func sidecar(name, flags string, command ...string) corev1.Container {
+	return wrapped(name, "/tmp/pod/shim "+flags, command)
+}
+
+// worker is main: a shell script, which starts once the proxy answers.
+func worker(script string) corev1.Container {
+	return wrapped("main", "/tmp/pod/sentinel --wait-for tcp://127.0.0.1:8080", []string{"sh", "-c", script})
+}
+
+// loner is a main that does not need the proxy.
+func loner(script string) corev1.Container {
+	return wrapped("main", "/tmp/pod/sentinel", []string{"sh", "-c", script})
+}
+
+func wrapped(name, wrapper string, command []string) corev1.Container {
+	return corev1.Container{
+		Name: name, Image: busybox,
+		Command:      append(strings.Fields(wrapper), "--"),
+		Args:         command,
+		VolumeMounts: []corev1.VolumeMount{{Name: "pod", MountPath: "/tmp/pod"}},
+	}
+}
+
+// after has a container start its program only when a shell's script has come to its end.
+func after(script string, c corev1.Container) corev1.Container {
+	c.Args = slices.Concat([]string{script + `exec "$@"`, "sh"}, c.Command, c.Args)
+	c.Command = []string{"sh", "-c"}
+	return c
+}
+
+// failing is a shell's command that exits with 3 in the first so many attempts in a pod. It counts for each
+// shell by the name that is its $0.
+func failing(attempts string) string {
+	return "echo >>/tmp/pod/attempts-$0; [ $(wc -l </tmp/pod/attempts-$0) -gt " + attempts + " ] || exit 3; "
+}
+
+// newJob is a Job with these containers, and an init container that brings the programs.
+func newJob(policy corev1.RestartPolicy, backoffLimit int32, containers ...corev1.Container) *batchv1.Job {
+	return &batchv1.Job{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "batch/v1", Kind: "Job"},
+		ObjectMeta: metav1.ObjectMeta{Name: job},
+		Spec: batchv1.JobSpec{
+			BackoffLimit: &backoffLimit,
+			Template: corev1.PodTemplateSpec{Spec: corev1.PodSpec{
+				RestartPolicy: policy,
+				InitContainers: []corev1.Container{{
+					Name: "sentinel-shim", Image: image, Args: []string{"--copy-to", "/tmp/pod"},
+					VolumeMounts: []corev1.VolumeMount{{Name: "pod", MountPath: "/tmp/pod"}},
+				}},
+				Containers: containers,
+				Volumes:    []corev1.Volume{{Name: "pod", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}},
+			}},
+		},
+	}
+}
+
+// start starts a Job in a namespace of its own.
+func start(t *testing.T, job *batchv1.Job) *kube.Namespace {
+	t.Helper()
+	ns := cluster.Namespace(t)
+	ns.ApplyText(t, asJSON(t, job))
+	return ns
+}
+
+func asJSON(t *testing.T, object any) string {
+	t.Helper()
+	text, err := json.Marshal(object)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// codes are the exit codes of all runs of each container: one run more than restarts.
+type codes map[string][]int
+
+// play plays a Job from its start to its end and compares how it was.
+func play(t *testing.T, job *batchv1.Job, outcome string, want codes) (*kube.Namespace, *kube.State) {
+	t.Helper()
+	ns := start(t, job)
+	return ns, expect(t, ns, job.Name, outcome, want)
+}
+
+// untilOver waits for the end of the Job of this name and of all its pods.
+func untilOver(t *testing.T, ns *kube.Namespace, job, outcome string) *kube.State {
+	t.Helper()
+	end := ns.Until(t, patience, "the end of Job "+job+" and of its pods", func(s *kube.State) bool {
+		return kube.Outcome(s.Job(job)) != "" && !slices.ContainsFunc(s.Pods(job), func(pod *corev1.Pod) bool { return isLive(s, pod) })
+	})
+	if got := kube.Outcome(end.Job(job)); got != outcome {
+		t.Errorf("the Job ended as %q, want %q", got, outcome)
+	}
+	return end
+}
+
+// expect waits for the end of the Job of this name, and compares the Job's condition, the exit codes of all
+// runs, the restart counts, and the time that each attempt's sidecars took to end.
+func expect(t *testing.T, ns *kube.Namespace, job, outcome string, want codes) *kube.State {
+	t.Helper()
+	end := untilOver(t, ns, job, outcome)
+	got := codes{}
+	for _, pod := range end.Pods(job) {
+		expectPrompt(t, end, pod)
+		for container, restarts := range kube.Restarts(pod) {
+			runs := end.Runs(pod.Name, container)
+			if len(runs) != restarts+1 {
+				t.Errorf("%s in %s has %d restarts, and these runs were seen: %v", container, pod.Name, restarts, runs)
+			}
+			for _, run := range runs {
+				got[container] = append(got[container], run.ExitCode)
+			}
+		}
+	}
+	if !maps.EqualFunc(got, want, slices.Equal) {
+		t.Errorf("exit codes, run by run: %v, want %v", got, want)
+	}
+	return end
+}
+
+func isLive(s *kube.State, pod *corev1.Pod) bool {
+	return !s.Deleted(pod) && pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed
+}
+
+// expectPrompt compares when main and its sidecars have ended: in the last attempt, and in those before if
+// they were restarted together.
+func expectPrompt(t *testing.T, s *kube.State, pod *corev1.Pod) {
+	t.Helper()
+	var mains, sidecars [][]kube.Run
+	for _, container := range pod.Spec.Containers {
+		if runs := s.Runs(pod.Name, container.Name); isMain(container) {
+			mains = append(mains, runs)
+		} else {
+			sidecars = append(sidecars, runs)
+		}
+	}
+	for _, sidecar := range sidecars {
+		tandem := !slices.ContainsFunc(mains, func(main []kube.Run) bool { return len(main) != len(sidecar) })
+		for back := 1; back <= len(sidecar) && (back == 1 || tandem); back++ {
+			var ended time.Time
+			for _, main := range mains {
+				if len(main) >= back && main[len(main)-back].Finished.After(ended) {
+					ended = main[len(main)-back].Finished
+				}
+			}
+			run := sidecar[len(sidecar)-back]
+			if late := run.Finished.Sub(ended); !ended.IsZero() && late > promptly {
+				t.Errorf("%v: that is %v after main, want at most %v", run, late, promptly)
+			}
+		}
+	}
+}
+
+func isMain(c corev1.Container) bool {
+	return strings.Contains(strings.Join(c.Command, " "), "/sentinel")
+}
+
+// lag is how long after main's last run the container's last run has ended, in whole seconds.
+func lag(s *kube.State, name, container string) time.Duration {
+	main, _ := s.Last(name, "main")
+	other, _ := s.Last(name, container)
+	return other.Finished.Sub(main.Finished)
+}

@@ -1,0 +1,229 @@
+package kube
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/tools/remotecommand"
+)
+
+// Namespace is the room of one test in the cluster. Whatever its methods cannot do fails the test.
+type Namespace struct {
+	Name    string
+	cluster *Cluster
+
+	mu      sync.Mutex
+	state   State
+	event   chan struct{}        // closed, and replaced, when the state has changed
+	volumes map[types.UID]string // the last listing of a pod's volumes
+}
+
+func newNamespace(c *Cluster, name string) *Namespace {
+	return &Namespace{
+		Name: name, cluster: c,
+		state: State{
+			jobs: map[types.UID]*batchv1.Job{}, pods: map[types.UID]*corev1.Pod{},
+			deleted: map[types.UID]bool{}, runs: map[runKey]Run{},
+		},
+		event:   make(chan struct{}),
+		volumes: map[types.UID]string{},
+	}
+}
+
+func (ns *Namespace) observe(object any, deleted bool) {
+	if pod, ok := object.(*corev1.Pod); ok {
+		ns.listVolumes(pod)
+	}
+	ns.mu.Lock()
+	defer ns.mu.Unlock()
+	ns.state.observe(object, deleted)
+	close(ns.event)
+	ns.event = make(chan struct{})
+}
+
+// State returns what is known at this instant.
+func (ns *Namespace) State() *State {
+	ns.mu.Lock()
+	defer ns.mu.Unlock()
+	return ns.state.clone()
+}
+
+// Until waits until the condition holds and returns the state in which it did. The condition is asked
+// anew whenever the API server reports a change. After the timeout the test fails; what says what was
+// waited for, for example "main to run".
+func (ns *Namespace) Until(t testing.TB, timeout time.Duration, what string, condition func(*State) bool) *State {
+	t.Helper()
+	deadline := time.NewTimer(timeout)
+	defer deadline.Stop()
+	for {
+		ns.mu.Lock()
+		state, event := ns.state.clone(), ns.event
+		ns.mu.Unlock()
+		if condition(state) {
+			return state
+		}
+		select {
+		case <-event:
+		case <-deadline.C:
+			t.Fatalf("waited %v in vain for %s", timeout, what)
+		}
+	}
+}
+
+// UntilEnd waits until the Job of this name has ended and returns the state then: Outcome of its Job says how.
+func (ns *Namespace) UntilEnd(t testing.TB, timeout time.Duration, job string) *State {
+	t.Helper()
+	return ns.Until(t, timeout, "the end of Job "+job, func(s *State) bool { return Outcome(s.Job(job)) != "" })
+}
+
+// UntilRunning waits until the container is in the given run (0 is its first) in the pod of this name, or
+// in a pod of the Job of this name, and returns it.
+func (ns *Namespace) UntilRunning(t testing.TB, timeout time.Duration, name, container string, attempt int) Run {
+	t.Helper()
+	var found Run
+	ns.Until(t, timeout, fmt.Sprintf("run %d of %s in %s to be under way", attempt, container, name), func(s *State) bool {
+		for _, run := range s.Runs(name, container) {
+			if run.Attempt == attempt && !run.Ended {
+				found = run
+				return true
+			}
+		}
+		return false
+	})
+	return found
+}
+
+// UntilLog waits until the container, in its present or a later run, has written a line that contains
+// text, and returns the time at which the container runtime received that line. It follows the pod of
+// this name, or the latest pod of the Job of this name.
+func (ns *Namespace) UntilLog(t testing.TB, timeout time.Duration, name, container, text string) time.Time {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	what := fmt.Sprintf("%s in %s to log %q", container, name, text)
+	deadline, _ := ctx.Deadline()
+	silent := "" // the run that has ended without such a line
+	for {
+		run, _ := ns.Until(t, time.Until(deadline), what, func(s *State) bool {
+			run, ok := s.Last(name, container)
+			return ok && run.ID != silent
+		}).Last(name, container)
+		at, err := ns.followLog(ctx, run, text)
+		switch {
+		case err == nil:
+			return at
+		case ctx.Err() != nil:
+			t.Fatalf("waited %v in vain for %s; the last attempt to read its log: %v", timeout, what, err)
+		case run.Ended && errors.Is(err, io.EOF):
+			silent = run.ID
+		default:
+			// The run ends, which the state says in a moment, or a daemon of the node was restarted
+			// and has cut off the log of a live run, which no event tells.
+			ns.nextEvent(time.Second)
+		}
+	}
+}
+
+// nextEvent waits for the next change of the state, but no longer than the timeout.
+func (ns *Namespace) nextEvent(timeout time.Duration) {
+	ns.mu.Lock()
+	event := ns.event
+	ns.mu.Unlock()
+	select {
+	case <-event:
+	case <-time.After(timeout):
+	}
+}
+
+// followLog reads the log of a run until a line contains text. The error is io.EOF if the log ends first.
+func (ns *Namespace) followLog(ctx context.Context, run Run, text string) (time.Time, error) {
+	stream, err := ns.cluster.client.CoreV1().Pods(ns.Name).GetLogs(run.Pod, &corev1.PodLogOptions{
+		Container: run.Container, Follow: true, Timestamps: true,
+	}).Stream(ctx)
+	if err != nil {
+		return time.Time{}, err
+	}
+	defer stream.Close()
+	lines := bufio.NewReader(stream)
+	for {
+		line, err := lines.ReadString('\n')
+		stamp, message, _ := strings.Cut(line, " ")
+		if strings.Contains(message, text) {
+			return time.Parse(time.RFC3339Nano, stamp)
+		}
+		if err != nil {
+			return time.Time{}, err
+		}
+	}
+}
+
+// Log returns what a container has written to its standard output and error: in its latest run, or, with
+// previous, in the one before.
+func (ns *Namespace) Log(t testing.TB, pod, container string, previous bool) string {
+	t.Helper()
+	log, err := ns.log(pod, container, previous)
+	if err != nil {
+		t.Fatalf("the log of %s in %s: %v", container, pod, err)
+	}
+	return log
+}
+
+func (ns *Namespace) log(pod, container string, previous bool) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), requestTimeout)
+	defer cancel()
+	limit := int64(256 << 10)
+	log, err := ns.cluster.client.CoreV1().Pods(ns.Name).GetLogs(pod, &corev1.PodLogOptions{
+		Container: container, Previous: previous, LimitBytes: &limit,
+	}).DoRaw(ctx)
+	return string(log), err
+}
+
+// Exec runs a command in a container and returns what it printed to its standard output. A command that
+// exits other than 0 fails the test.
+func (ns *Namespace) Exec(t testing.TB, pod, container string, command ...string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), requestTimeout)
+	defer cancel()
+	url := ns.cluster.client.CoreV1().RESTClient().Post().Namespace(ns.Name).Resource("pods").Name(pod).SubResource("exec").
+		VersionedParams(&corev1.PodExecOptions{Container: container, Command: command, Stdout: true, Stderr: true}, scheme.ParameterCodec).URL()
+	executor, err := remotecommand.NewWebSocketExecutor(ns.cluster.config, "GET", url.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stdout, stderr bytes.Buffer
+	if err := executor.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: &stdout, Stderr: &stderr}); err != nil {
+		t.Fatalf("%s in %s of %s: %v\n%s", strings.Join(command, " "), container, pod, err, stderr.String())
+	}
+	return stdout.String()
+}
+
+// Kill kills every process of a run at once, as the kernel's OOM killer does on cgroup v2 when a
+// container's memory limit is exceeded. It skips the test where the cluster is not the one of e2e/cluster.
+func (ns *Namespace) Kill(t testing.TB, run Run) {
+	t.Helper()
+	ns.cluster.Node(t, "ctr", "--namespace", "k8s.io", "tasks", "kill", "--all", "--signal", "SIGKILL", run.ID)
+}
+
+// DeletePod deletes a pod as kubectl does, with the pod's own terminationGracePeriodSeconds, and returns
+// at once. Deleted of the state says when it is gone.
+func (ns *Namespace) DeletePod(t testing.TB, name string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), requestTimeout)
+	defer cancel()
+	if err := ns.cluster.client.CoreV1().Pods(ns.Name).Delete(ctx, name, metav1.DeleteOptions{}); err != nil {
+		t.Fatalf("deleting pod %s: %v", name, err)
+	}
+}

@@ -1,0 +1,196 @@
+package kube
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/cache"
+)
+
+// State is what the API server had told of a namespace at one instant. What has been deleted stays in it.
+type State struct {
+	usable  bool // there is a default service account: pods are accepted
+	jobs    map[types.UID]*batchv1.Job
+	pods    map[types.UID]*corev1.Pod
+	deleted map[types.UID]bool
+	runs    map[runKey]Run
+}
+
+type runKey struct {
+	pod       types.UID
+	container string
+	attempt   int
+}
+
+// Run is one start-to-end of a container. A restarted container is a new run.
+type Run struct {
+	Pod, Container string
+	Attempt        int    // how often the container had been restarted before
+	ID             string // the container runtime's, without the runtime's name
+	Started        time.Time
+	Ended          bool
+	Finished       time.Time // this and the following are known when it has ended; the API tells whole seconds
+	ExitCode       int
+	Reason         string // the kubelet's word, for example Completed, Error or OOMKilled
+	Message        string // what the container left in /dev/termination-log
+}
+
+// String is one line for a test's message.
+func (r Run) String() string {
+	if !r.Ended {
+		return fmt.Sprintf("%s %s#%d running since %s", r.Pod, r.Container, r.Attempt, r.Started.Format(time.TimeOnly))
+	}
+	return fmt.Sprintf("%s %s#%d exited %d (%s), %s to %s", r.Pod, r.Container, r.Attempt, r.ExitCode, r.Reason,
+		r.Started.Format(time.TimeOnly), r.Finished.Format(time.TimeOnly))
+}
+
+// Jobs returns all Jobs, the oldest first.
+func (s *State) Jobs() []*batchv1.Job {
+	return slices.SortedFunc(maps.Values(s.jobs), func(a, b *batchv1.Job) int {
+		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Name, b.Name))
+	})
+}
+
+// Job returns the Job of this name, or nil if there is none.
+func (s *State) Job(name string) *batchv1.Job {
+	for _, job := range slices.Backward(s.Jobs()) {
+		if job.Name == name {
+			return job
+		}
+	}
+	return nil
+}
+
+// Pods returns the pod of this name, or the pods of the Job of this name, the oldest first.
+func (s *State) Pods(name string) []*corev1.Pod {
+	var pods []*corev1.Pod
+	for _, pod := range s.pods {
+		if pod.Name == name || pod.Labels[batchv1.JobNameLabel] == name {
+			pods = append(pods, pod)
+		}
+	}
+	slices.SortFunc(pods, func(a, b *corev1.Pod) int {
+		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Name, b.Name))
+	})
+	return pods
+}
+
+// Deleted reports whether the pod is gone from the API server.
+func (s *State) Deleted(pod *corev1.Pod) bool { return s.deleted[pod.UID] }
+
+// Runs returns the runs of a container (of all containers, init containers too, if container is empty)
+// in the pod of this name or the pods of the Job of this name: pod by pod, in the order of their start.
+func (s *State) Runs(name, container string) []Run {
+	var runs []Run
+	for _, pod := range s.Pods(name) {
+		var ofPod []Run
+		for key, run := range s.runs {
+			if key.pod == pod.UID && (container == "" || key.container == container) {
+				ofPod = append(ofPod, run)
+			}
+		}
+		slices.SortFunc(ofPod, func(a, b Run) int {
+			return cmp.Or(a.Started.Compare(b.Started), strings.Compare(a.Container, b.Container), a.Attempt-b.Attempt)
+		})
+		runs = append(runs, ofPod...)
+	}
+	return runs
+}
+
+// Last returns the latest run of a container, as Runs finds it, and false if it has not run yet.
+func (s *State) Last(name, container string) (Run, bool) {
+	runs := s.Runs(name, container)
+	if len(runs) == 0 {
+		return Run{}, false
+	}
+	return runs[len(runs)-1], true
+}
+
+// Restarts returns the restart count of each container of a pod by the container's name.
+func Restarts(pod *corev1.Pod) map[string]int {
+	restarts := map[string]int{}
+	for _, status := range pod.Status.ContainerStatuses {
+		restarts[status.Name] = int(status.RestartCount)
+	}
+	return restarts
+}
+
+// Outcome says how a Job ended: "Complete", or "Failed: " and the reason of the condition, for example
+// "Failed: BackoffLimitExceeded". It is empty while the Job has not ended, and for nil.
+func Outcome(job *batchv1.Job) string {
+	if job == nil {
+		return ""
+	}
+	for _, condition := range job.Status.Conditions {
+		switch {
+		case condition.Status != corev1.ConditionTrue:
+		case condition.Type == batchv1.JobComplete:
+			return "Complete"
+		case condition.Type == batchv1.JobFailed:
+			return "Failed: " + condition.Reason
+		}
+	}
+	return ""
+}
+
+// observe takes in what a watch has reported.
+func (s *State) observe(object any, deleted bool) {
+	if last, ok := object.(cache.DeletedFinalStateUnknown); ok {
+		object = last.Obj
+	}
+	switch object := object.(type) {
+	case *corev1.ServiceAccount:
+		s.usable = s.usable || object.Name == "default"
+	case *batchv1.Job:
+		s.jobs[object.UID] = object
+	case *corev1.Pod:
+		s.pods[object.UID] = object
+		s.deleted[object.UID] = deleted
+		for _, status := range slices.Concat(object.Status.InitContainerStatuses, object.Status.ContainerStatuses) {
+			s.observeRun(object, status.Name, int(status.RestartCount), status.State)
+			s.observeRun(object, status.Name, int(status.RestartCount)-1, status.LastTerminationState)
+		}
+	}
+}
+
+func (s *State) observeRun(pod *corev1.Pod, container string, attempt int, state corev1.ContainerState) {
+	run := Run{Pod: pod.Name, Container: container, Attempt: attempt}
+	switch {
+	case state.Running != nil:
+		run.Started = state.Running.StartedAt.Time
+		for _, status := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
+			if status.Name == container {
+				run.ID = runtimeID(status.ContainerID)
+			}
+		}
+	case state.Terminated != nil:
+		end := state.Terminated
+		run.ID, run.Started = runtimeID(end.ContainerID), end.StartedAt.Time
+		run.Ended, run.Finished = true, end.FinishedAt.Time
+		run.ExitCode, run.Reason, run.Message = int(end.ExitCode), end.Reason, end.Message
+	default:
+		return
+	}
+	s.runs[runKey{pod.UID, container, attempt}] = run
+}
+
+// runtimeID takes the runtime's name off a container's ID, for example containerd://.
+func runtimeID(id string) string {
+	_, id, _ = strings.Cut(id, "://")
+	return id
+}
+
+// clone returns a copy that later reports do not change. The objects themselves are never changed.
+func (s *State) clone() *State {
+	return &State{
+		usable: s.usable, jobs: maps.Clone(s.jobs), pods: maps.Clone(s.pods),
+		deleted: maps.Clone(s.deleted), runs: maps.Clone(s.runs),
+	}
+}

@@ -1,0 +1,22 @@
+// Package e2e runs the manifests of this repository, and every scenario that the programs are made for,
+// as real Jobs on a real cluster. Run it with e2e/run.
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"testing"
+
+	"github.com/sentinel-shim/sentinel-shim/e2e/kube"
+)
+
+var cluster *kube.Cluster
+
+func TestMain(m *testing.M) {
+	var err error
+	if cluster, err = kube.Connect(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}

@@ -1,0 +1,316 @@
+package e2e
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/sentinel-shim/sentinel-shim/e2e/kube"
+)
+
+// manifest is what is to be seen when a file of the folder manifests is applied.
+type manifest struct {
+	job string
+	// prepare brings up what the manifest does not contain, and names what has to be changed for it.
+	prepare func(*testing.T, *kube.Namespace) []kube.Edit
+	// success are the exit codes of the runs of its containers, and attempts if main fails twice before.
+	success, attempts codes
+	// check looks at what the first lines of the file promise beyond that.
+	check func(*testing.T, *kube.Namespace, *kube.State)
+}
+
+var manifests = map[string]manifest{
+	"job.yaml": {
+		job:      "report",
+		success:  codes{"main": {0}, "proxy": {0}},
+		attempts: codes{"main": {3, 3, 0}, "proxy": {3, 3, 0}},
+		check: func(t *testing.T, ns *kube.Namespace, end *kube.State) {
+			expectLog(t, ns, end, "report", "main", "Welcome to nginx!")
+		},
+	},
+	"cloud-sql-proxy.yaml": {
+		job:      "schema-migration",
+		prepare:  cloudSQL,
+		success:  codes{"main": {0}, "cloud-sql-proxy": {0}},
+		attempts: codes{"main": {3, 3, 0}, "cloud-sql-proxy": {3, 3, 0}},
+		check:    checkSchema,
+	},
+	"haproxy.yaml": {
+		job:      "orders-migration",
+		prepare:  shopDB,
+		success:  codes{"main": {0}, "haproxy": {0}},
+		attempts: codes{"main": {3, 3, 0}, "haproxy": {3, 3, 0}},
+		check: func(t *testing.T, ns *kube.Namespace, end *kube.State) {
+			expectLog(t, ns, end, "orders-migration", "haproxy", "haproxy stopped by SIGUSR1")
+			expectSQL(t, ns, "SELECT count(*) FROM orders", "1000")
+		},
+	},
+	"metrics-forwarder.yaml": {
+		job:      "order-import",
+		prepare:  statsd,
+		success:  codes{"main": {0}, "metrics-forwarder": {0}},
+		attempts: codes{"main": {3, 3, 0}, "metrics-forwarder": {0}},
+		check:    checkMetrics,
+	},
+	"queue-forwarder.yaml": {
+		job:      "queue-forwarder",
+		success:  codes{"forwarder": {0}, "queue": {0}},
+		attempts: codes{"forwarder": {3, 3, 0}, "queue": {3, 3, 0}},
+		check: func(t *testing.T, ns *kube.Namespace, end *kube.State) {
+			expectLog(t, ns, end, "queue-forwarder", "forwarder", "forwarded order 3")
+			expectLog(t, ns, end, "queue-forwarder", "queue", "forwarder exited 0; redis-server stopped by SIGTERM")
+		},
+	},
+	"three-sidecars.yaml": {
+		job:      "page-check",
+		success:  codes{"main": {0}, "proxy": {0}, "cache": {0}, "metrics": {0}},
+		attempts: codes{"main": {3, 3, 0}, "proxy": {3, 3, 0}, "cache": {3, 3, 0}, "metrics": {3, 3, 0}},
+		check: func(t *testing.T, ns *kube.Namespace, end *kube.State) {
+			expectLog(t, ns, end, "page-check", "proxy", "nginx stopped by SIGQUIT")
+			expectLog(t, ns, end, "page-check", "cache", "redis-server stopped by SIGINT")
+			expectLog(t, ns, end, "page-check", "metrics", "statsd_exporter stopped by SIGTERM")
+		},
+	},
+	"two-mains.yaml": {
+		job:     "imports",
+		success: codes{"orders": {0}, "customers": {0}, "proxy": {0}},
+		check: func(t *testing.T, ns *kube.Namespace, end *kube.State) {
+			expectLog(t, ns, end, "imports", "proxy", "orders exited 0, customers exited 0; nginx stopped by SIGQUIT")
+		},
+	},
+	"chain.yaml": {
+		job:      "crawl",
+		success:  codes{"main": {0}, "proxy": {0}, "log-shipper": {0}},
+		attempts: codes{"main": {3, 3, 0}, "proxy": {3, 3, 0}, "log-shipper": {3, 3, 0}},
+		check: func(t *testing.T, ns *kube.Namespace, end *kube.State) {
+			expectLog(t, ns, end, "crawl", "log-shipper", "GET /?last-page")
+			expectLog(t, ns, end, "crawl", "log-shipper", "proxy exited 0; tail stopped by SIGTERM")
+		},
+	},
+	"restricted.yaml": {
+		job:      "price-update",
+		prepare:  enforceRestricted,
+		success:  codes{"main": {0}, "metrics": {0}},
+		attempts: codes{"main": {3, 3, 0}, "metrics": {3, 3, 0}},
+	},
+	"keep-on-failure.yaml": {
+		job:     "warm-cache",
+		success: codes{"main": {1, 1, 0}, "cache": {0}},
+	},
+}
+
+// Every manifest does what its first lines promise.
+func TestManifests(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("../manifests/*.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no manifests: %v", err)
+	}
+	for _, file := range files {
+		name := filepath.Base(file)
+		if name == "cronjob.yaml" {
+			continue // TestCronJob
+		}
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m, ok := manifests[name]
+			if !ok {
+				t.Fatalf("nothing here tells what is to be seen when %s is applied", file)
+			}
+			m.play(t, name, m.success)
+		})
+	}
+}
+
+// The backoffLimit of every manifest is good for what stands beside it: three attempts.
+func TestManifestsThreeAttempts(t *testing.T) {
+	t.Parallel()
+	for name, m := range manifests {
+		if m.attempts != nil {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				m.play(t, name, m.attempts, failTwice(m.job))
+			})
+		}
+	}
+}
+
+func (m manifest) play(t *testing.T, name string, want codes, edits ...kube.Edit) {
+	t.Helper()
+	ns := cluster.Namespace(t)
+	if m.prepare != nil {
+		edits = append(edits, m.prepare(t, ns)...)
+	}
+	apply(t, ns, name, edits...)
+	end := expect(t, ns, m.job, complete, want)
+	if m.check != nil {
+		m.check(t, ns, end)
+	}
+}
+
+// failTwice has the mains of a manifest exit with 3 in the first two attempts.
+func failTwice(job string) kube.Edit {
+	return kube.EditPod(job, func(pod *corev1.PodSpec) {
+		for i, c := range pod.Containers {
+			if isMain(c) {
+				pod.Containers[i].Args = append([]string{"sh", "-c", failing("2") + `exec "$@"`, c.Name}, c.Args...)
+			}
+		}
+	})
+}
+
+// apply has the API server validate a manifest as it is in the repository, and applies it with the edits.
+func apply(t *testing.T, ns *kube.Namespace, name string, edits ...kube.Edit) {
+	t.Helper()
+	ns.DryRun(t, "../manifests/"+name)
+	ns.Apply(t, "../manifests/"+name, append(edits, hasRecommendedLabels)...)
+}
+
+// hasRecommendedLabels is an edit that changes nothing: it looks at the labels of each object and each template.
+func hasRecommendedLabels(objects []*unstructured.Unstructured) error {
+	for _, object := range objects {
+		if err := checkLabels(object.GetKind(), object.Object); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkLabels(where string, object map[string]any) error {
+	for key, value := range object {
+		part, ok := value.(map[string]any)
+		if !ok {
+			continue
+		}
+		if key != "metadata" {
+			if err := checkLabels(where+"."+key, part); err != nil {
+				return err
+			}
+			continue
+		}
+		labels, _, _ := unstructured.NestedStringMap(part, "labels")
+		for _, label := range []string{"name", "component", "part-of"} {
+			if labels["app.kubernetes.io/"+label] == "" {
+				return fmt.Errorf("%s has no label app.kubernetes.io/%s", where, label)
+			}
+		}
+	}
+	return nil
+}
+
+func expectLog(t *testing.T, ns *kube.Namespace, end *kube.State, job, container, want string) {
+	t.Helper()
+	if log := ns.Log(t, end.Pods(job)[0].Name, container, false); !strings.Contains(log, want) {
+		t.Errorf("%s logged no %q:\n%s", container, want, log)
+	}
+}
+
+// With concurrencyPolicy Forbid, a Job that does not end is the last one.
+func TestCronJob(t *testing.T) {
+	t.Parallel()
+	ns := cluster.Namespace(t)
+	apply(t, ns, "cronjob.yaml", func(objects []*unstructured.Unstructured) error {
+		return unstructured.SetNestedField(objects[0].Object, "* * * * *", "spec", "schedule")
+	})
+	const firings = 3
+	fired := ns.Until(t, (firings+1)*time.Minute, "the CronJob to have fired three times", func(s *kube.State) bool { return len(s.Jobs()) >= firings })
+	for i, job := range fired.Jobs() {
+		expect(t, ns, job.Name, complete, codes{"main": {0}, "proxy": {0}})
+		if i == 0 {
+			continue
+		}
+		previous := fired.Jobs()[i-1]
+		if since := job.CreationTimestamp.Sub(previous.CreationTimestamp.Time); since > 90*time.Second {
+			t.Errorf("Job %s came %v after the one before, want the minute of the schedule: a firing was missed", job.Name, since)
+		}
+		if slices.ContainsFunc(fired.Pods(previous.Name), func(pod *corev1.Pod) bool { return isLive(fired, pod) }) {
+			t.Errorf("a pod of %s was left over when %s was created", previous.Name, job.Name)
+		}
+	}
+}
+
+// The image of Dockerfile.cloud-sql-proxy has the shim in it: the pod says nothing of it.
+func TestDockerfileCloudSQLProxy(t *testing.T) {
+	t.Parallel()
+	m := manifests["cloud-sql-proxy.yaml"]
+	m.play(t, "cloud-sql-proxy.yaml", m.success, kube.EditContainer(m.job, "cloud-sql-proxy", func(c *corev1.Container) {
+		c.Image, c.Command, c.Args = "localhost/cloud-sql-proxy-with-shim:2.27.0", nil, c.Args[1:]
+	}))
+}
+
+// Orders is started again for itself, while customers goes on; the proxy is there for both.
+func TestTwoMainsOneFailsTwice(t *testing.T) {
+	t.Parallel()
+	m := manifests["two-mains.yaml"]
+	m.play(t, "two-mains.yaml", codes{"orders": {3, 3, 0}, "customers": {0}, "proxy": {0}},
+		shell(m.job, "orders", failing("2")),
+		shell(m.job, "customers", "until grep -qx 0 /tmp/pod/orders-terminated; do sleep 0.1; done"))
+}
+
+// The first code in the order of --main that is not 0, though customers is the first to end.
+func TestTwoMainsFail(t *testing.T) {
+	t.Parallel()
+	ns := cluster.Namespace(t)
+	apply(t, ns, "two-mains.yaml",
+		kube.EditJob("imports", func(job *batchv1.JobSpec) {
+			job.BackoffLimit, job.Template.Spec.RestartPolicy = new(int32), never
+		}),
+		shell("imports", "orders", "until [ -e /tmp/pod/customers-terminated ]; do sleep 0.1; done; exit 4"),
+		shell("imports", "customers", "exit 5"))
+	expect(t, ns, "imports", backoffLimitExceeded, codes{"orders": {4}, "customers": {5}, "proxy": {4}})
+}
+
+// shell has a container of a Job run a shell's script instead of its command.
+func shell(job, container, script string) kube.Edit {
+	return kube.EditContainer(job, container, func(c *corev1.Container) { c.Args = []string{"sh", "-c", script} })
+}
+
+// enforceRestricted has the namespace enforce the Pod Security Standard. It shows that by the pod of the other
+// scenarios, which is refused.
+func enforceRestricted(t *testing.T, ns *kube.Namespace) []kube.Edit {
+	t.Helper()
+	ns.ApplyText(t, `{apiVersion: v1, kind: Namespace, metadata: {name: restricted, labels: {pod-security.kubernetes.io/enforce: restricted}}}`)
+	err := ns.DryRunText(asJSON(t, corev1.Pod{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}, ObjectMeta: metav1.ObjectMeta{Name: "unrestricted"},
+		Spec: newJob(never, 0, proxy(""), worker(query)).Spec.Template.Spec,
+	}))
+	if err == nil || !strings.Contains(err.Error(), `violates PodSecurity "restricted`) {
+		t.Errorf("a pod that is not restricted: %v, want it refused", err)
+	}
+	return nil
+}
+
+// What main has sent right before its end has arrived, because the forwarder was kept for it.
+func checkMetrics(t *testing.T, ns *kube.Namespace, end *kube.State) {
+	t.Helper()
+	metrics := ns.Exec(t, "statsd", "shell", "wget", "-q", "-O", "-", "http://127.0.0.1:9102/metrics")
+	if !strings.Contains(metrics, "\norders_imported 1000\n") {
+		t.Errorf("what main has sent did not arrive:\n%s", metrics)
+	}
+	if got := lag(end, "order-import", "metrics-forwarder"); got < 4*time.Second {
+		t.Errorf("the forwarder ended %v after main, want the 5s of --drain", got)
+	}
+}
+
+func expectSQL(t *testing.T, ns *kube.Namespace, query, want string) {
+	t.Helper()
+	got := strings.TrimSpace(ns.Exec(t, "shop-db", "postgres", "psql", "-U", "postgres", "-t", "-A", "-c", query))
+	if got != want {
+		t.Errorf("%s: %q, want %q", query, got, want)
+	}
+}
+
+func checkSchema(t *testing.T, ns *kube.Namespace, end *kube.State) {
+	t.Helper()
+	expectLog(t, ns, end, "schema-migration", "cloud-sql-proxy", "cloud-sql-proxy stopped by SIGTERM")
+	expectSQL(t, ns, "SELECT string_agg(column_name, ' ' ORDER BY ordinal_position) FROM information_schema.columns WHERE table_name = 'customers'",
+		"id email created")
+}

@@ -1,0 +1,133 @@
+package e2e
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+)
+
+// How a Job ends is how main ends, and so do its sidecars.
+
+func TestSuccess(t *testing.T) {
+	t.Parallel()
+	for _, policy := range []corev1.RestartPolicy{never, onFailure} {
+		t.Run(string(policy), func(t *testing.T) {
+			t.Parallel()
+			play(t, newJob(policy, 0, proxy(""), worker(query)), complete, codes{"main": {0}, "proxy": {0}})
+		})
+	}
+}
+
+func TestFailureNever(t *testing.T) {
+	t.Parallel()
+	_, end := play(t, newJob(never, 1, proxy(""), worker(query+"exit 3")), backoffLimitExceeded,
+		codes{"main": {3, 3}, "proxy": {3, 3}})
+	if pods := end.Pods(job); len(pods) != 2 {
+		t.Errorf("%d pods, want one for each of 2 attempts", len(pods))
+	}
+}
+
+// The attempt that meets the limit is cut off while it runs.
+func TestFailureUntilBackoffLimit(t *testing.T) {
+	t.Parallel()
+	ns := start(t, newJob(onFailure, 3, proxy(""), worker(query+failing("2")+wait)))
+	end := untilOver(t, ns, job, backoffLimitExceeded)
+	for _, container := range []string{"main", "proxy"} {
+		runs := end.Runs(job, container)
+		if len(runs) < 2 || runs[0].ExitCode != 3 || runs[1].ExitCode != 3 {
+			t.Errorf("runs of %s: %v, want two that exited 3 before the limit was met", container, runs)
+		}
+		for _, run := range runs {
+			if !run.Ended || run.ExitCode == 0 || run.ExitCode == 137 {
+				t.Errorf("%v, want an end of its own, other than 0", run)
+			}
+		}
+	}
+}
+
+// Main works through the proxy at the start and at the end of each attempt.
+func TestTandem(t *testing.T) {
+	t.Parallel()
+	play(t, newJob(onFailure, 5, proxy(""), worker(query+failing("2")+query)), complete,
+		codes{"main": {3, 3, 0}, "proxy": {3, 3, 0}})
+}
+
+func TestTandemMainListedFirst(t *testing.T) {
+	t.Parallel()
+	play(t, newJob(onFailure, 5, worker(query+failing("2")+query), proxy("")), complete,
+		codes{"main": {3, 3, 0}, "proxy": {3, 3, 0}})
+}
+
+// The shim begins when main's end is on the volume already.
+func TestMainEndsBeforeSidecarStarts(t *testing.T) {
+	t.Parallel()
+	late := after("until [ -e /tmp/pod/main-terminated ]; do sleep 0.05; done; mkdir /tmp/pod/started || touch /tmp/pod/restarted; ", proxy(""))
+	second := after("until [ ! -e /tmp/pod/attempts-sh ] || [ -e /tmp/pod/restarted ]; do sleep 0.05; done; ", loner(failing("1")))
+	for _, c := range []struct {
+		name    string
+		job     *batchv1.Job
+		outcome string
+		codes   []int
+	}{
+		{"Success/Never", newJob(never, 0, late, loner("exit 0")), complete, []int{0}},
+		{"Success/OnFailure", newJob(onFailure, 0, late, loner("exit 0")), complete, []int{0}},
+		{"Failure/Never", newJob(never, 0, late, loner("exit 3")), backoffLimitExceeded, []int{3}},
+		// Main's second attempt waits until the first shim has ended.
+		{"Failure/OnFailure", newJob(onFailure, 3, late, second), complete, []int{3, 0}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			_, end := play(t, c.job, c.outcome, codes{"main": c.codes, "proxy": c.codes})
+			if run := end.Runs(job, "proxy")[0]; !strings.Contains(run.Message, "httpd was not started") {
+				t.Errorf("the shim's termination message is %q, want one that says that httpd was not started", run.Message)
+			}
+		})
+	}
+}
+
+// Main is back within a second or so, while the proxy of the attempt before still drains. It must not
+// work through that one, which would be cut off in the middle of the attempt.
+func TestMainRestartsWhileSidecarDrains(t *testing.T) {
+	t.Parallel()
+	ns := start(t, newJob(onFailure, 3, proxy("--drain 5s"), worker(strings.Repeat(query+"sleep 0.2; ", 30)+failing("1"))))
+	ns.UntilLog(t, patience, job, "main", "waiting for the sidecars of the run before to end")
+	end := expect(t, ns, job, complete, codes{"main": {3, 0}, "proxy": {3, 0}})
+	if got := lag(end, job, "proxy"); got < 4*time.Second {
+		t.Errorf("the proxy ended %v after main, want the 5s of --drain", got)
+	}
+}
+
+// The sentinel says that its command will never begin.
+func TestWrongFlag(t *testing.T) {
+	t.Parallel()
+	typo := wrapped("main", "/tmp/pod/sentinel --wait-fro tcp://127.0.0.1:8080", []string{"true"})
+	play(t, newJob(never, 0, proxy(""), typo), backoffLimitExceeded, codes{"main": {125}, "proxy": {125}})
+}
+
+// A sentinel without the volume can tell nobody: that is what --start-timeout is for.
+func TestVolumeNotMounted(t *testing.T) {
+	t.Parallel()
+	lost := corev1.Container{Name: "main", Image: image, Command: []string{"/sentinel", "--"}, Args: []string{"/sentinel", "--version"}}
+	play(t, newJob(never, 0, proxy("--start-timeout 5s"), lost), backoffLimitExceeded, codes{"main": {125}, "proxy": {124}})
+}
+
+// The exit code of the sidecar is main's, so it matters not that the policy names a container.
+func TestPodFailurePolicy(t *testing.T) {
+	t.Parallel()
+	for _, container := range []string{"main", "proxy"} {
+		t.Run(container, func(t *testing.T) {
+			t.Parallel()
+			failJob := newJob(never, 6, proxy(""), worker(query+"exit 42"))
+			failJob.Spec.PodFailurePolicy = &batchv1.PodFailurePolicy{Rules: []batchv1.PodFailurePolicyRule{{
+				Action: batchv1.PodFailurePolicyActionFailJob,
+				OnExitCodes: &batchv1.PodFailurePolicyOnExitCodesRequirement{
+					ContainerName: &container, Operator: batchv1.PodFailurePolicyOnExitCodesOpIn, Values: []int32{42},
+				},
+			}}}
+			play(t, failJob, "Failed: PodFailurePolicy", codes{"main": {42}, "proxy": {42}})
+		})
+	}
+}

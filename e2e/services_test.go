@@ -1,0 +1,99 @@
+package e2e
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"math/big"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/sentinel-shim/sentinel-shim/e2e/kube"
+)
+
+// What the manifests talk to and do not contain. The files are in testdata.
+
+// statsd brings up what the metrics forwarder sends to.
+func statsd(t *testing.T, ns *kube.Namespace) []kube.Edit {
+	t.Helper()
+	ns.Apply(t, "testdata/statsd.yaml")
+	untilReady(t, ns, "statsd")
+	ns.Exec(t, "statsd", "shell", "sh", "-c", "until wget -q -O /dev/null http://statsd:9102/; do sleep 0.2; done")
+	return nil
+}
+
+// shopDB brings up the PostgreSQL that the manifests name.
+func shopDB(t *testing.T, ns *kube.Namespace) []kube.Edit {
+	t.Helper()
+	ns.Apply(t, "testdata/shop-db.yaml")
+	untilReady(t, ns, "shop-db")
+	ns.Exec(t, "shop-db", "postgres", "sh", "-c", "until pg_isready -h shop-db; do sleep 0.2; done")
+	return nil
+}
+
+// cloudSQL brings up a Cloud SQL instance, as far as the Cloud SQL Auth Proxy sees of it, and has the proxy talk
+// to it. One certificate is the authority's and the server's, and stands in for the client's, which nobody asks for.
+func cloudSQL(t *testing.T, ns *kube.Namespace) []kube.Edit {
+	t.Helper()
+	shopDB(t, ns)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "my-project:shop"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+	type object = map[string]any
+	settings := object{
+		"backendType": "SECOND_GEN", "databaseVersion": "POSTGRES_15", "region": "europe-west1",
+		// HAProxy fills in the address at which it was asked: its own.
+		"ipAddresses":  []object{{"type": "PRIMARY", "ipAddress": "%[dst]"}},
+		"serverCaCert": object{"cert": certificate},
+	}
+	ns.ApplyText(t, asJSON(t, corev1.Secret{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"}, ObjectMeta: metav1.ObjectMeta{Name: "cloud-sql"},
+		StringData: map[string]string{
+			"server.pem":                 certificate + string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})),
+			"connectSettings.json":       asJSON(t, settings),
+			"generateEphemeralCert.json": asJSON(t, object{"ephemeralCert": object{"cert": certificate}}),
+		},
+	}))
+	ns.Apply(t, "testdata/cloud-sql.yaml")
+	untilReady(t, ns, "cloud-sql")
+	ns.Exec(t, "shop-db", "postgres", "sh", "-c", "until getent hosts cloud-sql; do sleep 0.2; done")
+	return []kube.Edit{kube.EditContainer("schema-migration", "cloud-sql-proxy", func(c *corev1.Container) {
+		c.Env = append(c.Env,
+			corev1.EnvVar{Name: "CSQL_PROXY_SQLADMIN_API_ENDPOINT", Value: "http://cloud-sql:8080/"},
+			corev1.EnvVar{Name: "CSQL_PROXY_TOKEN", Value: "any"})
+	})}
+}
+
+func untilReady(t *testing.T, ns *kube.Namespace, pod string) {
+	t.Helper()
+	ns.Until(t, patience, "pod "+pod+" to be ready", func(s *kube.State) bool {
+		for _, pod := range s.Pods(pod) {
+			for _, condition := range pod.Status.Conditions {
+				if condition.Type == corev1.PodReady && condition.Status == corev1.ConditionTrue {
+					return true
+				}
+			}
+		}
+		return false
+	})
+}
