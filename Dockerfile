@@ -1,4 +1,4 @@
-FROM golang:1.26 AS build
+FROM docker.io/library/golang:1.26 AS build
 WORKDIR /src
 # The modules first: their layer is built again only when one of these two files changes.
 COPY go.mod go.sum ./

@@ -8,7 +8,7 @@ LDFLAGS := -s -w -X $(MODULE)/cmd/internal/app.version=$(VERSION)
 PROXY_VERSION := v2.27.0
 PROXY         := bin/proxy-$(PROXY_VERSION)/cloud-sql-proxy
 
-.PHONY: help build test lint demo image e2e e2e-down clean
+.PHONY: help build test lint demo image e2e e2e-down compare clean
 
 help: ## list these targets (the default)
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,7 +17,8 @@ build: ## both programs as static binaries into bin/
 	CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags urfave_cli_no_docs -ldflags "$(LDFLAGS)" -o bin/ ./cmd/sentinel ./cmd/shim
 
 test: ## all tests, under the race detector (needs a C compiler)
-	go test -race ./...
+	# Never from the cache, which does not know that tests build and drive the programs.
+	go test -race -count 1 ./...
 
 lint: ## gofmt, go vet, staticcheck
 	@unformatted=$$(gofmt -l cmd sentinel shim) && if [ -n "$$unformatted" ]; then echo "not gofmt-ed:" $$unformatted; exit 1; fi
@@ -39,6 +40,9 @@ e2e: ## every manifest as real Jobs on a real cluster (KUBECONFIG, or one of its
 
 e2e-down: ## remove the cluster that e2e brought up
 	e2e/cluster/down --all
+
+compare: ## what the strategies of manifests/compare do, measured, into its RESULTS.md (KUBEXIT=path for kubexit)
+	e2e/run -parallel 14 ./compare
 
 clean: ## remove bin/
 	rm -rf bin

@@ -30,10 +30,10 @@ func TestMainKilledWhole(t *testing.T) {
 			}
 			// mkdir succeeds in the first attempt alone.
 			ns := start(t, newJob(c.policy, limit, proxy(""), worker(query+"if mkdir /tmp/pod/begun; then echo working; "+wait+"fi")))
-			ns.UntilLog(t, patience, job, "main", "working")
-			ns.Kill(t, ns.UntilRunning(t, patience, job, "main", 0))
-			end := expect(t, ns, job, c.outcome, codes{"main": c.codes, "proxy": c.codes})
-			if run := end.Runs(job, "proxy")[0]; !strings.Contains(run.Message, "main was killed (137)") {
+			ns.UntilLog(t, patience, scenario, "main", "working")
+			ns.Kill(t, ns.UntilRunning(t, patience, scenario, "main", 0))
+			end := expect(t, ns, scenario, c.outcome, codes{"main": c.codes, "proxy": c.codes})
+			if run := end.Runs(scenario, "proxy")[0]; !strings.Contains(run.Message, "main was killed (137)") {
 				t.Errorf("the shim's termination message is %q, want one that says that main was killed", run.Message)
 			}
 		})
@@ -46,7 +46,7 @@ func TestMainExceedsMemoryLimit(t *testing.T) {
 	greedy.Resources.Limits = corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("64Mi")}
 	_, end := play(t, newJob(never, 0, proxy(""), greedy), backoffLimitExceeded, codes{"main": {137}, "proxy": {137}})
 	// cgroup v1 kills awk alone, and the sentinel says so; v2 kills the whole container.
-	if run, _ := end.Last(job, "main"); run.Reason != "OOMKilled" && !strings.Contains(run.Message, "awk was killed by SIGKILL") {
+	if run, _ := end.Last(scenario, "main"); run.Reason != "OOMKilled" && !strings.Contains(run.Message, "awk was killed by SIGKILL") {
 		t.Errorf("%v, %q: want one that was killed for its memory", run, run.Message)
 	}
 }
@@ -75,11 +75,11 @@ func TestSidecarIgnoresStopSignal(t *testing.T) {
 	stubborn := sidecar("proxy", "--grace-period 3s", "sh", "-c", "trap '' TERM; "+strings.Join(server, " "))
 	_, end := play(t, newJob(onFailure, 3, stubborn, worker(query+failing("1"))), complete,
 		codes{"main": {3, 0}, "proxy": {3, 0}})
-	run, _ := end.Last(job, "proxy")
+	run, _ := end.Last(scenario, "proxy")
 	if !strings.Contains(run.Message, "did not heed SIGTERM") {
 		t.Errorf("the shim's termination message is %q, want one that says that SIGTERM was not heeded", run.Message)
 	}
-	if got := lag(end, job, "proxy"); got < 2*time.Second {
+	if got := lag(end, scenario, "proxy"); got < 2*time.Second {
 		t.Errorf("the proxy ended %v after main, want the 3s of --grace-period", got)
 	}
 }
@@ -97,7 +97,7 @@ func TestSidecarFailsLivenessProbe(t *testing.T) {
 	main := worker(query + "echo working; until [ -e /tmp/pod/back ]; do sleep 0.1; done; " +
 		"until wget -q -O /dev/null http://127.0.0.1:8080/passwd; do sleep 0.1; done; " + query)
 	ns := start(t, newJob(onFailure, 2, probed, main))
-	ns.UntilLog(t, patience, job, "main", "working")
-	ns.Exec(t, ns.State().Pods(job)[0].Name, "proxy", "touch", "/tmp/sick")
-	expect(t, ns, job, complete, codes{"main": {0}, "proxy": {143, 0}})
+	ns.UntilLog(t, patience, scenario, "main", "working")
+	ns.Exec(t, ns.State().Pods(scenario)[0].Name, "proxy", "touch", "/tmp/sick")
+	expect(t, ns, scenario, complete, codes{"main": {0}, "proxy": {143, 0}})
 }

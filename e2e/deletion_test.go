@@ -13,8 +13,8 @@ import (
 // deletePod deletes the pod of a Job once main has logged "working", and returns the state in which it is gone.
 func deletePod(t *testing.T, ns *kube.Namespace) (end *kube.State, pod string) {
 	t.Helper()
-	ns.UntilLog(t, patience, job, "main", "working")
-	victim := ns.State().Pods(job)[0]
+	ns.UntilLog(t, patience, scenario, "main", "working")
+	victim := ns.State().Pods(scenario)[0]
 	ns.DeletePod(t, victim.Name)
 	return ns.Until(t, patience, "pod "+victim.Name+" to be gone", func(s *kube.State) bool { return s.Deleted(victim) }), victim.Name
 }
@@ -60,9 +60,9 @@ func TestActiveDeadline(t *testing.T) {
 	t.Parallel()
 	late := newJob(onFailure, 6, proxy(""), worker("echo working; "+wait))
 	ns := start(t, late)
-	ns.UntilLog(t, patience, job, "main", "working")
+	ns.UntilLog(t, patience, scenario, "main", "working")
 	soon := int64(1)
 	late.Spec.ActiveDeadlineSeconds = &soon
 	ns.ApplyText(t, asJSON(t, late))
-	expect(t, ns, job, "Failed: DeadlineExceeded", codes{"main": {143}, "proxy": {143}})
+	expect(t, ns, scenario, "Failed: DeadlineExceeded", codes{"main": {143}, "proxy": {143}})
 }

@@ -26,7 +26,7 @@ const (
 
 	image    = "ghcr.io/sentinel-shim/sentinel-shim:v0.1.0"
 	busybox  = "busybox:1.35"
-	job      = "scenario"
+	scenario = "scenario"      // the Job's name
 	patience = 4 * time.Minute // a Job that takes longer hangs
 
 	// promptly is how long after main a sidecar may end at most. It is less than the shim's grace
@@ -84,7 +84,7 @@ func failing(attempts string) string {
 func newJob(policy corev1.RestartPolicy, backoffLimit int32, containers ...corev1.Container) *batchv1.Job {
 	return &batchv1.Job{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "batch/v1", Kind: "Job"},
-		ObjectMeta: metav1.ObjectMeta{Name: job},
+		ObjectMeta: metav1.ObjectMeta{Name: scenario},
 		Spec: batchv1.JobSpec{
 			BackoffLimit: &backoffLimit,
 			Template: corev1.PodTemplateSpec{Spec: corev1.PodSpec{

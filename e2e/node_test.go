@@ -12,7 +12,7 @@ import (
 
 // volumeOf is the path of the Job's volume in the node.
 func volumeOf(ns *kube.Namespace) string {
-	return filepath.Join("/var/lib/kubelet/pods", string(ns.State().Pods(job)[0].UID), "volumes/kubernetes.io~empty-dir/pod")
+	return filepath.Join("/var/lib/kubelet/pods", string(ns.State().Pods(scenario)[0].UID), "volumes/kubernetes.io~empty-dir/pod")
 }
 
 // untilTold is a shell's command that works through the proxy until the test creates the file "go".
@@ -22,10 +22,10 @@ func TestNodeDaemonRestarts(t *testing.T) {
 	for _, daemon := range []string{"kubelet", "containerd"} {
 		t.Run(daemon, func(t *testing.T) {
 			ns := start(t, newJob(onFailure, 0, proxy(""), worker(untilTold)))
-			ns.UntilLog(t, patience, job, "main", "working")
+			ns.UntilLog(t, patience, scenario, "main", "working")
 			cluster.Daemon(t, "restart", daemon)
 			cluster.Node(t, "touch", volumeOf(ns)+"/go")
-			expect(t, ns, job, complete, codes{"main": {0}, "proxy": {0}})
+			expect(t, ns, scenario, complete, codes{"main": {0}, "proxy": {0}})
 		})
 	}
 }
@@ -35,14 +35,14 @@ func TestNodeDaemonAwayWhenMainFails(t *testing.T) {
 	for _, daemon := range []string{"kubelet", "containerd"} {
 		t.Run(daemon, func(t *testing.T) {
 			ns := start(t, newJob(onFailure, 3, proxy(""), worker(untilTold+failing("1"))))
-			ns.UntilLog(t, patience, job, "main", "working")
+			ns.UntilLog(t, patience, scenario, "main", "working")
 			volume := volumeOf(ns)
 			t.Cleanup(func() { cluster.Daemon(t, "start", daemon) }) // whatever comes in between
 			cluster.Daemon(t, "stop", daemon)
 			cluster.Node(t, "touch", volume+"/go")
 			cluster.Node(t, "timeout", "60", "sh", "-c", "until [ -e "+volume+"/httpd-terminated ]; do sleep 0.1; done")
 			cluster.Daemon(t, "start", daemon)
-			expect(t, ns, job, complete, codes{"main": {3, 0}, "proxy": {3, 0}})
+			expect(t, ns, scenario, complete, codes{"main": {3, 0}, "proxy": {3, 0}})
 		})
 	}
 }

@@ -25,7 +25,7 @@ func TestFailureNever(t *testing.T) {
 	t.Parallel()
 	_, end := play(t, newJob(never, 1, proxy(""), worker(query+"exit 3")), backoffLimitExceeded,
 		codes{"main": {3, 3}, "proxy": {3, 3}})
-	if pods := end.Pods(job); len(pods) != 2 {
+	if pods := end.Pods(scenario); len(pods) != 2 {
 		t.Errorf("%d pods, want one for each of 2 attempts", len(pods))
 	}
 }
@@ -34,9 +34,9 @@ func TestFailureNever(t *testing.T) {
 func TestFailureUntilBackoffLimit(t *testing.T) {
 	t.Parallel()
 	ns := start(t, newJob(onFailure, 3, proxy(""), worker(query+failing("2")+wait)))
-	end := untilOver(t, ns, job, backoffLimitExceeded)
+	end := untilOver(t, ns, scenario, backoffLimitExceeded)
 	for _, container := range []string{"main", "proxy"} {
-		runs := end.Runs(job, container)
+		runs := end.Runs(scenario, container)
 		if len(runs) < 2 || runs[0].ExitCode != 3 || runs[1].ExitCode != 3 {
 			t.Errorf("runs of %s: %v, want two that exited 3 before the limit was met", container, runs)
 		}
@@ -81,7 +81,7 @@ func TestMainEndsBeforeSidecarStarts(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			_, end := play(t, c.job, c.outcome, codes{"main": c.codes, "proxy": c.codes})
-			if run := end.Runs(job, "proxy")[0]; !strings.Contains(run.Message, "httpd was not started") {
+			if run := end.Runs(scenario, "proxy")[0]; !strings.Contains(run.Message, "httpd was not started") {
 				t.Errorf("the shim's termination message is %q, want one that says that httpd was not started", run.Message)
 			}
 		})
@@ -93,9 +93,9 @@ func TestMainEndsBeforeSidecarStarts(t *testing.T) {
 func TestMainRestartsWhileSidecarDrains(t *testing.T) {
 	t.Parallel()
 	ns := start(t, newJob(onFailure, 3, proxy("--drain 5s"), worker(strings.Repeat(query+"sleep 0.2; ", 30)+failing("1"))))
-	ns.UntilLog(t, patience, job, "main", "waiting for the sidecars of the run before to end")
-	end := expect(t, ns, job, complete, codes{"main": {3, 0}, "proxy": {3, 0}})
-	if got := lag(end, job, "proxy"); got < 4*time.Second {
+	ns.UntilLog(t, patience, scenario, "main", "waiting for the sidecars of the run before to end")
+	end := expect(t, ns, scenario, complete, codes{"main": {3, 0}, "proxy": {3, 0}})
+	if got := lag(end, scenario, "proxy"); got < 4*time.Second {
 		t.Errorf("the proxy ended %v after main, want the 5s of --drain", got)
 	}
 }

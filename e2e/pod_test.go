@@ -50,7 +50,7 @@ func TestPods(t *testing.T) {
 			tandem := newJob(onFailure, 3, proxy(""), worker(query+failing("1")+query))
 			change(&tandem.Spec.Template.Spec)
 			_, end := play(t, tandem, complete, codes{"main": {3, 0}, "proxy": {3, 0}})
-			for _, run := range end.Runs(job, "proxy") {
+			for _, run := range end.Runs(scenario, "proxy") {
 				if !strings.Contains(run.Message, "stopped by SIGTERM") {
 					t.Errorf("%v: the shim's termination message is %q, want one that says what was stopped by SIGTERM", run, run.Message)
 				}

@@ -64,7 +64,7 @@ func run(args []string, signals <-chan os.Signal) int {
 			app.Text(program, "dir", "the shared volume", &cfg.Dir, nil),
 			app.Text(program, "name", "whose end is recorded: the `NAME` that shims follow with --main", &cfg.Name, lifetime.CheckName),
 			app.List(program, "wait-for", "start COMMAND only once this `ADDRESS` answers: tcp://host:port, unix:///path, file:///path, or http://host:port/path (any 2xx); may be repeated", &cfg.WaitFor, probe.Parse, probe.Target.String),
-			app.Duration(program, "wait-timeout", "for how long to wait for --wait-for, and for sidecars that still stop after a restart", &cfg.WaitTimeout),
+			app.Duration(program, "wait-timeout", "for how long to wait for --wait-for, then give up; and after a restart for sidecars that still stop, then go on", &cfg.WaitTimeout),
 		},
 		Check: func(command []string) error {
 			cfg.Command = command

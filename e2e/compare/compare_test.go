@@ -64,13 +64,13 @@ var situations = []situation{
 	},
 	{
 		name: "main first", want: complete, main: []string{"true"}, late: true,
-		text: "main exits 0 before the sidecar starts: the kubelet cannot start it, for want of a ConfigMap, until main\n" +
-			"has ended.\nThe seconds count from the sidecar's start. A native sidecar starts before main, so it is never late.",
+		text: "main exits 0 before the sidecar starts: the kubelet cannot start it, for want of a ConfigMap, until main has\n" +
+			"ended. The seconds count from the sidecar's start. A native sidecar starts before main, so it is never late.",
 	},
 	{
 		name: "killed, OnFailure", want: complete, main: works("hold 0"), killed: true,
-		text: "Every process of main's container is killed at once, as the OOM killer does on cgroup v2; main exits 0 in\n" +
-			"the second attempt.",
+		text: "Every process of main's container is killed at once, as the OOM killer does on cgroup v2; main exits 0 in the\n" +
+			"second attempt.",
 	},
 	{
 		name: "killed, Never", want: failed, main: works("hold"), killed: true, once: true,

@@ -155,7 +155,11 @@ func (s *State) observe(object any, deleted bool) {
 		s.deleted[object.UID] = deleted
 		for _, status := range slices.Concat(object.Status.InitContainerStatuses, object.Status.ContainerStatuses) {
 			s.observeRun(object, status.Name, int(status.RestartCount), status.State)
-			s.observeRun(object, status.Name, int(status.RestartCount)-1, status.LastTerminationState)
+			before := int(status.RestartCount) - 1
+			if status.State.Waiting != nil {
+				before++ // the restart that it waits for does not count yet
+			}
+			s.observeRun(object, status.Name, before, status.LastTerminationState)
 		}
 	}
 }

@@ -80,6 +80,9 @@ func startError(path string, err error) *StartError {
 	case errors.Is(err, unix.E2BIG):
 		return explain(exitcode.NotExecutable, "shorten the arguments or the environment")
 	case errors.Is(err, fs.ErrPermission):
+		if info, statErr := os.Stat(path); statErr == nil && info.IsDir() {
+			return explain(exitcode.NotExecutable, "it is a folder: give the program in it")
+		}
 		return explain(exitcode.NotExecutable, "make it executable (chmod +x), and check the user that the container runs as and the volume's mount options")
 	}
 	return explain(exitcode.NotExecutable, "the kernel refuses to execute it")
