@@ -16,12 +16,12 @@ help: ## list these targets (the default)
 build: ## both programs as static binaries into bin/
 	CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags urfave_cli_no_docs -ldflags "$(LDFLAGS)" -o bin/ ./cmd/sentinel ./cmd/shim
 
+# Never from the cache, which does not know that tests build and drive the programs.
 test: ## all tests, under the race detector (needs a C compiler)
-	# Never from the cache, which does not know that tests build and drive the programs.
 	go test -race -count 1 ./...
 
 lint: ## gofmt, go vet, staticcheck
-	@unformatted=$$(gofmt -l cmd sentinel shim) && if [ -n "$$unformatted" ]; then echo "not gofmt-ed:" $$unformatted; exit 1; fi
+	@unformatted=$$(gofmt -l cmd sentinel shim e2e/*.go e2e/kube e2e/compare) && if [ -n "$$unformatted" ]; then echo "not gofmt-ed:" $$unformatted; exit 1; fi
 	go vet ./...
 	go tool -modfile=.ci/tools.mod staticcheck ./...
 

@@ -8,6 +8,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"math/big"
+	"slices"
 	"testing"
 	"time"
 
@@ -19,21 +20,32 @@ import (
 
 // What the manifests talk to and do not contain. The files are in testdata.
 
+// bringUp applies a file of testdata, and waits until its pod is ready and a shell's script succeeds in a container:
+// the name of a Service is known a little later than its pod is ready.
+func bringUp(t *testing.T, ns *kube.Namespace, name, pod, container, script string) {
+	t.Helper()
+	ns.Apply(t, "testdata/"+name+".yaml")
+	ns.Until(t, patience, "pod "+name+" to be ready", func(s *kube.State) bool {
+		return slices.ContainsFunc(s.Pods(name), func(pod *corev1.Pod) bool {
+			return slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
+				return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+			})
+		})
+	})
+	ns.Exec(t, pod, container, "sh", "-c", "until "+script+"; do sleep 0.2; done")
+}
+
 // statsd brings up what the metrics forwarder sends to.
 func statsd(t *testing.T, ns *kube.Namespace) []kube.Edit {
 	t.Helper()
-	ns.Apply(t, "testdata/statsd.yaml")
-	untilReady(t, ns, "statsd")
-	ns.Exec(t, "statsd", "shell", "sh", "-c", "until wget -q -O /dev/null http://statsd:9102/; do sleep 0.2; done")
+	bringUp(t, ns, "statsd", "statsd", "shell", "wget -q -O /dev/null http://statsd:9102/")
 	return nil
 }
 
 // shopDB brings up the PostgreSQL that the manifests name.
 func shopDB(t *testing.T, ns *kube.Namespace) []kube.Edit {
 	t.Helper()
-	ns.Apply(t, "testdata/shop-db.yaml")
-	untilReady(t, ns, "shop-db")
-	ns.Exec(t, "shop-db", "postgres", "sh", "-c", "until pg_isready -h shop-db; do sleep 0.2; done")
+	bringUp(t, ns, "shop-db", "shop-db", "postgres", "pg_isready -h shop-db")
 	return nil
 }
 
@@ -74,26 +86,10 @@ func cloudSQL(t *testing.T, ns *kube.Namespace) []kube.Edit {
 			"generateEphemeralCert.json": asJSON(t, object{"ephemeralCert": object{"cert": certificate}}),
 		},
 	}))
-	ns.Apply(t, "testdata/cloud-sql.yaml")
-	untilReady(t, ns, "cloud-sql")
-	ns.Exec(t, "shop-db", "postgres", "sh", "-c", "until getent hosts cloud-sql; do sleep 0.2; done")
+	bringUp(t, ns, "cloud-sql", "shop-db", "postgres", "getent hosts cloud-sql")
 	return []kube.Edit{kube.EditContainer("schema-migration", "cloud-sql-proxy", func(c *corev1.Container) {
 		c.Env = append(c.Env,
 			corev1.EnvVar{Name: "CSQL_PROXY_SQLADMIN_API_ENDPOINT", Value: "http://cloud-sql:8080/"},
 			corev1.EnvVar{Name: "CSQL_PROXY_TOKEN", Value: "any"})
 	})}
-}
-
-func untilReady(t *testing.T, ns *kube.Namespace, pod string) {
-	t.Helper()
-	ns.Until(t, patience, "pod "+pod+" to be ready", func(s *kube.State) bool {
-		for _, pod := range s.Pods(pod) {
-			for _, condition := range pod.Status.Conditions {
-				if condition.Type == corev1.PodReady && condition.Status == corev1.ConditionTrue {
-					return true
-				}
-			}
-		}
-		return false
-	})
 }
