@@ -5,7 +5,7 @@ COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
 ARG VERSION=dev
-RUN CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags urfave_cli_no_docs \
+RUN CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags urfave_cli_no_docs -gcflags "text/template/...=-l" \
     -ldflags "-s -w -X github.com/sentinel-shim/sentinel-shim/cmd/internal/app.version=$VERSION" \
     -o /out/ ./cmd/sentinel ./cmd/shim
 

@@ -164,7 +164,7 @@ func stepsOf(t testing.TB, found string) (s steps) {
 // watch follows main on a volume.
 func watch(t testing.TB, dir string, lostAfter time.Duration) *lifetime.Watcher {
 	t.Helper()
-	w, err := lifetime.Watch(dir, []string{"main"}, lostAfter)
+	w, err := lifetime.Watch(lifetime.Dir(dir), []string{"main"}, lostAfter)
 	if err != nil {
 		t.Logf("no events: %v", err)
 	}
@@ -236,7 +236,7 @@ func wantListing(t testing.TB, dir, want string) {
 // begin begins a run of main in this process.
 func begin(t testing.TB, dir string) *lifetime.Run {
 	t.Helper()
-	run, _, err := lifetime.Begin(context.Background(), dir, "main")
+	run, _, err := lifetime.Begin(context.Background(), lifetime.Dir(dir), "main")
 	if err != nil {
 		t.Fatalf("the next Begin: %v; the volume: %s", err, listing(t, dir))
 	}
@@ -546,7 +546,7 @@ func twoSentinels(t *testing.T, found string, s steps, n int, stays bool) {
 			held = c
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
-			run, _, err := lifetime.Begin(ctx, dir, "main")
+			run, _, err := lifetime.Begin(ctx, lifetime.Dir(dir), "main")
 			if err != nil {
 				if !errors.Is(err, context.DeadlineExceeded) {
 					t.Errorf("the other Begin: %v", err)

@@ -55,7 +55,7 @@ func Run(cfg Config) int {
 	var run *lifetime.Run
 	var earlier bool
 	err := s.during(func(ctx context.Context) (err error) {
-		run, earlier, err = lifetime.Begin(ctx, cfg.Dir, cfg.Name)
+		run, earlier, err = lifetime.Begin(ctx, lifetime.Dir(cfg.Dir), cfg.Name)
 		return err
 	})
 	if run == nil {
@@ -129,7 +129,7 @@ func (s *session) notBegun(err error) (code int) {
 	var live *lifetime.LiveError
 	if !errors.As(err, &live) {
 		// Nobody may wait for a run that never begins.
-		if err := lifetime.Record(s.Dir, s.Name, code); err != nil {
+		if err := lifetime.Record(lifetime.Dir(s.Dir), s.Name, code); err != nil {
 			s.Log.Warn().Err(err).Msgf("the end of %s could not be recorded", s.Name)
 		}
 	}
@@ -198,7 +198,7 @@ func (s *session) wait(earlier bool) error {
 // time to end, so that this attempt does not work through one that is about to be
 // cut off.
 func (s *session) awaitSidecars() error {
-	stopping := lifetime.Stopping(s.Dir)
+	stopping := lifetime.Stopping(lifetime.Dir(s.Dir))
 	if len(stopping) == 0 {
 		return nil
 	}
@@ -213,7 +213,7 @@ func (s *session) awaitSidecars() error {
 			case <-ctx.Done():
 				return ctx.Err()
 			case <-poll.C:
-				stopping = lifetime.Stopping(s.Dir)
+				stopping = lifetime.Stopping(lifetime.Dir(s.Dir))
 			}
 		}
 		return nil

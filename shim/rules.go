@@ -136,6 +136,19 @@ func (r rules) next(s state, e event) (state, []action) {
 	return s, nil
 }
 
+// turn is what is done when something has happened: look, ask the rules, act, and
+// once more as long as the rules want another look. act gives the state after the
+// actions, for a launch may fail.
+func (r rules) turn(s state, e event, look func(event) event, act func(state, []action) state) {
+	for {
+		s = act(r.next(s, look(e)))
+		if s.phase != confirming {
+			return
+		}
+		e = event{}
+	}
+}
+
 // follow takes what was seen of a main.
 func (r rules) follow(m mainState, seen lifetime.State) mainState {
 	atStart := m.Phase == lifetime.Unsettled // nothing was known of it before

@@ -23,7 +23,7 @@ var ids = func() (ids [8]lifetime.Identity) {
 		if err := os.WriteFile(lifetime.TerminatedPath(dir, name), []byte("0\n"), 0o644); err != nil {
 			panic(err)
 		}
-		w, _ := lifetime.Watch(dir, []string{name}, 0)
+		w, _ := lifetime.Watch(lifetime.Dir(dir), []string{name}, 0)
 		ids[i] = w.Look()[0].ID
 		w.Close()
 	}

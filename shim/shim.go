@@ -79,13 +79,13 @@ func Run(cfg Config) int {
 	if cfg.LostAfter < lifetime.MinLostAfter {
 		cfg.Log.Warn().Msgf("--lost-after %s is less than %s: where locks are not shared between containers, a live main may be taken for dead", cfg.LostAfter, lifetime.MinLostAfter)
 	}
-	watcher, err := lifetime.Watch(cfg.Dir, cfg.Mains, cfg.LostAfter)
+	watcher, err := lifetime.Watch(lifetime.Dir(cfg.Dir), cfg.Mains, cfg.LostAfter)
 	if err != nil {
 		cfg.Log.Warn().Err(err).Msg("no events from the volume: looking at it once a second instead")
 	}
 	defer watcher.Close()
 
-	run, ranBefore, err := lifetime.Begin(context.Background(), cfg.Dir, cfg.Name)
+	run, ranBefore, err := lifetime.Begin(context.Background(), lifetime.Dir(cfg.Dir), cfg.Name)
 	var live *lifetime.LiveError
 	if errors.As(err, &live) {
 		cfg.Log.Error().Msg(err.Error())
@@ -207,30 +207,32 @@ func (l *loop) receive(sig os.Signal) (term bool) {
 	return false
 }
 
-// step looks at everything, asks the rules and does what they say, until they ask
-// for no further look. Then it tells: whoever reads the log may be slow.
+// step does a turn of the rules, then tells: whoever reads the log may be slow.
 func (l *loop) step(e event) {
-	story := []state{l.state}
-	for {
-		e.at, e.mains = l.now(), l.watcher.Look()
-		e.exited, e.status = l.sidecarStatus()
-		if e.exited && l.stopped == nil { // else Stop tells
-			e.gone = isClosed(l.sidecar.Gone())
-		}
-		var actions []action
-		l.state, actions = l.rules.next(l.state, e)
+	before := l.state
+	var story []state
+	l.rules.turn(l.state, e, l.see, func(s state, actions []action) state {
+		l.state = s
 		for _, a := range actions {
 			l.do(a)
 		}
 		story = append(story, l.state)
-		if l.state.phase != confirming {
-			break
-		}
-		e = event{}
+		return l.state
+	})
+	for _, now := range story {
+		l.tell(before, now)
+		before = now
 	}
-	for i, now := range story[1:] {
-		l.tell(story[i], now)
+}
+
+// see looks at everything.
+func (l *loop) see(e event) event {
+	e.at, e.mains = l.now(), l.watcher.Look()
+	e.exited, e.status = l.sidecarStatus()
+	if e.exited && l.stopped == nil { // else Stop tells
+		e.gone = isClosed(l.sidecar.Gone())
 	}
+	return e
 }
 
 // sidecarStatus tells whether the sidecar has ended, and its exit code. One that is

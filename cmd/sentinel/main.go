@@ -99,5 +99,5 @@ func recordRefusal(args []string) {
 			*flag.dst = value
 		}
 	}
-	_ = lifetime.Record(cfg.Dir, cfg.Name, exitcode.Wrapper)
+	_ = lifetime.Record(lifetime.Dir(cfg.Dir), cfg.Name, exitcode.Wrapper)
 }

@@ -5,13 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -41,67 +37,57 @@ func (e *LiveError) Error() string {
 
 // Run is a run that has begun. Its methods may be called from any goroutine.
 type Run struct {
-	dir, name string
-	file      *os.File
-	path      string // where file is: the private name, then NAME-running
+	volume  Volume
+	name    string
+	file    File
+	current string // what file is called: the private name, then NAME-running
 
-	mu    sync.Mutex // one writer at a time: the heartbeat or a change of word
-	word  string
-	quiet chan struct{} // closed to stop the heartbeat
-	still sync.WaitGroup
+	mu          sync.Mutex // one writer at a time: the heartbeat or a change of word
+	word        string
+	stopBeating func()
 }
 
-// Begin begins a run named name on the volume dir. An earlier run of that name is
+// Begin begins a run named name on the volume. An earlier run of that name is
 // replaced. It waits up to five seconds for a live one to end, then fails with a
 // *LiveError; or until ctx is done, with ctx's error.
 //
 // earlier tells whether an earlier run had left its file, also when Begin fails.
-func Begin(ctx context.Context, dir, name string) (run *Run, earlier bool, err error) {
-	return begin(ctx, dir, name, liveWait)
+func Begin(ctx context.Context, v Volume, name string) (run *Run, earlier bool, err error) {
+	return begin(ctx, v, name, liveWait)
 }
 
-func begin(ctx context.Context, dir, name string, patience time.Duration) (run *Run, earlier bool, err error) {
-	earlier = exists(TerminatedPath(dir, name)) || exists(runningPath(dir, name))
-	file, err := createPrivate(dir, name, wordRunning)
+func begin(ctx context.Context, v Volume, name string, patience time.Duration) (run *Run, earlier bool, err error) {
+	earlier = exists(v, name+terminatedSuffix) || exists(v, name+runningSuffix)
+	private, file, err := createPrivate(v, name, wordRunning)
 	if err != nil {
 		return nil, earlier, err
 	}
-	run = &Run{dir: dir, name: name, file: file, path: file.Name(), word: wordRunning, quiet: make(chan struct{})}
-	run.still.Go(run.beat)
+	run = &Run{volume: v, name: name, file: file, current: private, word: wordRunning}
+	run.stopBeating = v.Every(Heartbeat, run.beat)
 	if err := run.claim(ctx, patience); err != nil {
 		run.abandon()
 		return nil, earlier, err
 	}
-	removeLeftovers(dir, name)
+	removeLeftovers(v, name)
 	return run, earlier, nil
 }
 
-func exists(path string) bool {
-	_, err := os.Lstat(path)
+func exists(v Volume, name string) bool {
+	_, err := v.Lstat(name)
 	return err == nil
 }
 
 // beat is the heartbeat.
 func (r *Run) beat() {
-	ticker := time.NewTicker(Heartbeat)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-r.quiet:
-			return
-		case <-ticker.C:
-			r.mu.Lock()
-			_, _ = r.file.WriteAt([]byte(r.word), 0) // the next one may succeed
-			r.mu.Unlock()
-		}
-	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, _ = r.file.WriteAt([]byte(r.word), 0) // the next one may succeed
 }
 
 // abandon gives up a run that could not begin.
 func (r *Run) abandon() {
-	close(r.quiet)
-	r.still.Wait()
-	_ = unix.Unlink(r.path)
+	r.stopBeating()
+	_ = r.volume.Remove(r.current)
 	r.file.Close()
 }
 
@@ -117,55 +103,56 @@ const (
 
 // claim gives the private file the name NAME-running.
 func (r *Run) claim(ctx context.Context, patience time.Duration) error {
-	start := time.Now()
+	start := r.volume.Now()
 	var softSince time.Time
 	for {
-		found, err := r.tryClaim(!softSince.IsZero() && time.Since(softSince) >= softWait)
+		now := r.volume.Now()
+		found, err := r.tryClaim(!softSince.IsZero() && now.Sub(softSince) >= softWait)
 		if err != nil {
 			return err
 		}
-		waited := time.Since(start)
+		waited := now.Sub(start)
 		switch {
 		case found == none:
 			return nil
 		case found == live && waited >= patience:
-			return &LiveError{runningPath(r.dir, r.name)}
+			return &LiveError{r.runningPath()}
 		case waited >= patience+time.Second:
-			return fmt.Errorf("%s: somebody replaces it all the time: nothing but sentinel and shim should write to it", runningPath(r.dir, r.name))
+			return fmt.Errorf("%s: somebody replaces it all the time: nothing but sentinel and shim should write to it", r.runningPath())
 		case found == soft && softSince.IsZero():
-			softSince = time.Now()
+			softSince = now
 		case found != soft:
 			softSince = time.Time{}
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(retryEvery):
+		if err := r.volume.Sleep(ctx, retryEvery); err != nil {
+			return err
 		}
 	}
 }
 
+func (r *Run) runningPath() string { return r.volume.Path(r.name + runningSuffix) }
+
 // tryClaim takes the name, or says what is in the way. With force, soft
 // obstacles are not.
 func (r *Run) tryClaim(force bool) (obstacle, error) {
-	path := runningPath(r.dir, r.name)
-	info, err := os.Lstat(path)
+	running := r.name + runningSuffix
+	info, err := r.volume.Lstat(running)
 	if errors.Is(err, fs.ErrNotExist) {
-		return r.take(renameNoReplace)
+		return r.take(r.volume.RenameNoReplace)
 	}
 	if err != nil {
 		return none, err
 	}
-	if info.IsDir() {
-		return none, fmt.Errorf("%s is a directory: remove it, and let nothing but sentinel and shim write such names", path)
+	if info.Type.IsDir() {
+		return none, fmt.Errorf("%s is a directory: remove it, and let nothing but sentinel and shim write such names", r.runningPath())
 	}
 
 	// Whoever holds the dead file's write lock, and sees that it still has
 	// the name, is alone in replacing it.
-	old, err := openRegular(path, os.O_RDWR)
-	alone := err == nil && tryWriteLock(old) == nil
+	old, err := openRegular(r.volume, running, true)
+	alone := err == nil && old.TryWriteLock() == nil
 	if err != nil {
-		old, err = openRegular(path, os.O_RDONLY)
+		old, err = openRegular(r.volume, running, false)
 	}
 	if err == nil {
 		defer old.Close() // until then its inode cannot be another file's
@@ -175,41 +162,24 @@ func (r *Run) tryClaim(force bool) (obstacle, error) {
 	case alone:
 	case errors.Is(err, fs.ErrNotExist):
 		return changed, nil
-	case err == nil && writeLocked(old):
+	case err == nil && old.WriteLocked():
 		return live, nil
 	case !force:
 		return soft, nil
 	}
-	return r.replace(info)
+	return r.replace(info.Identity)
 }
 
 // replace takes the name from the dead file that old is, if it still has it.
-func (r *Run) replace(old fs.FileInfo) (obstacle, error) {
-	turn := takeTurn(r.dir)
-	defer turn.Close()
-	if now, err := os.Lstat(runningPath(r.dir, r.name)); err != nil || !os.SameFile(old, now) {
+// Begins do so one after the other, also those that could not have the dead file's
+// lock: between their last look at it and the rename, another may begin.
+func (r *Run) replace(old Identity) (obstacle, error) {
+	done := r.volume.Turn(turnWait)
+	defer done()
+	if now, err := r.volume.Lstat(r.name + runningSuffix); err != nil || !now.sameFile(old) {
 		return changed, nil
 	}
-	return r.take(os.Rename)
-}
-
-// takeTurn lets Begins replace dead files one after the other, also those that
-// could not have the dead file's lock: between their last look at it and the
-// rename, another may begin. It is a flock(2) on the folder, which whoever can
-// read the folder may hold for ever; so it is not waited for longer than turnWait.
-// The turn ends when the file is closed; it may be nil.
-func takeTurn(dir string) *os.File {
-	turn, err := os.Open(dir)
-	if err != nil {
-		return nil
-	}
-	for range turnWait / retryEvery {
-		if unix.Flock(int(turn.Fd()), unix.LOCK_EX|unix.LOCK_NB) != unix.EWOULDBLOCK {
-			break
-		}
-		time.Sleep(retryEvery)
-	}
-	return turn
+	return r.take(r.volume.Rename)
 }
 
 // take removes the end of an earlier run and gives our file its name.
@@ -217,15 +187,15 @@ func (r *Run) take(rename func(from, to string) error) (obstacle, error) {
 	if err := r.removeEnd(); err != nil {
 		return none, err
 	}
-	path := runningPath(r.dir, r.name)
-	err := rename(r.path, path)
+	running := r.name + runningSuffix
+	err := rename(r.current, running)
 	if errors.Is(err, fs.ErrExist) {
 		return changed, nil
 	}
 	if err != nil {
 		return none, err
 	}
-	r.path = path
+	r.current = running
 	// A whole run may have come and gone since its end was looked for, and an
 	// end hides all else: ours would be taken for ended.
 	return none, r.removeEnd()
@@ -233,43 +203,25 @@ func (r *Run) take(rename func(from, to string) error) (obstacle, error) {
 
 // removeEnd removes the end of an earlier run.
 func (r *Run) removeEnd() error {
-	end := TerminatedPath(r.dir, r.name)
-	if err := unix.Unlink(end); err != nil && err != unix.ENOENT {
-		return &fs.PathError{Op: "remove the earlier run's", Path: end, Err: err}
+	if err := r.volume.Remove(r.name + terminatedSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("the earlier run's end: %w", err)
 	}
 	return nil
 }
 
-// renameNoReplace is rename(2) that fails with EEXIST where to exists.
-func renameNoReplace(from, to string) error {
-	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
-	switch err {
-	case nil:
-		return nil
-	case unix.EINVAL, unix.ENOSYS, unix.EOPNOTSUPP:
-		// A file system without it. link(2) never replaces anything.
-		if err := os.Link(from, to); err != nil {
-			return err
-		}
-		return unix.Unlink(from)
-	}
-	return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}
-}
-
 // removeLeftovers removes the private files of Begins that were killed.
-func removeLeftovers(dir, name string) {
-	for _, file := range fileNames(dir) {
+func removeLeftovers(v Volume, name string) {
+	for _, file := range fileNames(v) {
 		if !isPrivate(file, name) {
 			continue
 		}
-		path := filepath.Join(dir, file)
-		info, err := os.Lstat(path)
-		if err != nil || !info.Mode().IsRegular() || time.Since(info.ModTime()) < leftoverAge {
+		info, err := v.Lstat(file)
+		if err != nil || !info.Type.IsRegular() || v.Now().Sub(time.Unix(info.Sec, info.Nanos)) < leftoverAge {
 			continue
 		}
-		if f, err := openRegular(path, os.O_RDONLY); err == nil {
-			if !writeLocked(f) {
-				_ = unix.Unlink(path)
+		if f, err := openRegular(v, file, false); err == nil {
+			if !f.WriteLocked() {
+				_ = v.Remove(file)
 			}
 			f.Close()
 		}

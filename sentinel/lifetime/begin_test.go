@@ -143,12 +143,12 @@ func TestBeginWaitsForTheEnd(t *testing.T) {
 func awaitPrivate(t *testing.T, dir string) {
 	t.Helper()
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
-		for _, file := range fileNames(dir) {
+		for _, file := range fileNames(Dir(dir)) {
 			if !isPrivate(file, "main") {
 				continue
 			}
-			if f, err := openRegular(filepath.Join(dir, file), os.O_RDONLY); err == nil {
-				locked := writeLocked(f)
+			if f, err := openRegular(Dir(dir), file, false); err == nil {
+				locked := f.WriteLocked()
 				f.Close()
 				if locked {
 					return
@@ -166,7 +166,7 @@ func TestBeginCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() {
-		_, _, err := Begin(ctx, dir, "main")
+		_, _, err := Begin(ctx, Dir(dir), "main")
 		done <- err
 	}()
 	awaitPrivate(t, dir)
@@ -320,13 +320,13 @@ func TestLeftovers(t *testing.T) {
 	leave(".main-2-"+random, old)                       // of a run whose name begins alike
 	leave(".main-ffff0123456789ab", old.Add(time.Hour)) // may still be locked
 
-	removeLeftovers(dir, "main")
+	removeLeftovers(Dir(dir), "main")
 	for _, file := range []string{live, ".main-" + random[1:] + "g", ".main-" + random + "0", ".other-" + random, ".main-2-" + random, ".main-ffff0123456789ab"} {
-		if !exists(filepath.Join(dir, file)) {
+		if !exists(Dir(dir), file) {
 			t.Errorf("%s was removed", file)
 		}
 	}
-	if exists(filepath.Join(dir, ".main-"+random)) {
+	if exists(Dir(dir), ".main-"+random) {
 		t.Error("what a killed Begin has left was not removed")
 	}
 
@@ -336,7 +336,7 @@ func TestLeftovers(t *testing.T) {
 	if answer := waiting.hear(); answer != "ok" {
 		t.Fatal(answer)
 	}
-	if exists(filepath.Join(dir, ".main-"+random)) || exists(filepath.Join(dir, live)) {
+	if exists(Dir(dir), ".main-"+random) || exists(Dir(dir), live) {
 		t.Errorf("Begin has left %s", listing(dir))
 	}
 }
@@ -415,7 +415,7 @@ func TestHostileVolume(t *testing.T) {
 
 				// A run over it.
 				began := time.Now()
-				run, _, err := Begin(context.Background(), dir, "main")
+				run, _, err := Begin(context.Background(), Dir(dir), "main")
 				switch {
 				case isFolder && name != private:
 					if err == nil || !strings.Contains(err.Error(), filepath.Join(dir, name)) {
@@ -429,7 +429,7 @@ func TestHostileVolume(t *testing.T) {
 					wantState(t, dir, "main", "ended: 3")
 				}
 				// A failure that is recorded over what is left.
-				_ = Record(dir, "main", 125)
+				_ = Record(Dir(dir), "main", 125)
 				if state := lookOnce(t, dir, "main"); state != "ended: 125" && state != "unreadable: 125" {
 					t.Errorf("in the end it is seen as %q; the volume: %s", state, listing(dir))
 				}

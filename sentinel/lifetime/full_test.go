@@ -58,7 +58,7 @@ func TestFullAtBegin(t *testing.T) {
 				t.Errorf("Record says %q; want that there is no space", answer)
 			}
 			wantState(t, ours, "main", c.want)
-			for _, file := range fileNames(ours) {
+			for _, file := range fileNames(Dir(ours)) {
 				if isPrivate(file, "main") {
 					t.Errorf("%s is left", file)
 				}
@@ -131,7 +131,7 @@ func TestFullAtEnd(t *testing.T) {
 // code stands in the run's own, unlocked file.
 func TestFullDirectory(t *testing.T) {
 	p, theirs, ours := mountedDisk(t)
-	w, err := Watch(ours, []string{"main"}, 0)
+	w, err := Watch(Dir(ours), []string{"main"}, 0)
 	if err != nil {
 		t.Logf("inotify is refused: %v", err)
 	}
@@ -164,7 +164,7 @@ func TestFullDirectory(t *testing.T) {
 	}
 
 	// The next run replaces it, where there is room for its private file.
-	for _, file := range fileNames(ours) {
+	for _, file := range fileNames(Dir(ours)) {
 		if file != "main-running" && file != "lost+found" {
 			if err := os.Remove(filepath.Join(ours, file)); err != nil {
 				t.Fatal(err)
@@ -181,7 +181,7 @@ func TestFullDirectory(t *testing.T) {
 // success is not made of it.
 func TestDiskFails(t *testing.T) {
 	p, theirs, ours := mountedDisk(t)
-	w, err := Watch(ours, []string{"main"}, time.Hour)
+	w, err := Watch(Dir(ours), []string{"main"}, time.Hour)
 	if err != nil {
 		t.Logf("inotify is refused: %v", err)
 	}
@@ -309,10 +309,10 @@ func TestNoVolume(t *testing.T) {
 	if err := os.Remove(dir); err != nil {
 		t.Fatal(err)
 	}
-	if run, earlier, err := Begin(context.Background(), dir, "main"); run != nil || earlier || !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), dir) {
+	if run, earlier, err := Begin(context.Background(), Dir(dir), "main"); run != nil || earlier || !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), dir) {
 		t.Errorf("Begin says %v, earlier %t", err, earlier)
 	}
-	if err := Record(dir, "main", 125); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), dir) {
+	if err := Record(Dir(dir), "main", 125); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), dir) {
 		t.Errorf("Record says %v", err)
 	}
 }

@@ -66,6 +66,32 @@ const (
 	settleTime = time.Second
 )
 
+// Observer follows one run, look by look. A [Watcher] is made of these and of what
+// tells when to look; whoever knows that by himself can do with an Observer alone.
+//
+// It is a value: a copy goes on from where the original was.
+type Observer struct {
+	volume Volume
+	name   string
+	judge  judge
+}
+
+// NewObserver follows the named run. lostAfter is as for Watch.
+func NewObserver(v Volume, name string, lostAfter time.Duration) Observer {
+	return Observer{v, name, judge{lostAfter: lostAfter}}
+}
+
+// Look looks at the run. pending says that a wait for the run's lock (AwaitUnlocked)
+// had not returned before; elapsed is the time since the look before, cut off at
+// what was to be slept ([LookAgain]): what a watcher was frozen for is no evidence.
+//
+// If the run is locked its open file comes along, for the caller to wait on and to
+// close.
+func (o *Observer) Look(pending bool, elapsed time.Duration) (State, File) {
+	s, locked := look(o.volume, o.name)
+	return o.judge.see(s, pending, elapsed), locked
+}
+
 // judge makes a state of what is seen, by what was seen before. It asks nobody:
 // neither the volume nor the clock.
 type judge struct {
@@ -85,9 +111,7 @@ type judge struct {
 	lost State // the verdict, if any; it stands until there is a new file or a sign of life
 }
 
-// see judges one look. pending says that the wait for the lock had not returned
-// when the look began, elapsed is the time since the look before, cut off at
-// what was to be slept (next): what a watcher was frozen for is no evidence.
+// see judges one look: see Observer.Look.
 func (j *judge) see(s sight, pending bool, elapsed time.Duration) State {
 	if !j.looked {
 		j.looked, j.first, elapsed = true, s.live.id, 0
@@ -169,9 +193,9 @@ func (j *judge) lose(id Identity, silent bool) State {
 	return j.lost
 }
 
-// next is after what time a run in this state is to be looked at again where no
+// LookAgain is after what time a run in this state is to be looked at again where no
 // event says so.
-func next(s State) time.Duration {
+func LookAgain(s State) time.Duration {
 	if s.Phase == Unsettled {
 		return settleTick
 	}

@@ -7,7 +7,7 @@ import (
 
 // What may be seen of a run's two files.
 
-func file(inode uint64, sec int64) Identity { return Identity{dev: 1, ino: inode, sec: sec} }
+func file(inode uint64, sec int64) Identity { return Identity{Dev: 1, Ino: inode, Sec: sec} }
 
 func ended(content string) sight {
 	return sight{end: sighting{present: true, readable: true, content: content, id: file(9, 1)}}
@@ -359,7 +359,7 @@ func TestNext(t *testing.T) {
 		if phase == Unsettled {
 			want = settleTick
 		}
-		if got := next(State{Phase: phase}); got != want {
+		if got := LookAgain(State{Phase: phase}); got != want {
 			t.Errorf("phase %d: the next look is after %s, not %s", phase, got, want)
 		}
 	}

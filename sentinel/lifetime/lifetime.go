@@ -6,7 +6,7 @@
 //
 // Both ends of the contract are here. [Begin] and [Run.End] write it, [Watch]
 // and [Watcher.Look] read it. This is the only place that knows the names of the
-// files, the locks and inotify.
+// files, the locks and inotify. What it asks of a file system is a [Volume].
 //
 // The lock is an open file description lock (fcntl(2), F_OFD_SETLK). The kernel
 // drops it when its owner dies, whatever kills it; and unlike with flock(2), who
@@ -20,7 +20,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 	"unicode"
@@ -81,7 +80,5 @@ func CheckVolume(dir string) error {
 	return nil
 }
 
-func runningPath(dir, name string) string { return filepath.Join(dir, name+runningSuffix) }
-
 // TerminatedPath is the file that the end of the run named name is recorded in.
-func TerminatedPath(dir, name string) string { return filepath.Join(dir, name+terminatedSuffix) }
+func TerminatedPath(dir, name string) string { return Dir(dir).Path(name + terminatedSuffix) }

@@ -4,8 +4,6 @@ import (
 	"errors"
 	"io"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 )
@@ -39,24 +37,24 @@ const maxLooks = 8
 
 // look looks at a run. If NAME-running is locked its open file comes along, for
 // the caller to wait on and to close.
-func look(dir, name string) (s sight, locked *os.File) {
-	running, terminated := runningPath(dir, name), TerminatedPath(dir, name)
+func look(v Volume, name string) (s sight, locked File) {
+	running, terminated := name+runningSuffix, name+terminatedSuffix
 	for range maxLooks {
-		if s.end = seeEnd(terminated); s.end.present {
+		if s.end = seeEnd(v, terminated); s.end.present {
 			return s, nil
 		}
 		var steady bool
-		s.live, locked, steady = seeLive(running)
+		s.live, locked, steady = seeLive(v, running)
 		if s.live.locked {
 			return s, locked
 		}
 		// The run may have ended, and another may have begun, since we
 		// looked for its end.
-		if s.end = seeEnd(terminated); s.end.present {
+		if s.end = seeEnd(v, terminated); s.end.present {
 			return s, nil
 		}
 		if !s.live.present {
-			s.beginning, steady = seeNeither(dir, name)
+			s.beginning, steady = seeNeither(v, name)
 		}
 		if steady {
 			break
@@ -66,13 +64,13 @@ func look(dir, name string) (s sight, locked *os.File) {
 }
 
 // seeEnd looks at NAME-terminated.
-func seeEnd(path string) sighting {
-	info, err := os.Lstat(path)
+func seeEnd(v Volume, file string) sighting {
+	info, err := v.Lstat(file)
 	if err != nil {
 		return sighting{}
 	}
-	seen := sighting{present: true, id: identityOf(info)}
-	f, err := openRegular(path, os.O_RDONLY)
+	seen := sighting{present: true, id: info.Identity}
+	f, err := openRegular(v, file, false)
 	if errors.Is(err, fs.ErrNotExist) {
 		return sighting{}
 	}
@@ -85,13 +83,13 @@ func seeEnd(path string) sighting {
 
 // seeLive looks at NAME-running. steady is false if the path named another file
 // before we were done.
-func seeLive(path string) (seen sighting, locked *os.File, steady bool) {
-	info, err := os.Lstat(path)
+func seeLive(v Volume, file string) (seen sighting, locked File, steady bool) {
+	info, err := v.Lstat(file)
 	if err != nil {
 		return sighting{}, nil, true
 	}
-	seen = sighting{present: true, id: identityOf(info)}
-	f, err := openRegular(path, os.O_RDONLY)
+	seen = sighting{present: true, id: info.Identity}
+	f, err := openRegular(v, file, false)
 	if errors.Is(err, fs.ErrNotExist) {
 		return sighting{}, nil, false
 	}
@@ -99,18 +97,18 @@ func seeLive(path string) (seen sighting, locked *os.File, steady bool) {
 		return seen, nil, true
 	}
 	// First the lock, then the content: what an unlocked file holds is final.
-	if writeLocked(f) {
+	if f.WriteLocked() {
 		seen.locked = true
 		return seen, f, true
 	}
 	seen.read(f)
-	steady = at(path, f)
+	steady = at(v, file, f)
 	f.Close()
 	return seen, nil, steady
 }
 
 // read reads what a file holds, as it is now.
-func (s *sighting) read(f *os.File) {
+func (s *sighting) read(f File) {
 	// First the identity, then the content: who writes in between makes both
 	// new at the next look, and never an old content with a new identity.
 	info, err := f.Stat()
@@ -121,7 +119,7 @@ func (s *sighting) read(f *os.File) {
 	if err != nil {
 		return
 	}
-	s.readable, s.content, s.id = true, string(content), identityOf(info)
+	s.readable, s.content, s.id = true, string(content), info.Identity
 }
 
 // seeNeither looks at a volume on which neither file of a run was seen. One run may
@@ -129,8 +127,8 @@ func (s *sighting) read(f *os.File) {
 // there all the time, under one of three names, and a listing shows all three at
 // once. beginning says that it has its private name now, steady that it has not got
 // another since.
-func seeNeither(dir, name string) (beginning, steady bool) {
-	files := fileNames(dir)
+func seeNeither(v Volume, name string) (beginning, steady bool) {
+	files := fileNames(v)
 	if slices.Contains(files, name+runningSuffix) || slices.Contains(files, name+terminatedSuffix) {
 		return false, false
 	}
@@ -138,16 +136,15 @@ func seeNeither(dir, name string) (beginning, steady bool) {
 		if !isPrivate(file, name) {
 			continue
 		}
-		path := filepath.Join(dir, file)
-		f, err := openRegular(path, os.O_RDONLY)
+		f, err := openRegular(v, file, false)
 		if errors.Is(err, fs.ErrNotExist) {
 			return false, false
 		}
 		if err != nil {
 			continue
 		}
-		beginning = writeLocked(f)
-		steady = at(path, f)
+		beginning = f.WriteLocked()
+		steady = at(v, file, f)
 		f.Close()
 		if beginning || !steady {
 			return beginning, steady
@@ -166,37 +163,32 @@ func isPrivate(file, name string) bool {
 // maxFiles bounds how many files of a volume are looked at.
 const maxFiles = 1 << 16
 
-// fileNames are the names in dir, in no order; none if it cannot be read.
-func fileNames(dir string) []string {
-	d, err := os.Open(dir)
-	if err != nil {
-		return nil
-	}
-	defer d.Close()
-	names, _ := d.Readdirnames(maxFiles)
+// fileNames are the names on the volume, in no order; none if it cannot be read.
+func fileNames(v Volume) []string {
+	names, _ := v.Names(maxFiles)
 	return names
 }
 
 // Stopping names the live runs on the volume that have said that they are about to
 // end ([Run.Stopping]). The word of a killed one does not count, for its lock is
 // gone; so where locks are not shared, none is ever named.
-func Stopping(dir string) (names []string) {
-	for _, file := range fileNames(dir) {
+func Stopping(v Volume) (names []string) {
+	for _, file := range fileNames(v) {
 		name, ok := strings.CutSuffix(file, runningSuffix)
-		if ok && name != "" && isStopping(filepath.Join(dir, file)) {
+		if ok && name != "" && isStopping(v, file) {
 			names = append(names, name)
 		}
 	}
 	return names
 }
 
-func isStopping(path string) bool {
-	f, err := openRegular(path, os.O_RDONLY)
+func isStopping(v Volume, file string) bool {
+	f, err := openRegular(v, file, false)
 	if err != nil {
 		return false
 	}
 	defer f.Close()
-	if !writeLocked(f) {
+	if !f.WriteLocked() {
 		return false
 	}
 	var seen sighting

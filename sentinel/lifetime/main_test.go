@@ -137,7 +137,7 @@ var lengths = rand.New(rand.NewPCG(1, 1))
 func obey(verb string, args []string, run **Run, lines *bufio.Scanner) (err error) {
 	switch verb {
 	case "begin": // DIR NAME
-		*run, _, err = Begin(context.Background(), args[0], args[1])
+		*run, _, err = Begin(context.Background(), Dir(args[0]), args[1])
 	case "end": // CODE
 		err = (*run).End(number(args[0]))
 	case "stopping":
@@ -145,7 +145,7 @@ func obey(verb string, args []string, run **Run, lines *bufio.Scanner) (err erro
 	case "running":
 		err = (*run).Running()
 	case "record": // DIR NAME CODE
-		err = Record(args[0], args[1], number(args[2]))
+		err = Record(Dir(args[0]), args[1], number(args[2]))
 	case "umask": // MASK
 		mask, _ := strconv.ParseInt(args[0], 8, 32)
 		syscall.Umask(int(mask))
@@ -156,7 +156,7 @@ func obey(verb string, args []string, run **Run, lines *bufio.Scanner) (err erro
 			}
 		}
 	case "run": // DIR NAME CODE: one that lives for up to 0.2 ms
-		if *run, _, err = Begin(context.Background(), args[0], args[1]); err != nil {
+		if *run, _, err = Begin(context.Background(), Dir(args[0]), args[1]); err != nil {
 			return err
 		}
 		for until := monotonic() + lengths.Int64N(200_000); monotonic() < until; {
@@ -165,7 +165,7 @@ func obey(verb string, args []string, run **Run, lines *bufio.Scanner) (err erro
 	case "contend": // DIR NAME AT SEED: begin at AT ns of the monotonic clock, live a little, end
 		return contend(args[0], args[1], int64(number(args[2])), uint64(number(args[3])))
 	case "watch": // DIR NAME: every change is a line, for ever
-		watcher, err := Watch(args[0], args[1:], time.Minute)
+		watcher, err := Watch(Dir(args[0]), args[1:], time.Minute)
 		if err != nil {
 			fmt.Println("warning:", err)
 		}
@@ -213,7 +213,7 @@ func number(word string) int {
 func codeOf(i int) int { return i%255 + 1 }
 
 func oneRun(dir, name string, code int) error {
-	run, _, err := Begin(context.Background(), dir, name)
+	run, _, err := Begin(context.Background(), Dir(dir), name)
 	if err != nil {
 		return err
 	}
@@ -235,7 +235,7 @@ func contend(dir, name string, at int64, seed uint64) error {
 	for monotonic() < at+random.Int64N(300_000) {
 		runtime.Gosched()
 	}
-	run, _, err := Begin(context.Background(), dir, name)
+	run, _, err := Begin(context.Background(), Dir(dir), name)
 	if err != nil {
 		return err
 	}
@@ -401,7 +401,7 @@ func lookOnce(t testing.TB, dir, name string) string {
 	t.Helper()
 	j := judge{lostAfter: time.Minute}
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
-		s, locked := look(dir, name)
+		s, locked := look(Dir(dir), name)
 		if locked != nil {
 			locked.Close()
 		}
@@ -463,10 +463,12 @@ func plant(t testing.TB, path, content string) {
 	}
 }
 
-// begin begins a run that must succeed.
+func runningPath(dir, name string) string { return Dir(dir).Path(name + runningSuffix) }
+
+// mustBegin begins a run that must succeed.
 func mustBegin(t testing.TB, dir, name string) *Run {
 	t.Helper()
-	run, _, err := Begin(context.Background(), dir, name)
+	run, _, err := Begin(context.Background(), Dir(dir), name)
 	if err != nil {
 		t.Fatalf("Begin: %v; the volume: %s", err, listing(dir))
 	}
@@ -477,7 +479,7 @@ func mustBegin(t testing.TB, dir, name string) *Run {
 func mustEnd(t testing.TB, run *Run, code int) {
 	t.Helper()
 	if err := run.End(code); err != nil {
-		t.Fatalf("End: %v; the volume: %s", err, listing(run.dir))
+		t.Fatalf("End: %v; the volume: %s", err, listing(string(run.volume.(Dir))))
 	}
 }
 
@@ -490,7 +492,7 @@ func readLock(t testing.TB, path string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { f.Close() })
-	if err := fcntlLock(f, unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_RDLCK}); err != nil {
+	if err := (osFile{f}).lock(unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_RDLCK}); err != nil {
 		t.Fatalf("a read lock on %s: %v", path, err)
 	}
 }

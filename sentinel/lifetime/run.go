@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -27,9 +26,8 @@ func (r *Run) say(word string) error {
 // End ends the run with an exit code from 0 to 255. It is called once. If the
 // end could not be recorded as it should, the error says what was done instead.
 func (r *Run) End(code int) error {
-	close(r.quiet)
 	// A late heartbeat, or a late word, would overwrite the code.
-	r.still.Wait()
+	r.stopBeating()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	defer r.file.Close()
@@ -38,38 +36,37 @@ func (r *Run) End(code int) error {
 
 	// The end has its name before the lock is gone: who sees no lock finds
 	// the code. Only then comes what may take its time.
-	_ = unlock(r.file)
+	_ = r.file.Unlock()
 	_ = r.file.Sync()
-	syncDir(r.dir)
+	r.volume.Sync()
 	return err
 }
 
 func (r *Run) record(code int) error {
-	end := TerminatedPath(r.dir, r.name)
 	if err := overwrite(r.file, formatCode(code)); err != nil {
 		// Our file may hold anything now, but NAME-terminated wins.
-		return errors.Join(err, writeEnd(r.dir, r.name, code))
+		return errors.Join(err, writeEnd(r.volume, r.name, code))
 	}
-	if !at(r.path, r.file) {
-		return writeEnd(r.dir, r.name, code)
+	if !at(r.volume, r.current, r.file) {
+		return writeEnd(r.volume, r.name, code)
 	}
-	err := os.Rename(r.path, end)
+	err := r.volume.Rename(r.current, r.name+terminatedSuffix)
 	switch {
 	case err == nil:
 		// Not to be looked at again: the next run may have removed it already.
 		return nil
 	case errors.Is(err, fs.ErrNotExist):
-		return writeEnd(r.dir, r.name, code)
+		return writeEnd(r.volume, r.name, code)
 	}
 	// A full file system may refuse even this (ext4 that has no room for a
 	// name). The code in the unlocked file is a valid end.
-	return fmt.Errorf("%w: the end stands in %s instead", err, r.path)
+	return fmt.Errorf("%w: the end stands in %s instead", err, r.volume.Path(r.current))
 }
 
 // Record leaves the outcome of a command that will never begin, in one attempt. It
 // never does so over a live run: *LiveError.
-func Record(dir, name string, code int) error {
-	run, _, err := begin(context.Background(), dir, name, 0)
+func Record(v Volume, name string, code int) error {
+	run, _, err := begin(context.Background(), v, name, 0)
 	if err == nil {
 		return run.End(code)
 	}
@@ -77,15 +74,15 @@ func Record(dir, name string, code int) error {
 	if errors.As(err, &alive) {
 		return err
 	}
-	path := runningPath(dir, name)
-	if f, err := openRegular(path, os.O_RDONLY); err == nil {
+	running := name + runningSuffix
+	if f, err := openRegular(v, running, false); err == nil {
 		defer f.Close()
-		if writeLocked(f) {
-			return &LiveError{path}
+		if f.WriteLocked() {
+			return &LiveError{v.Path(running)}
 		}
 	}
 	if errors.Is(err, unix.EROFS) || errors.Is(err, unix.EACCES) {
 		return err // nothing else can succeed
 	}
-	return writeEnd(dir, name, code)
+	return writeEnd(v, name, code)
 }

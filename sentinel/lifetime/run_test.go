@@ -18,7 +18,7 @@ func TestRun(t *testing.T) {
 	dir := newVolume(t)
 	wantState(t, dir, "main", "not started")
 
-	run, earlier, err := Begin(context.Background(), dir, "main")
+	run, earlier, err := Begin(context.Background(), Dir(dir), "main")
 	if err != nil || earlier {
 		t.Fatalf("Begin: %v, earlier %t; want neither", err, earlier)
 	}
@@ -43,7 +43,7 @@ func TestRun(t *testing.T) {
 	}
 	wantListing(t, dir, `main-terminated="137\n"`)
 
-	run, earlier, err = Begin(context.Background(), dir, "main")
+	run, earlier, err = Begin(context.Background(), Dir(dir), "main")
 	if err != nil || !earlier {
 		t.Fatalf("Begin after an end: %v, earlier %t; want no error, and an earlier run", err, earlier)
 	}
@@ -172,7 +172,7 @@ func TestHeartbeatWhileWaiting(t *testing.T) {
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan error)
 		go func() {
-			_, _, err := begin(ctx, dir, "main", time.Hour)
+			_, _, err := begin(ctx, Dir(dir), "main", time.Hour)
 			done <- err
 		}()
 		time.Sleep(Heartbeat / 2)
@@ -196,7 +196,7 @@ func TestHeartbeatWhileWaiting(t *testing.T) {
 // onlyPrivate is the one private file on a volume.
 func onlyPrivate(t testing.TB, dir string) (private string) {
 	t.Helper()
-	for _, file := range fileNames(dir) {
+	for _, file := range fileNames(Dir(dir)) {
 		if isPrivate(file, "main") {
 			if private != "" {
 				t.Fatalf("there is more than one private file: %s", listing(dir))
@@ -273,7 +273,7 @@ func TestStopping(t *testing.T) {
 
 	want := func(want string) {
 		t.Helper()
-		names := Stopping(dir)
+		names := Stopping(Dir(dir))
 		if len(names) > 1 && names[0] > names[1] {
 			names[0], names[1] = names[1], names[0]
 		}
@@ -286,7 +286,7 @@ func TestStopping(t *testing.T) {
 	want("a")
 	stopping.do("end", "0")
 	want("")
-	if names := Stopping(dir + "/none"); names != nil {
+	if names := Stopping(Dir(dir + "/none")); names != nil {
 		t.Errorf("on a volume that is not there, %q are stopping", names)
 	}
 }
@@ -307,7 +307,7 @@ func TestRecord(t *testing.T) {
 			for name, content := range c.earlier {
 				plant(t, filepath.Join(dir, name), content)
 			}
-			if err := Record(dir, "main", 125); err != nil {
+			if err := Record(Dir(dir), "main", 125); err != nil {
 				t.Error(err)
 			}
 			wantListing(t, dir, `main-terminated="125\n"`)
@@ -321,7 +321,7 @@ func TestRecordOverALiveRun(t *testing.T) {
 	run := mustBegin(t, dir, "main")
 	began := time.Now()
 	var live *LiveError
-	if err := Record(dir, "main", 125); !errors.As(err, &live) {
+	if err := Record(Dir(dir), "main", 125); !errors.As(err, &live) {
 		t.Errorf("Record over a live run: %v, not a LiveError", err)
 	}
 	if took := time.Since(began); took >= liveWait {

@@ -2,7 +2,6 @@ package lifetime
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"sync/atomic"
 	"time"
@@ -15,7 +14,7 @@ import (
 //
 // Its methods are for one goroutine.
 type Watcher struct {
-	dir    string
+	dir    Dir
 	runs   []*watched
 	hints  chan struct{}
 	notify *fsnotify.Watcher // nil where inotify is refused
@@ -27,8 +26,7 @@ type Watcher struct {
 
 // watched is one run that is followed.
 type watched struct {
-	name  string
-	judge judge
+	Observer
 	// pending: a goroutine is blocked until the run's lock is free.
 	pending atomic.Bool
 	// unsupported: this file system refuses to let us wait for a lock.
@@ -41,10 +39,10 @@ type watched struct {
 // It watches before the first look, so no end is ever missed. Where inotify is
 // refused, an error says so, and the Watcher works all the same, by looking once a
 // second.
-func Watch(dir string, names []string, lostAfter time.Duration) (*Watcher, error) {
+func Watch(dir Dir, names []string, lostAfter time.Duration) (*Watcher, error) {
 	w := &Watcher{dir: dir, hints: make(chan struct{}, 1), interval: tick}
 	for _, name := range names {
-		w.runs = append(w.runs, &watched{name: name, judge: judge{lostAfter: lostAfter}})
+		w.runs = append(w.runs, &watched{Observer: NewObserver(dir, name, lostAfter)})
 	}
 	w.timer = time.AfterFunc(tick, w.hint)
 	return w, w.subscribe()
@@ -57,15 +55,15 @@ func (w *Watcher) subscribe() error {
 	if err != nil {
 		return fmt.Errorf("inotify: %w (fs.inotify.max_user_instances is what a user may have on this node)", err)
 	}
-	if err := notify.Add(w.dir); err != nil {
+	if err := notify.Add(string(w.dir)); err != nil {
 		notify.Close()
 		return fmt.Errorf("inotify on %s: %w (fs.inotify.max_user_watches is what a user may have on this node)", w.dir, err)
 	}
 	w.notify = notify
 	names := make(map[string]bool)
 	for _, run := range w.runs {
-		names[filepath.Base(runningPath("", run.name))] = true
-		names[filepath.Base(TerminatedPath("", run.name))] = true
+		names[run.name+runningSuffix] = true
+		names[run.name+terminatedSuffix] = true
 	}
 	go func() {
 		for {
@@ -108,9 +106,9 @@ func (w *Watcher) Look() []State {
 	for i, run := range w.runs {
 		// Asked before the look: a wait that returns later wakes us again.
 		pending := run.pending.Load()
-		s, locked := look(w.dir, run.name)
-		states[i] = run.judge.see(s, pending, elapsed)
-		w.interval = min(w.interval, next(states[i]))
+		var locked File
+		states[i], locked = run.Look(pending, elapsed)
+		w.interval = min(w.interval, LookAgain(states[i]))
 		if locked != nil {
 			w.await(run, locked)
 		}
@@ -121,13 +119,13 @@ func (w *Watcher) Look() []State {
 
 // await waits in the background until nobody holds the lock of f, and closes f. A
 // blocked wait cannot be cancelled, so there is never more than one for a run.
-func (w *Watcher) await(run *watched, f *os.File) {
+func (w *Watcher) await(run *watched, f File) {
 	if run.unsupported.Load() || !run.pending.CompareAndSwap(false, true) {
 		f.Close()
 		return
 	}
 	go func() {
-		if awaitUnlocked(f) != nil {
+		if f.AwaitUnlocked() != nil {
 			run.unsupported.Store(true)
 		}
 		f.Close() // gives the lock back at once

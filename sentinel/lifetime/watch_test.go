@@ -13,7 +13,7 @@ import (
 // watchRun follows the run main on dir for the time of a test.
 func watchRun(t testing.TB, dir string) *Watcher {
 	t.Helper()
-	w, err := Watch(dir, []string{"main"}, time.Minute)
+	w, err := Watch(Dir(dir), []string{"main"}, time.Minute)
 	if err != nil {
 		t.Skipf("inotify is refused here: %v", err)
 	}
@@ -35,7 +35,7 @@ func await(t testing.TB, w *Watcher, want string) (before []string) {
 		select {
 		case <-w.Hints():
 		case <-deadline:
-			t.Fatalf("the run was not seen as %q within %s, but as %q; the volume: %s", want, patience, before, listing(w.dir))
+			t.Fatalf("the run was not seen as %q within %s, but as %q; the volume: %s", want, patience, before, listing(string(w.dir)))
 		}
 	}
 }
@@ -202,7 +202,7 @@ func TestFirstLook(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			dir, owner := newVolume(t), newPuppet(t)
 			c.prepare(t, dir, owner)
-			w, _ := Watch(dir, []string{"main"}, time.Minute)
+			w, _ := Watch(Dir(dir), []string{"main"}, time.Minute)
 			defer w.Close()
 			if got := describe(w.Look()[0]); got != c.want {
 				t.Errorf("it is seen as %q, not as %q", got, c.want)
@@ -214,7 +214,7 @@ func TestFirstLook(t *testing.T) {
 // Several runs are seen in the order in which they were named.
 func TestWatchSeveral(t *testing.T) {
 	dir := newVolume(t)
-	w, err := Watch(dir, []string{"b", "a", "c"}, time.Minute)
+	w, err := Watch(Dir(dir), []string{"b", "a", "c"}, time.Minute)
 	if err != nil {
 		t.Skipf("inotify is refused here: %v", err)
 	}

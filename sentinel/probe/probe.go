@@ -69,12 +69,16 @@ func (t Target) String() string { return t.text }
 // with it and gives an example of a right one.
 func Parse(s string) (Target, error) {
 	wrong := func(format string, args ...any) (Target, error) {
+		shown := redact(s)
+		if shown != s && len(args) > 0 { // what it would quote may be of the password
+			format, args = "credentials are not sent, leave them out (an @ that is none of theirs is %%40)", nil
+		}
 		want := "write an address such as tcp://127.0.0.1:5432, unix:///run/app/app.sock, file:///tmp/pod/ready or http://127.0.0.1:8080/ready"
 		scheme, _, _ := strings.Cut(s, ":")
 		if example, ok := examples[strings.ToLower(scheme)]; ok {
 			want = "write an address such as " + example
 		}
-		return Target{}, fmt.Errorf("address %q: %s; %s", s, fmt.Sprintf(format, args...), want)
+		return Target{}, fmt.Errorf("address %q: %s; %s", shown, fmt.Sprintf(format, args...), want)
 	}
 
 	if s == "" {
@@ -99,7 +103,6 @@ func Parse(s string) (Target, error) {
 	case !strings.HasPrefix(s[len(u.Scheme):], "://"):
 		return wrong("the scheme must be followed by ://")
 	case u.User != nil:
-		s = u.Redacted() // errors end up in logs
 		return wrong("credentials are not sent, leave them out")
 	case strings.Contains(s, "#"):
 		return wrong("a fragment (from the # on) means nothing here; a # in a path is %%23")
@@ -160,6 +163,25 @@ func Parse(s string) (Target, error) {
 			"\r\nUser-Agent: sentinel\r\nAccept: */*\r\nConnection: close\r\n\r\n"
 	}
 	return t, nil
+}
+
+// redact is s as an error may show it, for errors end up in logs: without what may
+// be a password, which reaches up to the last @ where it is not escaped as it should
+// be. Whoever gives a database's URL by mistake does not find it there.
+func redact(s string) string {
+	at := strings.LastIndexByte(s, '@')
+	if at < 0 {
+		return s
+	}
+	user := 0
+	if scheme, _, ok := strings.Cut(s[:at], "//"); ok && strings.Count(scheme, ":") == strings.Count(scheme[max(len(scheme)-1, 0):], ":") {
+		user = len(scheme) + len("//")
+	}
+	name, _, ok := strings.Cut(s[user:at], ":")
+	if !ok || strings.HasPrefix(name, "/") { // no password, or a path
+		return s
+	}
+	return s[:user] + name + ":xxxxx" + s[at:]
 }
 
 // isIPv6 tells whether s is an IPv6 address, with or without a zone.

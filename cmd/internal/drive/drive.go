@@ -92,7 +92,7 @@ func run(m *testing.M, modes Modes) int {
 // would make them slow and large. The packages' own tests run under it.
 func build() error {
 	_, here, _, _ := runtime.Caller(0)
-	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "urfave_cli_no_docs", "-ldflags", "-s -w", "-o", folder+"/", "./cmd/sentinel", "./cmd/shim")
+	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "urfave_cli_no_docs", "-gcflags", "text/template/...=-l", "-ldflags", "-s -w", "-o", folder+"/", "./cmd/sentinel", "./cmd/shim")
 	cmd.Dir = filepath.Join(filepath.Dir(here), "../../..")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
