@@ -10,7 +10,16 @@ GCFLAGS := text/template/...=-l
 PROXY_VERSION := v2.27.0
 PROXY         := bin/proxy-$(PROXY_VERSION)/cloud-sql-proxy
 
-.PHONY: help build test lint demo image e2e e2e-down compare clean
+# How long each parser is fuzzed; and how many runs the soak has, of ten looks each.
+FUZZTIME ?= 10m
+SOAK     ?= 10000
+# How many pods have a program killed or stopped.
+KILLS    ?= 2000
+# For how long the cluster is struck, and the seed of an earlier run, to have the same Jobs and strikes again.
+MINUTES  ?= 20
+SEED     ?= 0
+
+.PHONY: help build test fuzz soak crash hostile lint demo image e2e e2e-down gvisor chaos hundred compare clean
 
 help: ## list these targets (the default)
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,8 +31,24 @@ build: ## both programs as static binaries into bin/
 test: ## all tests, under the race detector (needs a C compiler)
 	go test -race -count 1 ./...
 
+# On one processor, so that a minute is a CPU-minute where nothing else runs.
+fuzz: ## no input breaks a parser: FUZZTIME=10m for each of the four
+	@for parser in lifetime/ParseCode probe/Parse probe/Answer process/ParseSignal; do \
+		echo "Fuzz$${parser#*/}:"; \
+		go test -run '^$$' -fuzz "^Fuzz$${parser#*/}\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1s -parallel 1 ./sentinel/$${parser%/*} || exit 1; \
+	done
+
+soak: ## nothing grows in 10,000 runs and 100,000 looks, SOAK=runs (10 min)
+	go test -count 1 -v -timeout 2h -run '^TestSoak$$' ./cmd/shim -args -soak $(SOAK)
+
+crash: ## kill or stop a program at a random instant of a pod's life, KILLS=2000 times (1 min)
+	go test -race -count 1 -timeout 1h -run '^TestRandomKills$$' ./cmd -args -kills $(KILLS)
+
+hostile: ## a neighbour does everything to the volume at every call of both programs (10 min)
+	go test -race -count 1 -timeout 2h -run '^Test(Things|Locks|Folder)AtEveryCall' ./cmd -args -every
+
 lint: ## gofmt, go vet, staticcheck
-	@unformatted=$$(gofmt -l cmd sentinel shim e2e/*.go e2e/kube e2e/compare) && if [ -n "$$unformatted" ]; then echo "not gofmt-ed:" $$unformatted; exit 1; fi
+	@unformatted=$$(gofmt -l cmd sentinel shim e2e/*.go e2e/kube e2e/gvisor e2e/chaos e2e/compare) && if [ -n "$$unformatted" ]; then echo "not gofmt-ed:" $$unformatted; exit 1; fi
 	go vet ./...
 	go tool -modfile=.ci/tools.mod staticcheck ./...
 
@@ -42,6 +67,15 @@ e2e: ## every manifest as real Jobs on a real cluster (KUBECONFIG, or one of its
 
 e2e-down: ## remove the cluster that e2e brought up
 	e2e/cluster/down --all
+
+gvisor: ## both programs in pods of the real gVisor, without Kubernetes (root; a minute, the first time 3 more)
+	cd e2e && CGO_ENABLED=0 go test -count 1 -v ./gvisor
+
+chaos: ## Jobs in a cluster of its own whose containers and daemons are killed, MINUTES=20 SEED=n (root)
+	e2e/run -timeout $$(($(MINUTES) + 40))m ./chaos -run '^TestChaos$$' -chaos.minutes=$(MINUTES) -chaos.seed=$(SEED)
+
+hundred: ## a hundred Jobs of three sidecars at once, in a cluster of its own (root; 3 to 5 min)
+	e2e/run ./chaos -run '^TestHundredAtOnce$$'
 
 compare: ## what the strategies of manifests/compare do, measured, into its RESULTS.md (KUBEXIT=path for kubexit)
 	e2e/run -parallel 14 ./compare

@@ -8,5 +8,8 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	drive.Main(m, nil)
+	drive.Main(m, drive.Modes{
+		"confined": confined,
+		"clock":    wallClock,
+	})
 }

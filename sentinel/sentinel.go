@@ -14,6 +14,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/sentinel-shim/sentinel-shim/sentinel/crashpoint"
 	"github.com/sentinel-shim/sentinel-shim/sentinel/exitcode"
 	"github.com/sentinel-shim/sentinel-shim/sentinel/lifetime"
 	"github.com/sentinel-shim/sentinel-shim/sentinel/probe"
@@ -61,7 +62,9 @@ func Run(cfg Config) int {
 	if run == nil {
 		return s.notBegun(err)
 	}
+	crashpoint.At("sentinel.begun")
 	code := s.supervise(earlier, err)
+	crashpoint.At("sentinel.ended")
 	if err := run.End(code); err != nil {
 		cfg.Log.Warn().Err(err).Int("code", code).Msgf("the end of %s could not be recorded as it should", cfg.Name)
 	}
@@ -145,11 +148,13 @@ func (s *session) supervise(earlier bool, err error) (code int) {
 	if err != nil {
 		return s.notStarted(err)
 	}
+	crashpoint.At("sentinel.waited")
 	started := time.Now()
 	command, err := process.Start(s.Command)
 	if err != nil {
 		return s.notStarted(err)
 	}
+	crashpoint.At("sentinel.launched")
 	for _, sig := range s.early {
 		command.Signal(sig.(syscall.Signal))
 	}
@@ -198,22 +203,30 @@ func (s *session) wait(earlier bool) error {
 // time to end, so that this attempt does not work through one that is about to be
 // cut off.
 func (s *session) awaitSidecars() error {
-	stopping := lifetime.Stopping(lifetime.Dir(s.Dir))
+	volume := lifetime.Dir(s.Dir)
+	stopping := lifetime.Stopping(volume)
 	if len(stopping) == 0 {
 		return nil
 	}
 	s.Log.Info().Strs("sidecars", stopping).Msg("waiting for the sidecars of the run before to end")
+	crashpoint.At("sentinel.barred")
 	err := s.during(func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, s.WaitTimeout)
 		defer cancel()
-		poll := time.NewTicker(barrierPoll)
-		defer poll.Stop()
+		pause := barrierPoll
 		for len(stopping) > 0 {
 			select {
 			case <-ctx.Done():
 				return ctx.Err()
-			case <-poll.C:
-				stopping = lifetime.Stopping(lifetime.Dir(s.Dir))
+			case <-time.After(pause):
+				pause = barrierPoll
+			}
+			if stopping = lifetime.StillStopping(volume, stopping); len(stopping) == 0 {
+				// Another may have come since. To look through 50,000 files
+				// takes a while, and is not to be done all the time.
+				began := time.Now()
+				stopping = lifetime.Stopping(volume)
+				pause = min(max(barrierPoll, 10*time.Since(began)), time.Second)
 			}
 		}
 		return nil

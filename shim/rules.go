@@ -136,19 +136,6 @@ func (r rules) next(s state, e event) (state, []action) {
 	return s, nil
 }
 
-// turn is what is done when something has happened: look, ask the rules, act, and
-// once more as long as the rules want another look. act gives the state after the
-// actions, for a launch may fail.
-func (r rules) turn(s state, e event, look func(event) event, act func(state, []action) state) {
-	for {
-		s = act(r.next(s, look(e)))
-		if s.phase != confirming {
-			return
-		}
-		e = event{}
-	}
-}
-
 // follow takes what was seen of a main.
 func (r rules) follow(m mainState, seen lifetime.State) mainState {
 	atStart := m.Phase == lifetime.Unsettled // nothing was known of it before
@@ -156,7 +143,9 @@ func (r rules) follow(m mainState, seen lifetime.State) mainState {
 	case lifetime.Unsettled:
 		return m // no news
 	case lifetime.Ended:
-		if m.stale && m.ID == seen.ID {
+		// Where times are coarse and the numbers of files are given again, a new end
+		// may look like the old. A success is new: it is never stale.
+		if m.stale && m.ID == seen.ID && seen.Code != exitcode.OK {
 			return m
 		}
 		m.stale = r.staleAtStart && seen.Code != exitcode.OK && (atStart || seen.Silent)

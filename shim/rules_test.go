@@ -114,6 +114,12 @@ var table = []story{
 		on(saw(ended(3)), up, launch),
 		on(saw(endedAnew(3)), confirming, sayStopping),
 	}},
+	{name: "start: a success that cannot be told from a stale end is new", ranBefore: true, code: 0, moves: []move{
+		on(saw(ended(3)), up, launch),
+		on(saw(ended(0)), confirming, sayStopping),
+		on(saw(ended(0)), stopping, stop),
+		on(gone(143, saw(ended(0))), finished),
+	}},
 	{name: "start: running: launched", moves: []move{on(saw(running), up, launch)}},
 	{name: "start: running, has run before: launched", ranBefore: true, moves: []move{on(saw(running), up, launch)}},
 	{name: "start: unverified: launched", moves: []move{on(saw(unverified), up, launch)}},

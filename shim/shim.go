@@ -16,6 +16,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/sentinel-shim/sentinel-shim/sentinel/crashpoint"
 	"github.com/sentinel-shim/sentinel-shim/sentinel/exitcode"
 	"github.com/sentinel-shim/sentinel-shim/sentinel/lifetime"
 	"github.com/sentinel-shim/sentinel-shim/sentinel/process"
@@ -84,6 +85,7 @@ func Run(cfg Config) int {
 		cfg.Log.Warn().Err(err).Msg("no events from the volume: looking at it once a second instead")
 	}
 	defer watcher.Close()
+	crashpoint.At("shim.watching")
 
 	run, ranBefore, err := lifetime.Begin(context.Background(), lifetime.Dir(cfg.Dir), cfg.Name)
 	var live *lifetime.LiveError
@@ -95,6 +97,7 @@ func Run(cfg Config) int {
 		cfg.Log.Warn().Err(err).Msgf("the run of %s is not recorded", cfg.Name)
 	}
 
+	crashpoint.At("shim.begun")
 	l := &loop{
 		Config:  cfg,
 		rules:   cfg.rules(ranBefore),
@@ -104,6 +107,7 @@ func Run(cfg Config) int {
 		state:   newState(len(cfg.Mains)),
 	}
 	code := l.loop()
+	crashpoint.At("shim.ended")
 	if run != nil {
 		if err := run.End(code); err != nil {
 			cfg.Log.Warn().Err(err).Int("code", code).Msgf("the end of %s could not be recorded as it should", cfg.Name)
@@ -207,32 +211,41 @@ func (l *loop) receive(sig os.Signal) (term bool) {
 	return false
 }
 
-// step does a turn of the rules, then tells: whoever reads the log may be slow.
+// step looks at everything, asks the rules and does what they say, until they ask
+// for no further look. Then it tells: whoever reads the log may be slow.
 func (l *loop) step(e event) {
-	before := l.state
-	var story []state
-	l.rules.turn(l.state, e, l.see, func(s state, actions []action) state {
-		l.state = s
+	story := []state{l.state}
+	for {
+		e.at, e.mains = l.now(), l.watcher.Look()
+		e.exited, e.status = l.sidecarStatus()
+		if e.exited && l.stopped == nil { // else Stop tells
+			e.gone = isClosed(l.sidecar.Gone())
+		}
+		var actions []action
+		l.state, actions = l.rules.next(l.state, e)
+		decided(story[len(story)-1].phase, l.state.phase)
 		for _, a := range actions {
 			l.do(a)
 		}
 		story = append(story, l.state)
-		return l.state
-	})
-	for _, now := range story {
-		l.tell(before, now)
-		before = now
+		if l.state.phase != confirming {
+			break
+		}
+		e = event{}
+	}
+	for i, now := range story[1:] {
+		l.tell(story[i], now)
 	}
 }
 
-// see looks at everything.
-func (l *loop) see(e event) event {
-	e.at, e.mains = l.now(), l.watcher.Look()
-	e.exited, e.status = l.sidecarStatus()
-	if e.exited && l.stopped == nil { // else Stop tells
-		e.gone = isClosed(l.sidecar.Gone())
+// decided names the decisions of which the volume has no word.
+func decided(before, now phase) {
+	switch {
+	case before == confirming:
+		crashpoint.At("stop.confirmed")
+	case before == draining && now == stopping:
+		crashpoint.At("stop.drained")
 	}
-	return e
 }
 
 // sidecarStatus tells whether the sidecar has ended, and its exit code. One that is
@@ -262,9 +275,11 @@ func (l *loop) do(a action) {
 	case launch:
 		l.launch()
 	case sayStopping:
+		crashpoint.At("stop.decided")
 		if l.run != nil {
 			l.warn(l.run.Stopping())
 		}
+		crashpoint.At("stop.said")
 	case sayRunning:
 		if l.run != nil {
 			l.warn(l.run.Running())
@@ -290,6 +305,7 @@ func (l *loop) launch() {
 		return
 	}
 	l.sidecar = sidecar
+	crashpoint.At("shim.launched")
 	for _, sig := range l.early {
 		sidecar.Signal(sig)
 	}

@@ -104,6 +104,23 @@ func TestWaitForHTTP(t *testing.T) {
 	wantRecord(t, dir, 0)
 }
 
+// TestPassword: a database's URL is no address to wait for, and whoever gives it does not
+// find its password in a log.
+func TestPassword(t *testing.T) {
+	t.Parallel()
+	const address = "postgres://me:hunter2@db:5432/app"
+	for _, c := range []struct{ env, flags []string }{
+		{nil, []string{"--wait-for", address}},
+		{[]string{"SENTINEL_WAIT_FOR=" + address}, nil},
+	} {
+		argv := drive.Wrap("sentinel", append([]string{"--dir", t.TempDir()}, c.flags...), []string{"true"})
+		code, stdout, stderr := ended(t, argv, func(cmd *exec.Cmd) { cmd.Env = append(os.Environ(), c.env...) })
+		if code != 125 || !strings.Contains(stderr, "postgres://xxxxx@db:5432/app") || strings.Contains(stdout+stderr, "hunter2") {
+			t.Errorf("%q %q: it ends with %d and says %s", c.env, c.flags, code, stderr)
+		}
+	}
+}
+
 // TestUsageErrorsAreRecorded: no shim waits for a main that was never begun, as far as
 // the command line tells which.
 func TestUsageErrorsAreRecorded(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -287,21 +288,31 @@ func nextRunAtCallOfTheStop(t *testing.T, k int) bool {
 // hasChild tells whether a process has a child that has not ended.
 func hasChild(t *testing.T, pid int) bool {
 	t.Helper()
+	return len(children(t, pid)) > 0
+}
+
+// children are the children of a process that have not ended.
+func children(t *testing.T, pid int) (pids []int) {
+	t.Helper()
 	lists, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, task := range lists {
-		children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/children", pid, task.Name()))
+		list, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/children", pid, task.Name()))
 		if err != nil {
 			continue // the thread has ended
 		}
-		for _, child := range strings.Fields(string(children)) {
+		for _, child := range strings.Fields(string(list)) {
 			stat, err := os.ReadFile("/proc/" + child + "/stat")
 			if err == nil && !strings.Contains(string(stat), ") Z ") {
-				return true
+				n, err := strconv.Atoi(child)
+				if err != nil {
+					t.Fatal(err)
+				}
+				pids = append(pids, n)
 			}
 		}
 	}
-	return false
+	return pids
 }

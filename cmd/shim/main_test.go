@@ -202,6 +202,8 @@ var refusals = map[string][]unix.SockFilter{
 	// It succeeds, but nothing is ever told: gVisor does so.
 	"events": refusal(unix.SYS_INOTIFY_ADD_WATCH, 0),
 	"locks":  refusal(unix.SYS_FCNTL, unix.EINVAL, unix.F_OFD_GETLK, unix.F_OFD_SETLKW),
+	// All are granted at once, and none is ever in the way: gVisor does so between containers.
+	"sharing": append(refusal(unix.SYS_FCNTL, 0, unix.F_OFD_GETLK, unix.F_OFD_SETLKW), refusal(unix.SYS_FLOCK, 0)...),
 }
 
 // refusal refuses a call: all of it, or where its second argument is in a range.

@@ -74,29 +74,60 @@ func Connect() (*Cluster, error) {
 // is not the one of e2e/cluster, because there is then no way into the node.
 func (c *Cluster) Node(t testing.TB, command ...string) string {
 	t.Helper()
-	return c.script(t, "node", command...)
+	c.needScripts(t)
+	out, err := c.TryNode(command...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
 }
+
+// TryNode is Node for a command that may fail: one that kills what may have ended by itself. The cluster
+// has to be that of e2e/cluster, as Root makes sure.
+func (c *Cluster) TryNode(command ...string) (string, error) { return c.script("node", command...) }
 
 // Daemon starts, stops, kills or restarts (the verb) one of the node's daemons, for example kubelet or
 // containerd, as e2e/cluster/daemon does. A test that does so must not run beside others. It skips the
 // test where the cluster is not the one of e2e/cluster.
 func (c *Cluster) Daemon(t testing.TB, verb, name string) {
 	t.Helper()
-	c.script(t, "daemon", verb, name)
+	c.needScripts(t)
+	if _, err := c.script("daemon", verb, name); err != nil {
+		t.Fatal(err)
+	}
 }
 
-func (c *Cluster) script(t testing.TB, name string, args ...string) string {
+// Root is the node's root folder, as this machine sees it. It skips the test where the cluster is not the one
+// of e2e/cluster.
+func (c *Cluster) Root(t testing.TB) string {
+	t.Helper()
+	c.needScripts(t)
+	return c.root()
+}
+
+func (c *Cluster) root() string { return filepath.Join(c.scripts, "../.state/run/root") }
+
+func (c *Cluster) needScripts(t testing.TB) {
 	t.Helper()
 	if c.scripts == "" {
-		t.Skipf("needs a way into the node (%s %s), which only the cluster of e2e/cluster has", name, strings.Join(args, " "))
+		t.Skip("needs a way into the node, which only the cluster of e2e/cluster has: unset KUBECONFIG")
 	}
+}
+
+// TryDaemon is Daemon for who reports an error by itself. The cluster has to be that of e2e/cluster.
+func (c *Cluster) TryDaemon(verb, name string) error {
+	_, err := c.script("daemon", verb, name)
+	return err
+}
+
+func (c *Cluster) script(name string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, filepath.Join(c.scripts, name), args...).CombinedOutput()
 	if err != nil {
-		t.Fatalf("e2e/cluster/%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+		return "", fmt.Errorf("e2e/cluster/%s %s: %w\n%s", name, strings.Join(args, " "), err, out)
 	}
-	return string(out)
+	return string(out), nil
 }
 
 // Namespace creates a namespace for one test, with the labels given as key and value by turns. At the

@@ -61,7 +61,7 @@ func (ns *Namespace) listVolumes(pod *corev1.Pod) {
 	if ns.cluster.scripts == "" {
 		return
 	}
-	root := filepath.Join(ns.cluster.scripts, "../.state/run/root/var/lib/kubelet/pods", string(pod.UID), "volumes/kubernetes.io~empty-dir")
+	root := filepath.Join(ns.cluster.root(), "var/lib/kubelet/pods", string(pod.UID), "volumes/kubernetes.io~empty-dir")
 	var listing strings.Builder
 	_ = filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil { // gone while we look

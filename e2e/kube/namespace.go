@@ -56,9 +56,15 @@ func (ns *Namespace) observe(object any, deleted bool) {
 
 // State returns what is known at this instant.
 func (ns *Namespace) State() *State {
+	state, _ := ns.Observe()
+	return state
+}
+
+// Observe returns what is known at this instant, and a channel that is closed as soon as more is known.
+func (ns *Namespace) Observe() (*State, <-chan struct{}) {
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
-	return ns.state.clone()
+	return ns.state.clone(), ns.event
 }
 
 // Until waits until the condition holds and returns the state in which it did. The condition is asked
@@ -69,9 +75,7 @@ func (ns *Namespace) Until(t testing.TB, timeout time.Duration, what string, con
 	deadline := time.NewTimer(timeout)
 	defer deadline.Stop()
 	for {
-		ns.mu.Lock()
-		state, event := ns.state.clone(), ns.event
-		ns.mu.Unlock()
+		state, event := ns.Observe()
 		if condition(state) {
 			return state
 		}
@@ -139,9 +143,7 @@ func (ns *Namespace) UntilLog(t testing.TB, timeout time.Duration, name, contain
 
 // nextEvent waits for the next change of the state, but no longer than the timeout.
 func (ns *Namespace) nextEvent(timeout time.Duration) {
-	ns.mu.Lock()
-	event := ns.event
-	ns.mu.Unlock()
+	_, event := ns.Observe()
 	select {
 	case <-event:
 	case <-time.After(timeout):
@@ -214,16 +216,41 @@ func (ns *Namespace) Exec(t testing.TB, pod, container string, command ...string
 // container's memory limit is exceeded. It skips the test where the cluster is not the one of e2e/cluster.
 func (ns *Namespace) Kill(t testing.TB, run Run) {
 	t.Helper()
-	ns.cluster.Node(t, "ctr", "--namespace", "k8s.io", "tasks", "kill", "--all", "--signal", "SIGKILL", run.ID)
+	ns.cluster.needScripts(t)
+	if err := ns.TryKill(run); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TryKill is Kill for a run that may have ended by itself.
+func (ns *Namespace) TryKill(run Run) error {
+	_, err := ns.cluster.TryNode("ctr", "--namespace", "k8s.io", "tasks", "kill", "--all", "--signal", "SIGKILL", run.ID)
+	return err
 }
 
 // DeletePod deletes a pod as kubectl does, with the pod's own terminationGracePeriodSeconds, and returns
 // at once. Deleted of the state says when it is gone.
 func (ns *Namespace) DeletePod(t testing.TB, name string) {
 	t.Helper()
+	if err := ns.TryDeletePod(name); err != nil {
+		t.Fatalf("deleting pod %s: %v", name, err)
+	}
+}
+
+// TryDeletePod is DeletePod for a pod that may be gone already.
+func (ns *Namespace) TryDeletePod(name string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), requestTimeout)
 	defer cancel()
-	if err := ns.cluster.client.CoreV1().Pods(ns.Name).Delete(ctx, name, metav1.DeleteOptions{}); err != nil {
-		t.Fatalf("deleting pod %s: %v", name, err)
+	return ns.cluster.client.CoreV1().Pods(ns.Name).Delete(ctx, name, metav1.DeleteOptions{})
+}
+
+// DeleteJob deletes a Job, and with it its pods, and returns at once. Deleted of the state says when a pod is gone.
+func (ns *Namespace) DeleteJob(t testing.TB, name string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), requestTimeout)
+	defer cancel()
+	propagation := metav1.DeletePropagationBackground
+	if err := ns.cluster.client.BatchV1().Jobs(ns.Name).Delete(ctx, name, metav1.DeleteOptions{PropagationPolicy: &propagation}); err != nil {
+		t.Fatalf("deleting Job %s: %v", name, err)
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/sentinel-shim/sentinel-shim/sentinel/crashpoint"
 )
 
 const (
@@ -25,6 +27,9 @@ const (
 	// leftoverAge is how old the private file of a killed Begin has to be
 	// until another Begin removes it.
 	leftoverAge = 5 * time.Second
+	// maxLeftovers is how many of them one Begin looks at: each is of a Begin that
+	// was killed in its few microseconds, so there are never many.
+	maxLeftovers = 100
 )
 
 // LiveError says that a run of this name is going on.
@@ -64,10 +69,12 @@ func begin(ctx context.Context, v Volume, name string, patience time.Duration) (
 	}
 	run = &Run{volume: v, name: name, file: file, current: private, word: wordRunning}
 	run.stopBeating = v.Every(Heartbeat, run.beat)
+	crashpoint.At("begin.prepared")
 	if err := run.claim(ctx, patience); err != nil {
 		run.abandon()
 		return nil, earlier, err
 	}
+	crashpoint.At("begin.claimed")
 	removeLeftovers(v, name)
 	return run, earlier, nil
 }
@@ -182,11 +189,11 @@ func (r *Run) replace(old Identity) (obstacle, error) {
 	return r.take(r.volume.Rename)
 }
 
-// take removes the end of an earlier run and gives our file its name.
+// take gives our file its name, and then removes the end of an earlier run. Not before:
+// who is killed in between has to leave a trace of that run, or the next Begin would
+// take itself for the first. And between a removal and the rename a whole run might
+// come and go, whose end would be taken for ours.
 func (r *Run) take(rename func(from, to string) error) (obstacle, error) {
-	if err := r.removeEnd(); err != nil {
-		return none, err
-	}
 	running := r.name + runningSuffix
 	err := rename(r.current, running)
 	if errors.Is(err, fs.ErrExist) {
@@ -196,8 +203,7 @@ func (r *Run) take(rename func(from, to string) error) (obstacle, error) {
 		return none, err
 	}
 	r.current = running
-	// A whole run may have come and gone since its end was looked for, and an
-	// end hides all else: ours would be taken for ended.
+	crashpoint.At("begin.named")
 	return none, r.removeEnd()
 }
 
@@ -209,11 +215,16 @@ func (r *Run) removeEnd() error {
 	return nil
 }
 
-// removeLeftovers removes the private files of Begins that were killed.
+// removeLeftovers removes the private files of Begins that were killed: not more than
+// maxLeftovers, for the command is not started before.
 func removeLeftovers(v Volume, name string) {
-	for _, file := range fileNames(v) {
+	found := 0
+	for file := range v.Names() {
 		if !isPrivate(file, name) {
 			continue
+		}
+		if found++; found > maxLeftovers {
+			return
 		}
 		info, err := v.Lstat(file)
 		if err != nil || !info.Type.IsRegular() || v.Now().Sub(time.Unix(info.Sec, info.Nanos)) < leftoverAge {

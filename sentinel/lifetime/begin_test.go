@@ -143,7 +143,7 @@ func TestBeginWaitsForTheEnd(t *testing.T) {
 func awaitPrivate(t *testing.T, dir string) {
 	t.Helper()
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
-		for _, file := range fileNames(Dir(dir)) {
+		for file := range Dir(dir).Names() {
 			if !isPrivate(file, "main") {
 				continue
 			}

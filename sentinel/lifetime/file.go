@@ -6,18 +6,25 @@ import (
 	"io/fs"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sentinel-shim/sentinel-shim/sentinel/crashpoint"
 )
 
 // errIrregular says that what stands at a path is no regular file.
 var errIrregular = errors.New("no regular file")
 
-// openRegular opens a file if it is a regular one. Anything else is not even opened,
-// for that alone may wait (a FIFO) or act (a device).
+// openRegular opens a file if it is a regular one.
 func openRegular(v Volume, name string, write bool) (File, error) {
 	info, err := v.Lstat(name)
 	if err != nil {
 		return nil, err
 	}
+	return openSeen(v, name, info, write)
+}
+
+// openSeen opens what Lstat has told info of, if it is a regular file. Anything else is
+// not even opened, for that alone may wait (a FIFO) or act (a device).
+func openSeen(v Volume, name string, info Info, write bool) (File, error) {
 	irregular := &fs.PathError{Op: "open", Path: v.Path(name), Err: errIrregular}
 	if !info.Type.IsRegular() {
 		return nil, irregular
@@ -58,11 +65,14 @@ func createPrivate(v Volume, name, content string) (private string, f File, err 
 	if err != nil {
 		return "", nil, err
 	}
+	crashpoint.At("private.created")
 	// Locked before others may open it, so that nobody's read lock can be in
 	// the way; and before it gets its name, so that a live run's file is never
 	// seen unlocked. Where locks are refused, the heartbeat remains.
 	_ = f.TryWriteLock()
+	crashpoint.At("private.locked")
 	if err = overwrite(f, content); err == nil {
+		crashpoint.At("private.written")
 		err = f.Chmod(0o644)
 	}
 	if err != nil {
@@ -79,15 +89,17 @@ func overwrite(f File, content string) error {
 	if _, err := f.WriteAt([]byte(content), 0); err != nil {
 		return err
 	}
+	crashpoint.At("file.overwritten")
 	return f.Truncate(int64(len(content)))
 }
 
 // writeEnd makes NAME-terminated afresh, whatever else is on the volume.
 func writeEnd(v Volume, name string, code int) error {
 	private, f, err := createPrivate(v, name, formatCode(code))
-	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-		// No block is left, but a link needs none. It is no regular file,
-		// so it reads as an end that failed: nobody waits for ever.
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || outOfDescriptors(err) {
+		// No block is left, or no descriptor, but a link needs neither. It is
+		// no regular file, so it reads as an end that failed: nobody waits
+		// for ever.
 		return symlinkEnd(v, name, code, err)
 	}
 	if err != nil {
@@ -98,12 +110,19 @@ func writeEnd(v Volume, name string, code int) error {
 		_ = v.Remove(private)
 		return err
 	}
+	crashpoint.At("end.afresh")
 	_ = f.Sync()
 	v.Sync()
 	return nil
 }
 
-// symlinkEnd records an end on a volume that has no room for a file's content.
+// outOfDescriptors tells whether an error says that no file can be opened at all.
+func outOfDescriptors(err error) bool {
+	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE)
+}
+
+// symlinkEnd records an end where there is no room for a file's content, or no file can
+// be opened.
 func symlinkEnd(v Volume, name string, code int, full error) error {
 	end := name + terminatedSuffix
 	_ = v.Remove(end)

@@ -58,7 +58,7 @@ func TestFullAtBegin(t *testing.T) {
 				t.Errorf("Record says %q; want that there is no space", answer)
 			}
 			wantState(t, ours, "main", c.want)
-			for _, file := range fileNames(Dir(ours)) {
+			for file := range Dir(ours).Names() {
 				if isPrivate(file, "main") {
 					t.Errorf("%s is left", file)
 				}
@@ -164,7 +164,7 @@ func TestFullDirectory(t *testing.T) {
 	}
 
 	// The next run replaces it, where there is room for its private file.
-	for _, file := range fileNames(Dir(ours)) {
+	for file := range Dir(ours).Names() {
 		if file != "main-running" && file != "lost+found" {
 			if err := os.Remove(filepath.Join(ours, file)); err != nil {
 				t.Fatal(err)

@@ -81,6 +81,15 @@ func NewObserver(v Volume, name string, lostAfter time.Duration) Observer {
 	return Observer{v, name, judge{lostAfter: lostAfter}}
 }
 
+// MaxGlances bounds how often a volume that changes under our eyes is looked at
+// again. What is seen last is then taken for what it is; the change itself wakes the
+// watcher.
+const MaxGlances = 8
+
+// Sight is what one look at a run has shown. It tells nothing about what was seen
+// before: see Observer.Judge.
+type Sight struct{ sight }
+
 // Look looks at the run. pending says that a wait for the run's lock (AwaitUnlocked)
 // had not returned before; elapsed is the time since the look before, cut off at
 // what was to be slept ([LookAgain]): what a watcher was frozen for is no evidence.
@@ -88,8 +97,24 @@ func NewObserver(v Volume, name string, lostAfter time.Duration) Observer {
 // If the run is locked its open file comes along, for the caller to wait on and to
 // close.
 func (o *Observer) Look(pending bool, elapsed time.Duration) (State, File) {
-	s, locked := look(o.volume, o.name)
-	return o.judge.see(s, pending, elapsed), locked
+	for n := 1; ; n++ {
+		seen, locked, steady := o.Glance(pending)
+		if steady || n == MaxGlances {
+			return o.Judge(seen, pending, elapsed), locked
+		}
+	}
+}
+
+// Glance is the part of Look that asks the volume. It is done again if it was not
+// steady.
+func (o *Observer) Glance(pending bool) (seen Sight, locked File, steady bool) {
+	s, locked, steady := glanceAt(o.volume, o.name, o.judge.held && !pending)
+	return Sight{s}, locked, steady
+}
+
+// Judge is the part of Look that makes a state of what was seen.
+func (o *Observer) Judge(seen Sight, pending bool, elapsed time.Duration) State {
+	return o.judge.see(seen.sight, pending, elapsed)
 }
 
 // judge makes a state of what is seen, by what was seen before. It asks nobody:

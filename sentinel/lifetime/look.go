@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io"
 	"io/fs"
-	"slices"
 	"strings"
 )
 
@@ -26,41 +25,35 @@ type sight struct {
 	end  sighting // NAME-terminated
 	live sighting // NAME-running; not looked at where end is present
 	// beginning says that a Begin of this name is under way. It is only
-	// looked at where neither file is present.
+	// looked at where neither file is present, and the run has lived.
 	beginning bool
 }
 
-// maxLooks bounds how often a volume that changes under our eyes is looked at
-// again. What is seen last is then taken for what it is; the change itself wakes
-// the watcher.
-const maxLooks = 8
-
-// look looks at a run. If NAME-running is locked its open file comes along, for
-// the caller to wait on and to close.
-func look(v Volume, name string) (s sight, locked File) {
+// glanceAt looks at a run once. If NAME-running is locked its open file comes along, for
+// the caller to wait on and to close. steady is false if the volume was changing
+// under our eyes.
+//
+// lived tells whether the run was seen to live, and its end was not: only then it
+// matters which of them a volume without its files has lost, and a folder may be so
+// large that asking for it is costly.
+func glanceAt(v Volume, name string, lived bool) (s sight, locked File, steady bool) {
 	running, terminated := name+runningSuffix, name+terminatedSuffix
-	for range maxLooks {
-		if s.end = seeEnd(v, terminated); s.end.present {
-			return s, nil
-		}
-		var steady bool
-		s.live, locked, steady = seeLive(v, running)
-		if s.live.locked {
-			return s, locked
-		}
-		// The run may have ended, and another may have begun, since we
-		// looked for its end.
-		if s.end = seeEnd(v, terminated); s.end.present {
-			return s, nil
-		}
-		if !s.live.present {
-			s.beginning, steady = seeNeither(v, name)
-		}
-		if steady {
-			break
-		}
+	if s.end = seeEnd(v, terminated); s.end.present {
+		return s, nil, true
 	}
-	return s, nil
+	s.live, locked, steady = seeLive(v, running)
+	if s.live.locked {
+		return s, locked, true
+	}
+	// The run may have ended, and another may have begun, since we looked for its
+	// end.
+	if s.end = seeEnd(v, terminated); s.end.present {
+		return s, nil, true
+	}
+	if lived && !s.live.present {
+		s.beginning, steady = seeNeither(v, name)
+	}
+	return s, nil, steady
 }
 
 // seeEnd looks at NAME-terminated.
@@ -70,7 +63,7 @@ func seeEnd(v Volume, file string) sighting {
 		return sighting{}
 	}
 	seen := sighting{present: true, id: info.Identity}
-	f, err := openRegular(v, file, false)
+	f, err := openSeen(v, file, info, false)
 	if errors.Is(err, fs.ErrNotExist) {
 		return sighting{}
 	}
@@ -89,7 +82,7 @@ func seeLive(v Volume, file string) (seen sighting, locked File, steady bool) {
 		return sighting{}, nil, true
 	}
 	seen = sighting{present: true, id: info.Identity}
-	f, err := openRegular(v, file, false)
+	f, err := openSeen(v, file, info, false)
 	if errors.Is(err, fs.ErrNotExist) {
 		return sighting{}, nil, false
 	}
@@ -128,11 +121,10 @@ func (s *sighting) read(f File) {
 // once. beginning says that it has its private name now, steady that it has not got
 // another since.
 func seeNeither(v Volume, name string) (beginning, steady bool) {
-	files := fileNames(v)
-	if slices.Contains(files, name+runningSuffix) || slices.Contains(files, name+terminatedSuffix) {
-		return false, false
-	}
-	for _, file := range files {
+	for file := range v.Names() {
+		if file == name+runningSuffix || file == name+terminatedSuffix {
+			return false, false
+		}
 		if !isPrivate(file, name) {
 			continue
 		}
@@ -150,7 +142,9 @@ func seeNeither(v Volume, name string) (beginning, steady bool) {
 			return beginning, steady
 		}
 	}
-	return false, true
+	// Reading the names of many files takes many steps, and what gets another name
+	// meanwhile may be passed over.
+	return false, !exists(v, name+runningSuffix) && !exists(v, name+terminatedSuffix)
 }
 
 // isPrivate tells whether a file is that of a Begin of this name which is under
@@ -160,26 +154,27 @@ func isPrivate(file, name string) bool {
 	return ok && len(random) == 2*privateBytes && strings.Trim(random, "0123456789abcdef") == ""
 }
 
-// maxFiles bounds how many files of a volume are looked at.
-const maxFiles = 1 << 16
-
-// fileNames are the names on the volume, in no order; none if it cannot be read.
-func fileNames(v Volume) []string {
-	names, _ := v.Names(maxFiles)
-	return names
-}
-
 // Stopping names the live runs on the volume that have said that they are about to
 // end ([Run.Stopping]). The word of a killed one does not count, for its lock is
 // gone; so where locks are not shared, none is ever named.
 func Stopping(v Volume) (names []string) {
-	for _, file := range fileNames(v) {
+	for file := range v.Names() {
 		name, ok := strings.CutSuffix(file, runningSuffix)
 		if ok && name != "" && isStopping(v, file) {
 			names = append(names, name)
 		}
 	}
 	return names
+}
+
+// StillStopping is which of the runs that Stopping has named it would name again.
+func StillStopping(v Volume, names []string) (still []string) {
+	for _, name := range names {
+		if isStopping(v, name+runningSuffix) {
+			still = append(still, name)
+		}
+	}
+	return still
 }
 
 func isStopping(v Volume, file string) bool {

@@ -40,8 +40,8 @@ func TestMain(m *testing.M) {
 	if refused, ok := os.LookupEnv(puppetVariable); ok {
 		os.Exit(playPuppet(refused))
 	}
-	flag.Parse()
-	// Nearly all of the time the tests wait, and not for a processor.
+	// Nearly all of the time the tests wait, and not for a processor. The command line
+	// is read after this, and so may say otherwise.
 	if err := flag.Set("test.parallel", "16"); err != nil {
 		panic(err)
 	}
@@ -399,13 +399,13 @@ func describe(s State) string {
 // lookOnce is what a watcher that has seen nothing before sees, once it is settled.
 func lookOnce(t testing.TB, dir, name string) string {
 	t.Helper()
-	j := judge{lostAfter: time.Minute}
+	o := NewObserver(Dir(dir), name, time.Minute)
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
-		s, locked := look(Dir(dir), name)
+		state, locked := o.Look(false, settleTick)
 		if locked != nil {
 			locked.Close()
 		}
-		if state := j.see(s, false, settleTick); state.Phase != Unsettled {
+		if state.Phase != Unsettled {
 			return describe(state)
 		}
 	}

@@ -7,6 +7,8 @@ import (
 	"io/fs"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sentinel-shim/sentinel-shim/sentinel/crashpoint"
 )
 
 // Stopping says on the volume that this run is about to end, so that a sentinel
@@ -28,17 +30,21 @@ func (r *Run) say(word string) error {
 func (r *Run) End(code int) error {
 	// A late heartbeat, or a late word, would overwrite the code.
 	r.stopBeating()
+	crashpoint.At("end.quiet")
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	defer r.file.Close()
 
 	err := r.record(code)
+	crashpoint.At("end.recorded")
 
 	// The end has its name before the lock is gone: who sees no lock finds
 	// the code. Only then comes what may take its time.
 	_ = r.file.Unlock()
+	crashpoint.At("end.unlocked")
 	_ = r.file.Sync()
 	r.volume.Sync()
+	crashpoint.At("end.synced")
 	return err
 }
 
@@ -47,6 +53,7 @@ func (r *Run) record(code int) error {
 		// Our file may hold anything now, but NAME-terminated wins.
 		return errors.Join(err, writeEnd(r.volume, r.name, code))
 	}
+	crashpoint.At("end.written")
 	if !at(r.volume, r.current, r.file) {
 		return writeEnd(r.volume, r.name, code)
 	}
@@ -75,11 +82,15 @@ func Record(v Volume, name string, code int) error {
 		return err
 	}
 	running := name + runningSuffix
-	if f, err := openRegular(v, running, false); err == nil {
+	f, openErr := openRegular(v, running, false)
+	if openErr == nil {
 		defer f.Close()
 		if f.WriteLocked() {
 			return &LiveError{v.Path(running)}
 		}
+	}
+	if outOfDescriptors(openErr) {
+		return openErr // it may be live
 	}
 	if errors.Is(err, unix.EROFS) || errors.Is(err, unix.EACCES) {
 		return err // nothing else can succeed

@@ -196,7 +196,7 @@ func TestHeartbeatWhileWaiting(t *testing.T) {
 // onlyPrivate is the one private file on a volume.
 func onlyPrivate(t testing.TB, dir string) (private string) {
 	t.Helper()
-	for _, file := range fileNames(Dir(dir)) {
+	for file := range Dir(dir).Names() {
 		if isPrivate(file, "main") {
 			if private != "" {
 				t.Fatalf("there is more than one private file: %s", listing(dir))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"io/fs"
+	"iter"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -37,8 +38,9 @@ type Volume interface {
 	Remove(name string) error
 	// Symlink makes a symbolic link that says target.
 	Symlink(target, name string) error
-	// Names are the names of at most max files, in no order.
-	Names(max int) ([]string, error)
+	// Names are the names of the files, in no order; none if they cannot be read.
+	// What is renamed meanwhile may come twice or not at all.
+	Names() iter.Seq[string]
 	// Turn waits at most atMost for our turn among those that take turns, and
 	// gives the function that ends it.
 	Turn(atMost time.Duration) (done func())
@@ -148,13 +150,28 @@ func (d Dir) Remove(name string) error {
 
 func (d Dir) Symlink(target, name string) error { return os.Symlink(target, d.Path(name)) }
 
-func (d Dir) Names(max int) ([]string, error) {
-	dir, err := os.Open(string(d))
-	if err != nil {
-		return nil, err
+// Names never has more than a few of the names in memory, and ends even if files are
+// made as fast as it reads.
+func (d Dir) Names() iter.Seq[string] {
+	const most, atOnce = 1 << 20, 256
+	return func(yield func(string) bool) {
+		dir, err := os.Open(string(d))
+		if err != nil {
+			return
+		}
+		defer dir.Close()
+		for range most / atOnce {
+			names, err := dir.Readdirnames(atOnce)
+			for _, name := range names {
+				if !yield(name) {
+					return
+				}
+			}
+			if err != nil {
+				return
+			}
+		}
 	}
-	defer dir.Close()
-	return dir.Readdirnames(max)
 }
 
 // Turn is a flock(2) on the folder, which whoever can read the folder may hold for

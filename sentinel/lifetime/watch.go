@@ -1,6 +1,7 @@
 package lifetime
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"sync/atomic"
@@ -18,6 +19,7 @@ type Watcher struct {
 	runs   []*watched
 	hints  chan struct{}
 	notify *fsnotify.Watcher // nil where inotify is refused
+	purse  *purse
 
 	lastLook time.Time
 	interval time.Duration
@@ -40,7 +42,7 @@ type watched struct {
 // refused, an error says so, and the Watcher works all the same, by looking once a
 // second.
 func Watch(dir Dir, names []string, lostAfter time.Duration) (*Watcher, error) {
-	w := &Watcher{dir: dir, hints: make(chan struct{}, 1), interval: tick}
+	w := &Watcher{dir: dir, hints: make(chan struct{}, 1), purse: newPurse(time.Now()), interval: tick}
 	for _, name := range names {
 		w.runs = append(w.runs, &watched{Observer: NewObserver(dir, name, lostAfter)})
 	}
@@ -67,19 +69,24 @@ func (w *Watcher) subscribe() error {
 	}
 	go func() {
 		for {
+			look := true
 			select {
 			case event, ok := <-notify.Events:
 				if !ok {
 					return
 				}
-				if names[filepath.Base(event.Name)] {
-					w.hint()
-				}
-			case _, ok := <-notify.Errors:
+				look = names[filepath.Base(event.Name)]
+			case _, ok := <-notify.Errors: // events were lost
 				if !ok {
 					return
 				}
-				w.hint() // events were lost: look
+			}
+			if !w.purse.spend(eventCost, time.Now()) {
+				w.rest(notify)
+				look = true
+			}
+			if look {
+				w.hint()
 			}
 		}
 	}()
@@ -93,6 +100,20 @@ func (w *Watcher) hint() {
 	select {
 	case w.hints <- struct{}{}:
 	default: // one is waiting already
+	}
+}
+
+// rest has the kernel tell nothing for a pause. What has happened meanwhile, nobody knows.
+func (w *Watcher) rest(notify *fsnotify.Watcher) {
+	// Events that are asked for and not read would fill our own memory: up to 8 MiB.
+	_ = notify.Remove(string(w.dir)) // unless the folder is gone, and the watch with it
+	time.Sleep(pause)
+	for {
+		err := notify.Add(string(w.dir))
+		if err == nil || errors.Is(err, fsnotify.ErrClosed) {
+			return
+		}
+		time.Sleep(tick) // somebody else has the last watch; the tick remains
 	}
 }
 
@@ -113,6 +134,7 @@ func (w *Watcher) Look() []State {
 			w.await(run, locked)
 		}
 	}
+	w.purse.spend(float64(len(w.runs)*lookCost), now)
 	w.timer.Reset(w.interval)
 	return states
 }
@@ -130,6 +152,9 @@ func (w *Watcher) await(run *watched, f File) {
 		}
 		f.Close() // gives the lock back at once
 		run.pending.Store(false)
+		if !w.purse.spend(0, time.Now()) {
+			time.Sleep(pause) // somebody may lock and unlock it without end
+		}
 		w.hint()
 	}()
 }

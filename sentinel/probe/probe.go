@@ -70,7 +70,7 @@ func (t Target) String() string { return t.text }
 func Parse(s string) (Target, error) {
 	wrong := func(format string, args ...any) (Target, error) {
 		shown := redact(s)
-		if shown != s && len(args) > 0 { // what it would quote may be of the password
+		if shown != s && len(args) > 0 { // what it quotes may be a part of them
 			format, args = "credentials are not sent, leave them out (an @ that is none of theirs is %%40)", nil
 		}
 		want := "write an address such as tcp://127.0.0.1:5432, unix:///run/app/app.sock, file:///tmp/pod/ready or http://127.0.0.1:8080/ready"
@@ -165,23 +165,23 @@ func Parse(s string) (Target, error) {
 	return t, nil
 }
 
-// redact is s as an error may show it, for errors end up in logs: without what may
-// be a password, which reaches up to the last @ where it is not escaped as it should
-// be. Whoever gives a database's URL by mistake does not find it there.
+// redact is s as an error may show it, for errors end up in logs: without the
+// credentials, which reach up to the last @ where they are not escaped as they should
+// be. Whoever gives a database's URL by mistake does not find its password there.
 func redact(s string) string {
 	at := strings.LastIndexByte(s, '@')
 	if at < 0 {
 		return s
 	}
-	user := 0
-	if scheme, _, ok := strings.Cut(s[:at], "//"); ok && strings.Count(scheme, ":") == strings.Count(scheme[max(len(scheme)-1, 0):], ":") {
-		user = len(scheme) + len("//")
+	from := 0 // the first // follows a scheme, or is of the password
+	if scheme, _, ok := strings.Cut(s[:at], "//"); ok && !strings.Contains(strings.TrimSuffix(scheme, ":"), ":") {
+		from = len(scheme) + len("//")
 	}
-	name, _, ok := strings.Cut(s[user:at], ":")
-	if !ok || strings.HasPrefix(name, "/") { // no password, or a path
-		return s
+	hidden := s[from:at]
+	if strings.HasPrefix(hidden, "/") || strings.Contains(hidden, "/") && !strings.Contains(hidden, ":") {
+		return s // the @ is one of a path
 	}
-	return s[:user] + name + ":xxxxx" + s[at:]
+	return s[:from] + "xxxxx" + s[at:]
 }
 
 // isIPv6 tells whether s is an IPv6 address, with or without a zone.

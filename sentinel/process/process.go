@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sentinel-shim/sentinel-shim/sentinel/crashpoint"
 	"github.com/sentinel-shim/sentinel-shim/sentinel/exitcode"
 )
 
@@ -52,6 +53,7 @@ func Start(argv []string) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
+	spare(spareThreads)
 	p := &Process{
 		terminal: hasTerminal(),
 		exited:   make(chan struct{}),
@@ -200,6 +202,7 @@ const lastWait = 5 * time.Second
 // whether SIGKILL was needed.
 func (p *Process) Stop(sig syscall.Signal, grace time.Duration) (killed bool) {
 	p.Signal(sig)
+	crashpoint.At("stop.signalled")
 	half := time.NewTimer(grace / 2)
 	defer half.Stop()
 	end := time.NewTimer(grace)
@@ -212,17 +215,22 @@ func (p *Process) Stop(sig syscall.Signal, grace time.Duration) (killed bool) {
 		select {
 		case <-p.gone:
 			<-p.exited // closed a moment later, and Status is valid only then
+			crashpoint.At("stop.gone")
 			return killed
 		case <-exited:
 			exited = nil
+			crashpoint.At("stop.exited")
 			if half.Stop() {
 				p.signalGroup(sig)
+				crashpoint.At("stop.group-signalled")
 			}
 		case <-half.C:
 			p.signalGroup(sig)
+			crashpoint.At("stop.half-time")
 		case <-end.C:
 			killed = true
 			p.signalGroup(syscall.SIGKILL)
+			crashpoint.At("stop.killed")
 			last = time.After(lastWait)
 		case <-ticker.C:
 			p.signalGroup(0)

@@ -2,6 +2,7 @@ package process
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"flag"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unicode"
 
 	"golang.org/x/sys/unix"
 
@@ -230,7 +232,8 @@ func familyMode([]string) int {
 	if err := cmd.Start(); err != nil {
 		panic(err)
 	}
-	select {}
+	time.Sleep(time.Hour) // Go takes select {} for a deadlock
+	return 0
 }
 
 func outsiderMode(args []string) int {
@@ -361,6 +364,7 @@ func TestParseSignal(t *testing.T) {
 		{"RTMAX", 64}, {"RTMAX-0", 64}, {"SIGRTMAX-1", 63}, {"RTMAX-30", 34},
 		{in: ""}, {in: "SIG"}, {in: "0"}, {in: "-1"}, {in: "65"}, {in: "SIG15"}, {in: "TERM "}, {in: "NONE"}, {in: "15.0"}, {in: "0x0f"},
 		{in: "RTMIN+31"}, {in: "RTMIN-1"}, {in: "RTMAX+1"}, {in: "RTMAX-31"}, {in: "RTMIN+"}, {in: "RTMIN+x"}, {in: "99999999999999999999"},
+		{in: "+15"}, {in: "RTMIN3"}, {in: "RTMIN-0"}, {in: "RTMAX0"}, {in: "RTMIN+-0"}, {in: "ſigterm"}, {in: "RTMıN"}, {in: "SIGSIGTERM"},
 	} {
 		got, err := ParseSignal(c.in)
 		if got != c.want || (err == nil) != (c.want != 0) {
@@ -388,4 +392,57 @@ func TestSignalName(t *testing.T) {
 			t.Errorf("%s is signal %d, not %d (%v)", SignalName(sig), got, sig, err)
 		}
 	}
+}
+
+// FuzzParseSignal: what is read is what a list of all signals says, and nothing else is.
+func FuzzParseSignal(f *testing.F) {
+	names := make(map[string]syscall.Signal) // without SIG
+	for sig := syscall.Signal(1); sig <= lastSignal; sig++ {
+		if name, ok := strings.CutPrefix(unix.SignalName(sig), "SIG"); ok {
+			names[name] = sig
+		}
+	}
+	for n := range 31 {
+		names[fmt.Sprintf("RTMIN+%d", n)] = syscall.Signal(34 + n)
+		names[fmt.Sprintf("RTMAX-%d", n)] = syscall.Signal(64 - n)
+	}
+	names["RTMIN"], names["RTMAX"] = 34, 64
+	want := func(s string) syscall.Signal {
+		if n, err := strconv.ParseUint(s, 10, 64); err == nil && n <= 64 {
+			return syscall.Signal(n)
+		}
+		// Any case of ASCII's letters, and zeros before an offset, mean the same.
+		name := strings.TrimPrefix(string(bytes.ToUpper([]byte(s))), "SIG")
+		if i := strings.IndexAny(name, "+-"); i >= 0 {
+			if n, err := strconv.ParseUint(name[i+1:], 10, 64); err == nil {
+				name = fmt.Sprint(name[:i+1], n)
+			}
+		}
+		if strings.ContainsFunc(s, func(r rune) bool { return r > unicode.MaxASCII }) {
+			return 0
+		}
+		return names[name]
+	}
+	for _, s := range []string{"TERM", "SIGTERM", "sigusr1", "15", "064", "RTMIN+3", "SIGRTMAX-30", "RTMIN+31", "+15", "RTMIN-0", "SIG9", "ſigterm", "IOT", ""} {
+		f.Add(s)
+	}
+	check := func(t *testing.T, s string) {
+		sig, err := ParseSignal(s)
+		if sig != want(s) || (err == nil) != (sig != 0) {
+			t.Fatalf("ParseSignal(%q) = %d, %v; want %d", s, sig, err, want(s))
+		}
+		if err != nil && !strings.HasPrefix(err.Error(), strconv.Quote(s)) {
+			t.Fatalf("ParseSignal(%q) does not say what it was given: %v", s, err)
+		}
+		if err == nil && sig != 32 && sig != 33 { // these have no name
+			if again, err := ParseSignal(SignalName(sig)); again != sig {
+				t.Fatalf("ParseSignal(%q) = %d, which is called %s, which is read as %d, %v", s, sig, SignalName(sig), again, err)
+			}
+		}
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		for _, head := range []string{"", "SIG", "sig", "RTMIN", "SIGRTMIN+", "rtmax", "sigRTMAX-"} {
+			check(t, head+s)
+		}
+	})
 }

@@ -74,24 +74,33 @@ func SignalName(sig syscall.Signal) string {
 // ParseSignal reads a signal as kill(1) does: by name, with or without SIG and
 // in either case, or by number from 1 to 64. "RTMIN+n" and "RTMAX-n" are names.
 func ParseSignal(s string) (syscall.Signal, error) {
-	name := strings.TrimPrefix(strings.ToUpper(s), "SIG")
-	base, offset := syscall.Signal(0), name
-	if rest, ok := strings.CutPrefix(name, "RTMIN"); ok {
-		base, offset = rtMin, rest
-	} else if rest, ok := strings.CutPrefix(name, "RTMAX"); ok {
-		base, offset = lastSignal, rest
-	} else if sig := unix.SignalNum("SIG" + name); sig != 0 {
+	name := strings.TrimPrefix(strings.Map(upper, s), "SIG")
+	if sig := unix.SignalNum("SIG" + name); sig != 0 {
 		return sig, nil
-	} else if s != name {
-		offset = "" // SIG15 is neither a name nor a number
 	}
-	n, err := strconv.Atoi(offset)
-	if base != 0 && offset == "" {
-		n, err = 0, nil
+	base, sign, number := syscall.Signal(0), syscall.Signal(1), s
+	switch {
+	case name == "RTMIN":
+		return rtMin, nil
+	case name == "RTMAX":
+		return lastSignal, nil
+	case strings.HasPrefix(name, "RTMIN+"):
+		base, number = rtMin, name[len("RTMIN+"):]
+	case strings.HasPrefix(name, "RTMAX-"):
+		base, sign, number = lastSignal, -1, name[len("RTMAX-"):]
 	}
-	sig := base + syscall.Signal(n)
+	n, err := strconv.ParseUint(number, 10, 8)
+	sig := base + sign*syscall.Signal(n)
 	if err != nil || sig < 1 || sig > lastSignal || (base != 0 && sig < rtMin) {
 		return 0, fmt.Errorf("%q is no signal: give a name (TERM, SIGTERM, RTMIN+3) or a number from 1 to 64", s)
 	}
 	return sig, nil
+}
+
+// upper is for the letters of signals' names. To strings.ToUpper, ſ is an S, too.
+func upper(r rune) rune {
+	if 'a' <= r && r <= 'z' {
+		return r - 'a' + 'A'
+	}
+	return r
 }

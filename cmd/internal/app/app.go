@@ -6,6 +6,8 @@ package app
 import (
 	"fmt"
 	"os"
+	"regexp"
+	"runtime"
 	"strings"
 
 	"github.com/rs/zerolog"
@@ -35,9 +37,14 @@ type Program struct {
 	Refused func(args []string)
 }
 
+// processors are how many processors a program uses at most: one to wait for events and
+// one to act on them. Go would make threads for each of a node's hundred.
+const processors = 2
+
 // Run runs the program with its arguments, the first of which is the program's own
 // name, and returns the exit code.
 func (p Program) Run(args []string) (code int) {
+	runtime.GOMAXPROCS(min(processors, runtime.GOMAXPROCS(0)))
 	var folder string
 	logging := logging{level: zerolog.InfoLevel, format: auto}
 	frame := &cli.App{
@@ -90,7 +97,10 @@ var oneDash = strings.NewReplacer("for flag -", "for flag --", "not defined: -",
 
 // refuse says why nothing was run.
 func (p Program) refuse(args []string, err error) (code int) {
-	message := oneDash.Replace(err.Error())
+	// The flag package and urfave/cli quote all of a value. One with an @ in it may hold
+	// credentials (a database's URL), and what is wrong with it says enough.
+	quoted := regexp.MustCompile(`^(invalid value|could not parse) "(?:[^"\\]|\\.)*@(?:[^"\\]|\\.)*"`)
+	message := oneDash.Replace(quoted.ReplaceAllString(err.Error(), `$1 "…"`))
 	if !anyGiven(args, copyTo) {
 		if p.Refused != nil {
 			p.Refused(args)

@@ -33,7 +33,7 @@ func try(t *testing.T, args ...string) (o outcome) {
 	t.Helper()
 	o.text, o.wait, o.list = "default", time.Minute, []string{"main"}
 	parse := func(s string) (string, error) {
-		if s == "bad" {
+		if strings.HasSuffix(s, "bad") {
 			return "", errors.New("it is bad: take a good one")
 		}
 		return s, nil
@@ -163,6 +163,8 @@ func TestRefusals(t *testing.T) {
 		{"", []string{"--text", "bad", "--", "run"}, `invalid value "bad" for flag --text: it is bad: take a good one`},
 		{"", []string{"--list", " ", "--", "run"}, `invalid value " " for flag --list: it is empty`},
 		{"", []string{"--list", "a bad", "--", "run"}, `invalid value "a bad" for flag --list: it is bad`},
+		{"", []string{"--text", `http://me:"se\cret"@web/bad`, "--", "run"}, `invalid value "…" for flag --text: it is bad`},
+		{"PROG_LIST=a http://me:secret@web/ bad", []string{"--", "run"}, `could not parse "…" from environment variable "PROG_LIST" as value for flag list: it is bad`},
 		{"", []string{"--wait-time", "5", "--", "run"}, `invalid value "5" for flag --wait-time: give a number with its unit`},
 		{"", []string{"--wait-time", "-5s", "--", "run"}, `invalid value "-5s" for flag --wait-time: it is negative`},
 		{"", []string{"--wait-time", "1e99h", "--", "run"}, `for flag --wait-time: give a number with its unit`},

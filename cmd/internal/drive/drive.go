@@ -81,7 +81,7 @@ func run(m *testing.M, modes Modes) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	if err := build(); err != nil {
+	if err := build(folder); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -90,15 +90,27 @@ func run(m *testing.M, modes Modes) int {
 
 // build builds the programs as they are released: without the race detector, which
 // would make them slow and large. The packages' own tests run under it.
-func build() error {
+func build(into string, tags ...string) error {
 	_, here, _, _ := runtime.Caller(0)
-	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "urfave_cli_no_docs", "-gcflags", "text/template/...=-l", "-ldflags", "-s -w", "-o", folder+"/", "./cmd/sentinel", "./cmd/shim")
+	tags = append(tags, "urfave_cli_no_docs")
+	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", strings.Join(tags, ","), "-gcflags", "text/template/...=-l", "-ldflags", "-s -w", "-o", into+"/", "./cmd/sentinel", "./cmd/shim")
 	cmd.Dir = filepath.Join(filepath.Dir(here), "../../..")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("go build: %w\n%s", err, out)
 	}
 	return nil
+}
+
+// Tagged builds the programs with another build tag, for the time of a test, and returns
+// the folder that they are in.
+func Tagged(t testing.TB, tag string) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	if err := build(dir, tag); err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 // Program is the path of a built program, "sentinel" or "shim".

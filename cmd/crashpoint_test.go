@@ -1,0 +1,508 @@
+package cmd_test
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
+)
+
+// These tests kill, or stop for a while, one of the two programs, and have the rest of the
+// pod go on as the kubelet would have it: a container that has failed is started again, as
+// a new process on the same volume, under OnFailure, and stays down under Never.
+
+var (
+	kills = flag.Int("kills", 60, "how many pods TestRandomKills runs, each with a program that is killed or stopped at a random instant")
+	seed  = flag.Uint64("seed", 0, "the seed of TestRandomKills; 0: another one each time")
+)
+
+// mainScript is a main that knows how many of it there have been.
+//
+//	sh -c SCRIPT FOLDER LIFE VOLUME-FILE-TO-STEAL CODE...
+const mainScript = `
+	echo $$ >"$0/main.pid"
+	read -r n <"$0/attempts"
+	echo $((n + 1)) >"$0/attempts"
+	life=$1 steal=$2
+	shift 2
+	[ -z "$steal" ] || rm -f "$steal"
+	[ "$life" = 0 ] || sleep "$life"
+	while [ "$n" -gt 0 ] && [ $# -gt 1 ]; do shift; n=$((n - 1)); done
+	echo "$1" >>"$0/ends"
+	exit "$1"`
+
+// sidecarScript is a sidecar that, when it is asked to stop, looks whether main lives. One
+// that has just been killed may take a moment to die. It leaves a process in its group.
+const sidecarScript = `
+	stop() {
+		for look in first second; do
+			state=
+			{ read -r pid <"$0/main.pid" && read -r _ _ state _ <"/proc/$pid/stat"; } 2>/dev/null
+			case $state in Z | X | "") exit 0 ;; esac
+			[ $look = second ] || sleep 0.06
+		done
+		echo "main, process $pid, lives ($state)" >>"$0/violations"
+		exit 0
+	}
+	trap stop TERM
+	[ -z "$1" ] || rm -f "$1"
+	sleep 1000 &
+	echo >"$0/up"
+	wait`
+
+// deafScript is a sidecar that heeds nothing.
+const deafScript = `trap "" TERM; echo >"$0/up"; exec sleep 1000`
+
+// fault is what is done to one of the two programs of a pod.
+type fault struct {
+	who   string // "main" or "sidecar": whose wrapper
+	point string // the crash point, as in package crashpoint; "" is none
+	stops bool   // it is stopped for a while, and not killed
+	// At a random instant, without a point: after so long.
+	after time.Duration
+}
+
+func (f fault) String() string {
+	what := "killed"
+	if f.stops {
+		what = "stopped for a while"
+	}
+	if f.point == "" {
+		return fmt.Sprintf("the wrapper of %s is %s after %s", f.who, what, f.after)
+	}
+	return fmt.Sprintf("the wrapper of %s is %s at %s", f.who, what, f.point)
+}
+
+// plan is one pod.
+type plan struct {
+	fault
+	programs string // the folder of the two
+	policy   string
+	codes    []int // of main's attempts; the last one's is that of all that follow
+	keep     bool  // --keep-on-failure
+	deaf     bool  // the sidecar heeds nothing
+	steal    bool  // main and sidecar remove their own files
+	together bool  // both start at once; else main after the sidecar
+	life     time.Duration
+	backOff  func() time.Duration
+}
+
+// stopFor is for how long a program is stopped: for longer than a main that has failed needs
+// to come back.
+const stopFor = 250 * time.Millisecond
+
+// mostStarts is how often a container may be started until its pod counts as one that never ends.
+const mostStarts = 12
+
+// crashPod is a pod under way.
+type crashPod struct {
+	plan
+	t      *testing.T
+	volume string
+	folder string // what the scripts and the test write
+	log    *os.File
+
+	mu    sync.Mutex
+	exits map[string][]int // by container
+	hit   bool             // what the fault is has happened
+}
+
+// run runs the pod to its end.
+func (p plan) run(t *testing.T) *crashPod {
+	t.Helper()
+	pod := &crashPod{plan: p, t: t, volume: newVolume(t), folder: newVolume(t), exits: map[string][]int{}}
+	plant(t, filepath.Join(pod.folder, "attempts"), "0\n")
+	var err error
+	if pod.log, err = os.OpenFile(filepath.Join(pod.folder, "log"), os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	defer pod.log.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), drive.Patience)
+	defer cancel()
+	var containers sync.WaitGroup
+	containers.Go(func() { pod.container(ctx, "sidecar", pod.shim()) })
+	for !p.together && ctx.Err() == nil && !pod.sidecarIsUp() {
+		time.Sleep(time.Millisecond)
+	}
+	containers.Go(func() { pod.container(ctx, "main", pod.sentinel()) })
+	containers.Wait()
+	if ctx.Err() != nil {
+		pod.violated("the pod always ends", "after %s it has not", drive.Patience)
+	}
+	return pod
+}
+
+func (p *crashPod) sentinel() []string {
+	steal := ""
+	if p.steal {
+		steal = filepath.Join(p.volume, "main-running")
+	}
+	argv := []string{filepath.Join(p.programs, "sentinel"), "--dir", p.volume, "--log-format", "console", "--",
+		"/bin/sh", "-c", mainScript, p.folder, strconv.FormatFloat(p.life.Seconds(), 'f', -1, 64), steal}
+	for _, code := range p.codes {
+		argv = append(argv, strconv.Itoa(code))
+	}
+	return argv
+}
+
+func (p *crashPod) shim() []string {
+	argv := []string{filepath.Join(p.programs, "shim"), "--dir", p.volume, "--name", "sidecar", "--log-format", "console",
+		"--lost-after", "1s", "--drain", "10ms"}
+	if p.policy == "Never" {
+		// A main that is killed before it has its name on the volume has never begun,
+		// and does not come back. That is what this flag is for.
+		argv = append(argv, "--start-timeout", "3s")
+	}
+	if p.keep {
+		argv = append(argv, "--keep-on-failure")
+	}
+	if p.deaf {
+		return append(argv, "--grace-period", "1s", "--", "/bin/sh", "-c", deafScript, p.folder)
+	}
+	steal := ""
+	if p.steal {
+		steal = filepath.Join(p.volume, "sidecar-running")
+	}
+	return append(argv, "--", "/bin/sh", "-c", sidecarScript, p.folder, steal)
+}
+
+// sidecarIsUp tells whether the sidecar is as far as it ever gets by itself. A shim that is
+// killed before that has an exit.
+func (p *crashPod) sidecarIsUp() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, err := os.Stat(filepath.Join(p.folder, "up"))
+	return err == nil || len(p.exits["sidecar"]) > 0
+}
+
+// container starts a container, and starts it again, as the kubelet does.
+func (p *crashPod) container(ctx context.Context, name string, argv []string) {
+	for range mostStarts {
+		cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+		cmd.Stdout, cmd.Stderr = p.log, p.log
+		target := name == p.who && !p.reached()
+		if target && p.point != "" {
+			action := "kill"
+			if p.stops {
+				action = "stop"
+			}
+			name, count, _ := strings.Cut(p.point, " ")
+			if count == "" {
+				count = "1"
+			}
+			cmd.Env = append(os.Environ(), "CRASHPOINT="+name+":"+action+":"+count)
+		}
+		if err := cmd.Start(); err != nil {
+			p.t.Error(err)
+			return
+		}
+		ended := make(chan struct{})
+		var others sync.WaitGroup
+		if target {
+			others.Go(func() { p.strike(cmd.Process, ended) })
+		}
+		_ = cmd.Wait()
+		close(ended)
+		others.Wait()
+		if ctx.Err() != nil {
+			return
+		}
+		status := cmd.ProcessState.Sys().(syscall.WaitStatus)
+		code := status.ExitStatus()
+		if status.Signaled() {
+			code = 128 + int(status.Signal())
+		}
+		p.mu.Lock()
+		p.exits[name] = append(p.exits[name], code)
+		p.mu.Unlock()
+		fmt.Fprintf(p.log, "---- %s has ended with %d\n", name, code)
+		if code == 0 || p.policy == "Never" {
+			return
+		}
+		time.Sleep(p.backOff()) // the kubelet's
+	}
+	p.violated("the pod always ends", "%s was started %d times", name, mostStarts)
+}
+
+// strike does to a program what a fault says that is not done by the program itself.
+func (p *crashPod) strike(program *os.Process, ended chan struct{}) {
+	if p.point == "" {
+		select {
+		case <-time.After(p.after):
+		case <-ended:
+			return
+		}
+		p.mu.Lock()
+		p.hit = true
+		p.mu.Unlock()
+		if !p.stops {
+			_ = program.Kill() // or it has just ended
+			return
+		}
+		_ = program.Signal(syscall.SIGSTOP)
+	} else {
+		for !p.isStopped(program.Pid) {
+			select {
+			case <-time.After(2 * time.Millisecond):
+			case <-ended:
+				return
+			}
+		}
+	}
+	time.Sleep(stopFor) // not a wait for anything: the rest of the pod goes on meanwhile
+	_ = program.Signal(syscall.SIGCONT)
+}
+
+// isStopped tells whether a process is stopped by a signal (proc_pid_stat(5)).
+func (p *crashPod) isStopped(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	_, state, _ := strings.Cut(string(stat), ") ")
+	return err == nil && strings.HasPrefix(state, "T")
+}
+
+// reached tells whether the fault has happened.
+func (p *crashPod) reached() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.point != "" && !p.hit {
+		name, _, _ := strings.Cut(p.point, " ")
+		p.hit = strings.Contains(p.story(), "crashpoint "+name+"\n")
+	}
+	return p.hit
+}
+
+// story is all that was logged.
+func (p *crashPod) story() string {
+	content, err := os.ReadFile(p.log.Name())
+	if err != nil {
+		p.t.Error(err)
+	}
+	return string(content)
+}
+
+// lines are those of a file that a script has written.
+func (p *crashPod) lines(name string) []string {
+	content, err := os.ReadFile(filepath.Join(p.folder, name))
+	if err != nil && !os.IsNotExist(err) {
+		p.t.Error(err)
+	}
+	return strings.Fields(string(content))
+}
+
+func (p *crashPod) violated(invariant, format string, args ...any) {
+	p.t.Helper()
+	p.t.Errorf("violated: %s: %s\n%s, %s, codes %v: exits %v, the volume: %s\n%s", invariant, fmt.Sprintf(format, args...),
+		p.fault, p.policy, p.codes, p.exits, listing(p.t, p.volume), p.story())
+}
+
+// check checks the invariants.
+func (p *crashPod) check() {
+	p.t.Helper()
+	if p.t.Failed() {
+		return
+	}
+	mains, sidecars := p.exits["main"], p.exits["sidecar"]
+	succeeded := slices.Contains(p.lines("ends"), "0")
+	for name, exits := range p.exits {
+		if last := exits[len(exits)-1]; last == 0 && !succeeded {
+			p.violated("success is reported only if main exited 0", "%s has ended with 0", name)
+		}
+	}
+	if p.policy == "Never" && !succeeded && (mains[0] == 0 || sidecars[0] == 0) {
+		p.violated("every container of a failed attempt ends non-zero", "main has ended with %d, the sidecar with %d", mains[0], sidecars[0])
+	}
+	if lines := p.lines("violations"); len(lines) > 0 {
+		p.violated("a shim is never stopped by an end older than main's last start", "%s", strings.Join(lines, " "))
+	}
+	if p.who != "main" && !p.stops || p.point == "" {
+		return
+	}
+	restarts, others := len(mains)-1, len(sidecars)-1
+	switch {
+	case p.keep:
+		if others != 0 {
+			p.violated("keep-on-failure costs one restart per attempt", "main was started %d times again, and the sidecar %d times", restarts, others)
+		}
+	case others > restarts || others < restarts && p.seen():
+		p.violated("restart counts stay equal in tandem", "main was started %d times again, and the sidecar %d times", restarts, others)
+	}
+}
+
+// seen tells whether a shim has to know of the run to which the fault has happened: at
+// the points of its end it has run for long. One that is killed before is not worth a
+// restart of the sidecar; nor is one of which a shim that is stopped hears only when main
+// has come back.
+func (p *crashPod) seen() bool {
+	return !p.stops && (strings.HasPrefix(p.point, "end.") || p.point == "sentinel.ended" || p.point == "file.overwritten 2")
+}
+
+// crashPoints are the names of all crash points in the source.
+func crashPoints(t testing.TB) (points []string) {
+	t.Helper()
+	files := token.NewFileSet()
+	for _, folder := range []string{"../sentinel", "../shim", "../cmd"} {
+		err := filepath.WalkDir(folder, func(path string, entry fs.DirEntry, err error) error {
+			if err != nil || !strings.HasSuffix(path, ".go") {
+				return err
+			}
+			file, err := parser.ParseFile(files, path, nil, 0)
+			if err != nil {
+				return err
+			}
+			ast.Inspect(file, func(n ast.Node) bool {
+				call, ok := n.(*ast.CallExpr)
+				if !ok {
+					return true
+				}
+				at, ok := call.Fun.(*ast.SelectorExpr)
+				if !ok || at.Sel.Name != "At" {
+					return true
+				}
+				if pkg, ok := at.X.(*ast.Ident); !ok || pkg.Name != "crashpoint" {
+					return true
+				}
+				name, err := strconv.Unquote(call.Args[0].(*ast.BasicLit).Value)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if slices.Contains(points, name) {
+					t.Errorf("%s: there are two crash points %s", files.Position(call.Pos()), name)
+				}
+				points = append(points, name)
+				return true
+			})
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return points
+}
+
+// faultsAt are the faults at a crash point: whose it is, tells its name. A file is written
+// in more than one step.
+func faultsAt(point string) (faults []fault) {
+	family, _, _ := strings.Cut(point, ".")
+	switch family {
+	case "sentinel":
+		return []fault{{who: "main", point: point}}
+	case "shim", "stop":
+		return []fault{{who: "sidecar", point: point}}
+	case "file": // at the Begin, at a change of the word, at the End
+		return []fault{{who: "main", point: point}, {who: "main", point: point + " 2"},
+			{who: "sidecar", point: point}, {who: "sidecar", point: point + " 2"}, {who: "sidecar", point: point + " 3"}}
+	}
+	return []fault{{who: "main", point: point}, {who: "sidecar", point: point}}
+}
+
+// TestCrashPoints kills, or stops for a while, each of the two programs at each of its
+// crash points.
+func TestCrashPoints(t *testing.T) {
+	t.Parallel()
+	programs := drive.Tagged(t, "crashpoints")
+	points := crashPoints(t)
+	if len(points) < 25 {
+		t.Fatalf("only %d crash points were found: %q", len(points), points)
+	}
+	var plans []plan
+	nevers := 0
+	for _, point := range points {
+		for _, f := range faultsAt(point) {
+			basic := plan{
+				fault: f, programs: programs, policy: "OnFailure", codes: []int{3, 0}, life: 60 * time.Millisecond,
+				// Two that fail together are restarted together, and not before a
+				// shim can have seen the end.
+				backOff: func() time.Duration { return 150 * time.Millisecond },
+				deaf:    point == "stop.half-time" || point == "stop.killed" || point == "sentinel.barred",
+				steal:   point == "end.afresh",
+			}
+			plans = append(plans, basic)
+			stopped := basic
+			stopped.stops = true
+			if f.who == "sidecar" {
+				stopped.life = 400 * time.Millisecond // so that it lives when the shim goes on
+			}
+			plans = append(plans, stopped)
+			if point == "sentinel.barred" {
+				continue // there is none without a restart of both
+			}
+			never := basic
+			never.policy, never.codes = "Never", [][]int{{0}, {3}}[nevers%2]
+			nevers++
+			plans = append(plans, never)
+			if f.who == "main" {
+				keep := basic
+				keep.keep = true
+				plans = append(plans, keep)
+			}
+		}
+	}
+	for _, p := range plans {
+		t.Run(fmt.Sprintf("%s, %s %v, keep %t", p.fault, p.policy, p.codes, p.keep), func(t *testing.T) {
+			t.Parallel()
+			pod := p.run(t)
+			if !pod.reached() {
+				t.Fatalf("the crash point was not reached:\n%s", pod.story())
+			}
+			pod.check()
+		})
+	}
+	t.Logf("%d crash points, %d pods", len(points), len(plans))
+}
+
+// TestRandomKills does so at random instants, to the programs as they are released.
+func TestRandomKills(t *testing.T) {
+	t.Parallel()
+	seed := *seed
+	if seed == 0 {
+		seed = rand.Uint64()
+	}
+	t.Logf("-seed %d", seed)
+	programs := filepath.Dir(drive.Program("shim"))
+	for n := range *kills {
+		t.Run(strconv.Itoa(n), func(t *testing.T) {
+			t.Parallel()
+			random := rand.New(rand.NewPCG(seed, uint64(n)))
+			var mu sync.Mutex // both containers draw
+			until := func(limit time.Duration) time.Duration {
+				mu.Lock()
+				defer mu.Unlock()
+				return time.Duration(random.Int64N(int64(limit)))
+			}
+			p := plan{
+				fault:    fault{who: []string{"main", "sidecar"}[random.IntN(2)], stops: random.IntN(4) == 0, after: until(120 * time.Millisecond)},
+				programs: programs, policy: []string{"OnFailure", "OnFailure", "Never"}[random.IntN(3)],
+				codes: [][]int{{0}, {3, 0}, {3}}[random.IntN(3)], life: []time.Duration{0, 20 * time.Millisecond, 100 * time.Millisecond}[random.IntN(3)],
+				keep: random.IntN(4) == 0, together: random.IntN(2) == 0,
+				backOff: func() time.Duration { return until(60 * time.Millisecond) },
+			}
+			switch {
+			case p.policy == "Never":
+				p.codes, p.keep = p.codes[:1], false
+			case len(p.codes) == 1:
+				p.codes = append(p.codes, 0)
+			}
+			p.run(t).check()
+			if t.Failed() {
+				t.Logf("again with: go test ./cmd -run 'TestRandomKills/^%d$' -args -seed %d -kills %d", n, seed, *kills)
+			}
+		})
+	}
+}

@@ -1,0 +1,263 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
+)
+
+const (
+	// looksPerRun is how many looks at a live main are counted in each run of TestSoak.
+	looksPerRun = 10
+	// warmUp is how many runs come before those that are compared.
+	warmUp = 30
+	// soakPatience is for how long TestSoak waits for anything. In so long a test the
+	// machine may have other things to do for a while.
+	soakPatience = 2 * time.Minute
+)
+
+var soakRuns = flag.Int("soak", 60, fmt.Sprintf("how many runs of a sentinel TestSoak takes a shim through, with %d looks each", looksPerRun))
+
+// TestSoak: a shim that follows run after run does not grow, nor do the sentinels, nor
+// the volume.
+//
+// A look opens the file of the run. So a look has been made for certain, and is counted,
+// when the kernel tells of an opening after the file was changed; only then is it changed
+// again.
+func TestSoak(t *testing.T) {
+	t.Parallel()
+	p := newPod(t)
+	opened := watchOpens(t, p.dir)
+	// Collected often, a heap is hardly larger than what lives in it, and a leak is
+	// not taken for garbage.
+	frugal := func(cmd *exec.Cmd) { cmd.Env = append(os.Environ(), "GOGC=10") }
+	s := drive.Start(t, drive.Wrap("shim", p.flags("--keep-on-failure --log-level error"), []string{"sleep", "infinity"}), frugal)
+
+	began, looks, tenth := time.Now(), 0, max(*soakRuns/10, 1)
+	var shims, sentinels []footprint
+	for n := 1; n <= warmUp+*soakRuns; n++ {
+		main := startMain(t, p)
+		for range looksPerRun {
+			opened.forget()
+			now := time.Now()
+			if err := os.Chtimes(p.path("main-running"), now, now); err != nil {
+				t.Fatal(err)
+			}
+			opened.await("main-running", s)
+			looks++
+		}
+		shims = append(shims, footprintOf(t, s.PID()))
+		sentinels = append(sentinels, footprintOf(t, main.cmd.Process.Pid))
+
+		opened.forget()
+		if n%10 == 0 {
+			main.kill()
+			_ = main.cmd.Wait()
+			opened.await("main-running", s)
+			p.wantFiles("main-running", "proxy-running")
+		} else {
+			main.end(3)
+			opened.await("main-terminated", s)
+			p.wantFiles("main-terminated", "proxy-running")
+		}
+		if n > warmUp && (n-warmUp)%tenth == 0 {
+			t.Logf("%s: %d runs, %d looks: shim %s; sentinel %s", time.Since(began).Round(time.Second), n, looks,
+				typical(shims[n-tenth:]), typical(sentinels[n-tenth:]))
+		}
+	}
+	startMain(t, p).end(0)
+	s.Want(0)
+	p.wantFiles("main-terminated", "proxy-terminated")
+
+	wantNoGrowth(t, "the shim", shims[warmUp:warmUp+tenth], shims[len(shims)-tenth:])
+	wantNoGrowth(t, "a sentinel", sentinels[warmUp:warmUp+tenth], sentinels[len(sentinels)-tenth:])
+}
+
+// wantNoGrowth compares the first with the last. What it allows does not depend on how
+// many runs are between, so that the more there are the less each may leave behind.
+func wantNoGrowth(t *testing.T, who string, first, last []footprint) {
+	t.Helper()
+	const (
+		memory  = 2048 // KiB: how far a heap fills its pages depends on when it is collected
+		threads = 3    // Go keeps all that it ever needed at once, for a collection say
+		files   = 1    // a look may be going on
+	)
+	before, after := typical(first), typical(last)
+	if after.memory > before.memory+memory || after.threads > before.threads+threads || after.files > before.files+files {
+		t.Errorf("%s had %s, and then has %s", who, before, after)
+	}
+}
+
+// soakMain is a main in its sentinel.
+type soakMain struct {
+	t    *testing.T
+	cmd  *exec.Cmd
+	in   io.Writer
+	kill func()
+}
+
+// startMain starts a main and returns when its run has begun, so that its sentinel has
+// done with the files on the volume.
+func startMain(t *testing.T, p pod) soakMain {
+	t.Helper()
+	argv := drive.Wrap("sentinel", []string{"--dir", p.dir, "--log-level", "error"}, []string{"sh", "-c", "echo begun; read code; exit $code"})
+	// Not a drive.Process, which keeps its output until the end of the test.
+	ctx, cancel := context.WithTimeout(t.Context(), soakPatience)
+	m := soakMain{t: t, cmd: exec.CommandContext(ctx, argv[0], argv[1:]...), kill: cancel}
+	m.cmd.Env = append(os.Environ(), "GOGC=10")
+	m.cmd.Stderr = os.Stderr
+	in, err := m.cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := m.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "begun\n" {
+		t.Fatalf("a main did not begin within %s: %q, %v", soakPatience, line, err)
+	}
+	m.in = in
+	return m
+}
+
+// end has the main exit, and waits for its sentinel, which is to exit with the same.
+func (m soakMain) end(code int) {
+	m.t.Helper()
+	fmt.Fprintln(m.in, code)
+	_ = m.cmd.Wait()
+	m.kill() // frees what waited for its time to be over
+	if got := m.cmd.ProcessState.ExitCode(); got != code {
+		m.t.Fatalf("a sentinel exited with %d, not %d", got, code)
+	}
+}
+
+// opens tells of the openings of files in a folder.
+type opens struct {
+	t      *testing.T
+	events *os.File
+	buffer [1 << 16]byte
+}
+
+func watchOpens(t *testing.T, dir string) *opens {
+	t.Helper()
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		t.Fatal(err)
+	}
+	events := os.NewFile(uintptr(fd), "inotify")
+	t.Cleanup(func() { events.Close() })
+	if _, err := unix.InotifyAddWatch(fd, dir, unix.IN_OPEN); err != nil {
+		t.Fatal(err)
+	}
+	return &opens{t: t, events: events}
+}
+
+// forget drops what has not been awaited.
+func (o *opens) forget() {
+	o.t.Helper()
+	for {
+		_, err := o.read(time.Now())
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return
+		}
+		if err != nil {
+			o.t.Fatal(err)
+		}
+	}
+}
+
+// await waits until file has been opened since forget.
+func (o *opens) await(file string, by *drive.Process) {
+	o.t.Helper()
+	deadline := time.Now().Add(soakPatience)
+	for {
+		files, err := o.read(deadline)
+		if err != nil {
+			o.t.Fatalf("%s has not looked at %s: %v\n%s", by, file, err, by.Output())
+		}
+		if slices.Contains(files, file) {
+			return
+		}
+	}
+}
+
+// read waits for the next openings.
+func (o *opens) read(deadline time.Time) (files []string, err error) {
+	if err := o.events.SetReadDeadline(deadline); err != nil {
+		return nil, err
+	}
+	n, err := o.events.Read(o.buffer[:])
+	for rest := o.buffer[:max(n, 0)]; len(rest) > 0; { // see inotify(7)
+		end := unix.SizeofInotifyEvent + binary.NativeEndian.Uint32(rest[12:])
+		name, _, _ := bytes.Cut(rest[unix.SizeofInotifyEvent:end], []byte{0})
+		files, rest = append(files, string(name)), rest[end:]
+	}
+	return files, err
+}
+
+// footprint is what a process has.
+type footprint struct {
+	memory  int // KiB of its own, which is not that of a file
+	threads int
+	files   int // descriptors
+}
+
+func (f footprint) String() string {
+	return fmt.Sprintf("%d KiB, %d threads, %d descriptors", f.memory, f.threads, f.files)
+}
+
+func footprintOf(t *testing.T, pid int) (f footprint) {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for field, value := range map[string]*int{"RssAnon:": &f.memory, "Threads:": &f.threads} {
+		_, rest, _ := strings.Cut(string(status), field)
+		if _, err := fmt.Sscan(rest, value); err != nil {
+			t.Fatalf("no %s in %s", field, status)
+		}
+	}
+	files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.files = len(files)
+	return f
+}
+
+// typical is the median of each figure: what is there for a moment does not count.
+func typical(all []footprint) footprint {
+	middle := func(figure func(footprint) int) int {
+		var figures []int
+		for _, f := range all {
+			figures = append(figures, figure(f))
+		}
+		slices.Sort(figures)
+		return figures[len(figures)/2]
+	}
+	return footprint{
+		memory:  middle(func(f footprint) int { return f.memory }),
+		threads: middle(func(f footprint) int { return f.threads }),
+		files:   middle(func(f footprint) int { return f.files }),
+	}
+}

@@ -1,0 +1,374 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
+)
+
+// On the volumes here no lock is seen and no event is told: what is left to tell a live main from a dead one is the
+// modification time of its file, and to tell its end a look once a second.
+
+// unshared is what the kernel refuses to the programs for that.
+const unshared = "sharing,events"
+
+// unsharedShim starts a shim that must not see main's lock.
+func (p pod) unsharedShim(lostAfter time.Duration) *drive.Process {
+	p.t.Helper()
+	s := p.shimWithout(unshared, "--lost-after "+lostAfter.String(), drive.Command("server", "TERM=143")...)
+	s.Await("ready")
+	return s
+}
+
+// unsharedMain starts a main that exits with the code on SIGUSR1.
+func (p pod) unsharedMain(code int) *drive.Process {
+	p.t.Helper()
+	argv := drive.Wrap("sentinel", []string{"--dir", p.dir}, drive.Command("server", fmt.Sprintf("USR1=%d", code)))
+	m := drive.Start(p.t, drive.Command("refused", append([]string{unshared}, argv...)...))
+	m.Await("ready")
+	return m
+}
+
+// wantBoth ends a main, and fails the test unless it and the shim end with the code. It tells how much later the shim.
+func wantBoth(t *testing.T, m, s *drive.Process, code int) (took time.Duration) {
+	t.Helper()
+	wantAlive(t, s)
+	m.Signal(syscall.SIGUSR1)
+	m.Want(code)
+	ended := time.Now()
+	s.Want(code)
+	took = time.Since(ended)
+	s.Await("main exited")
+	wantNot(t, s, "main is running") // as it says if it sees the lock
+	return took
+}
+
+// wantAlive fails the test if a shim has ended.
+func wantAlive(t *testing.T, s *drive.Process) {
+	t.Helper()
+	select {
+	case <-s.Exited():
+		t.Fatalf("a live main was taken for dead:\n%s", s.Output())
+	default:
+	}
+}
+
+// wantLost fails the test unless a shim misses its dead main, and not before time.
+func wantLost(t *testing.T, s *drive.Process, lastSign time.Time, lostAfter time.Duration) {
+	t.Helper()
+	s.Want(137)
+	if took := time.Since(lastSign); took < lostAfter {
+		t.Errorf("main was given up %s after its last sign of life, before --lost-after %s:\n%s", took, lostAfter, s.Output())
+	}
+	s.Await("main was killed without a word")
+}
+
+// TestUnshared goes through two attempts: the end of the first does not stop the sidecar of the second.
+func TestUnshared(t *testing.T) {
+	t.Parallel()
+	const lostAfter = time.Minute
+	for _, end := range []int{0, 4} {
+		t.Run(fmt.Sprintf("3, then %d", end), func(t *testing.T) {
+			t.Parallel()
+			p := newPod(t)
+			m := p.unsharedMain(3)
+			s := p.unsharedShim(lostAfter)
+			s.Await("main is taken for running")
+			first := wantBoth(t, m, s, 3)
+			s = p.unsharedShim(lostAfter)
+			s.Await("in an earlier attempt")
+			second := wantBoth(t, p.unsharedMain(end), s, end)
+			if took := min(first, second); took > 2*tick { // of two: what takes time by itself is no reaction
+				t.Errorf("the shim has ended %s after main:\n%s", took, s.Output())
+			}
+			p.wantFiles("main-terminated", "proxy-terminated")
+		})
+	}
+	t.Run("main ends before the sidecar starts", func(t *testing.T) {
+		t.Parallel()
+		p := newPod(t)
+		m := p.unsharedMain(3)
+		m.Signal(syscall.SIGUSR1)
+		m.Want(3)
+		s := p.shimWithout(unshared, "", drive.Command("exit", "99")...)
+		s.Want(3)
+		wantNotLaunched(t, s)
+	})
+}
+
+func TestUnsharedKilled(t *testing.T) {
+	t.Parallel()
+	// killed leaves a main that was killed, and a shim that has seen it live.
+	killed := func(t *testing.T, lostAfter time.Duration) (p pod, s *drive.Process) {
+		p = newPod(t)
+		m := p.unsharedMain(0)
+		s = p.unsharedShim(lostAfter)
+		s.Await("main is taken for running")
+		m.Kill()
+		m.Want(137)
+		return p, s
+	}
+	t.Run("it is missed, and its file does not stop the next sidecar", func(t *testing.T) {
+		t.Parallel()
+		const lostAfter = 3 * time.Second
+		p, s := killed(t, lostAfter)
+		wantLost(t, s, p.modified("main-running"), lostAfter) // of its Begin
+		s = p.unsharedShim(time.Minute)
+		wantBoth(t, p.unsharedMain(0), s, 0)
+	})
+	t.Run("the next sidecar is there before the next main, for longer than --lost-after", func(t *testing.T) {
+		t.Parallel()
+		p, s := killed(t, 2*time.Second)
+		s.Want(137)
+		s = p.unsharedShim(6 * time.Second)
+		s.Await("in an earlier attempt")
+		wantBoth(t, p.unsharedMain(4), s, 4)
+	})
+	t.Run("it comes back before it is missed", func(t *testing.T) {
+		t.Parallel()
+		const lostAfter = 8 * time.Second
+		p, s := killed(t, lostAfter)
+		time.Sleep(lostAfter / 2) // not a wait for anything: nothing is to happen
+		m := p.unsharedMain(0)
+		time.Sleep(lostAfter/2 + tick) // the same: the killed one would be missed now
+		wantBoth(t, m, s, 0)
+	})
+}
+
+// TestUnsharedStopped stops processes for a while. Nobody is given up.
+func TestUnsharedStopped(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name              string
+		main, shim        bool
+		lostAfter, period time.Duration
+	}{
+		{"main, for less than --lost-after", true, false, 9 * time.Second, 4 * time.Second},
+		{"the shim, for longer: what it has slept itself is no evidence", false, true, 8 * time.Second, 9 * time.Second},
+		{"all of the pod, for longer, as on a suspended machine", true, true, 8 * time.Second, 9 * time.Second},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			p := newPod(t)
+			m := p.unsharedMain(0)
+			s := p.unsharedShim(c.lostAfter)
+			s.Await("main is taken for running")
+			var pids []int
+			if c.main {
+				pids = append(pids, children(t, m.PID())...)
+				pids = append(pids, m.PID())
+			}
+			if c.shim {
+				pids = append(pids, children(t, s.PID())...)
+				pids = append(pids, s.PID())
+			}
+			signal := func(sig syscall.Signal) {
+				for _, pid := range pids {
+					if err := syscall.Kill(pid, sig); err != nil {
+						t.Fatalf("process %d: %v", pid, err)
+					}
+				}
+			}
+			signal(syscall.SIGSTOP)
+			time.Sleep(c.period) // not a wait for anything: nothing is to happen
+			signal(syscall.SIGCONT)
+			time.Sleep(tick / 2) // the shim looks
+			wantBoth(t, m, s, 0)
+		})
+	}
+}
+
+// TestUnsharedClock has the heartbeats of a machine whose clock is set while main runs. Any change is a sign of life,
+// into the past as well; and a time in the future keeps no dead main alive.
+func TestUnsharedClock(t *testing.T) {
+	t.Parallel()
+	const lostAfter = 4 * time.Second
+	past, future := time.Unix(1e6, 0), time.Now().AddDate(10, 0, 0)
+	for _, c := range []struct {
+		name  string
+		clock []time.Time // what it says at each heartbeat
+	}{
+		{"into the past", []time.Time{future, time.Now(), past}},
+		{"into the future", []time.Time{past, time.Now(), future}},
+		{"back by little each time", []time.Time{past}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			p := newPod(t)
+			m := p.unsharedMain(0)
+			s := p.unsharedShim(lostAfter)
+			s.Await("main is taken for running")
+			n, last := 0, time.Time{}
+			for began := time.Now(); time.Since(began) < lostAfter+2*tick || n%len(c.clock) != 0; n++ {
+				wantAlive(t, s)
+				last = time.Now()
+				// Never the same twice: the shim does not look at each.
+				at := c.clock[n%len(c.clock)].Add(-time.Duration(n) * time.Microsecond)
+				if err := os.Chtimes(p.path("main-running"), at, at); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(lostAfter / 8)
+			}
+			m.Kill()
+			m.Want(137)
+			wantLost(t, s, last, lostAfter)
+		})
+	}
+}
+
+// TestCoarseTimes is about a file system that knows no parts of a second, and gives the number of a removed file to
+// the next.
+func TestCoarseTimes(t *testing.T) {
+	t.Parallel()
+	t.Run("a heartbeat is seen", func(t *testing.T) {
+		t.Parallel()
+		p := coarsePod(t)
+		const lostAfter = 4 * time.Second
+		m := p.unsharedMain(0)
+		s := p.unsharedShim(lostAfter)
+		s.Await("main is taken for running")
+		var last time.Time
+		for began := time.Now(); time.Since(began) < lostAfter+2*tick; time.Sleep(tick) {
+			wantAlive(t, s)
+			last = time.Now()
+			if err := os.Chtimes(p.path("main-running"), time.Time{}, last); err != nil {
+				t.Fatal(err)
+			}
+		}
+		m.Kill()
+		m.Want(137)
+		wantLost(t, s, last, lostAfter)
+	})
+	write := func(p pod, content string) {
+		if err := os.WriteFile(p.path("main-terminated"), []byte(content), 0o644); err != nil {
+			p.t.Fatal(err)
+		}
+	}
+	for _, c := range []struct {
+		name string
+		fail func(p pod)
+		end  func(p pod)
+		code int
+	}{
+		{"two attempts of a sentinel within a second", func(p pod) {
+			p.sentinel("", drive.Command("exit", "3")...).Want(3)
+		}, func(p pod) {
+			p.sentinel("", drive.Command("exit", "3")...).Want(3)
+		}, 3},
+		{"three attempts of a sentinel within a second, two of them unseen", func(p pod) {
+			p.sentinel("", drive.Command("exit", "3")...).Want(3)
+		}, func(p pod) {
+			p.sentinel("", drive.Command("exit", "3")...).Want(3)
+			p.sentinel("", drive.Command("exit", "0")...).Want(0)
+		}, 0},
+		{"two of a main that writes over its end", func(p pod) { write(p, "3\n") }, func(p pod) { write(p, "0\n") }, 0},
+		{"two of a main that removes its end, and writes another", func(p pod) { write(p, "3\n") }, func(p pod) {
+			if err := os.Remove(p.path("main-terminated")); err != nil {
+				p.t.Fatal(err)
+			}
+			write(p, "0\n")
+		}, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			volume := coarsePod(t)
+			for round, met := 0, false; !met; round++ {
+				if round == 20 {
+					t.Fatalf("none of %d rounds has met one second", round)
+				}
+				p := pod{t, volume.path(fmt.Sprint(round))}
+				if err := os.Mkdir(p.dir, 0o777); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Until(time.Now().Truncate(time.Second).Add(time.Second))) // the whole of a second
+				c.fail(p)
+				first := p.modified("main-terminated")
+				s := p.shim("--restart-policy OnFailure", "sleep", "1000")
+				s.Await("in an earlier attempt")
+				s.Await("sleep started")
+				s.Signal(syscall.SIGSTOP) // so that it sees the last state only
+				c.end(p)
+				last := p.modified("main-terminated")
+				s.Signal(syscall.SIGCONT)
+				s.Want(c.code)
+				met = last.Equal(first)
+			}
+		})
+	}
+}
+
+// TestSuccessInDisguise is about what may come of such times: a success that has the number and the time of the
+// failure before it.
+func TestSuccessInDisguise(t *testing.T) {
+	t.Parallel()
+	p := newPod(t)
+	p.record("main-terminated", "3\n")
+	disguise := p.modified("main-terminated")
+	s := p.shim("--restart-policy OnFailure", "sleep", "1000")
+	s.Await("in an earlier attempt")
+	s.Await("sleep started")
+	s.Signal(syscall.SIGSTOP) // so that it sees the last state only
+	if err := os.WriteFile(p.path("main-terminated"), []byte("0\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chtimes(p.path("main-terminated"), disguise, disguise); err != nil {
+		t.Fatal(err)
+	}
+	s.Signal(syscall.SIGCONT)
+	s.Want(0)
+}
+
+// modified is the modification time of a file on the volume.
+func (p pod) modified(file string) time.Time {
+	p.t.Helper()
+	info, err := os.Lstat(p.path(file))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return info.ModTime()
+}
+
+// coarsePod is a pod whose volume is a disk with ext4, with inodes too small for more than seconds.
+func coarsePod(t *testing.T) pod {
+	t.Helper()
+	needRoot(t, "to mount the image of a disk")
+	mkfs, err := exec.LookPath("mkfs.ext4")
+	if err != nil {
+		if mkfs, err = exec.LookPath("/sbin/mkfs.ext4"); err != nil {
+			t.Skip("needs mkfs.ext4 (Debian: e2fsprogs)")
+		}
+	}
+	image, p := filepath.Join(t.TempDir(), "image"), newPod(t)
+	if out, err := exec.Command(mkfs, "-q", "-I", "128", "-O", "^has_journal", image, "4M").CombinedOutput(); err != nil {
+		t.Fatalf("mkfs.ext4: %v: %s", err, out)
+	}
+	privateMounts(t)
+	if out, err := exec.Command("mount", "-t", "ext4", "-o", "loop", image, p.dir).CombinedOutput(); err != nil {
+		if strings.Contains(string(out), "loop device") {
+			t.Skipf("no loop device can be had here: %s", out)
+		}
+		t.Fatalf("mount: %v: %s", err, out)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(p.dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := os.Remove(p.path("lost+found")); err != nil {
+		t.Fatal(err)
+	}
+	p.record("time", "")
+	if at := p.modified("time"); at.Nanosecond() != 0 {
+		t.Fatalf("this file system knows parts of a second: %s", at)
+	}
+	return p
+}

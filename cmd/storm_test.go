@@ -1,0 +1,271 @@
+//go:build linux && (amd64 || arm64)
+
+package cmd_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
+	"github.com/sentinel-shim/sentinel-shim/sentinel/lifetime"
+)
+
+// usage is what a process has used, and what it holds.
+type usage struct {
+	at                        time.Time
+	cpu                       time.Duration // of all its threads, also of those that have ended
+	files, threads, kib, peak int
+}
+
+func usageOf(t testing.TB, pid int) (u usage) {
+	t.Helper()
+	proc := fmt.Sprintf("/proc/%d/", pid)
+	stat, statErr := os.ReadFile(proc + "stat")
+	status, statusErr := os.ReadFile(proc + "status")
+	files, filesErr := os.ReadDir(proc + "fd")
+	if err := errors.Join(statErr, statusErr, filesErr); err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(stat), ") ")
+	fields := strings.Fields(rest)
+	for _, field := range fields[11:13] { // utime and stime, in hundredths of a second
+		ticks, err := strconv.Atoi(field)
+		if err != nil {
+			t.Fatalf("%q in %s", field, stat)
+		}
+		u.cpu += time.Duration(ticks) * 10 * time.Millisecond
+	}
+	for name, value := range map[string]*int{"Threads:": &u.threads, "VmRSS:": &u.kib, "VmHWM:": &u.peak} {
+		_, rest, _ := strings.Cut(string(status), name)
+		if _, err := fmt.Sscan(rest, value); err != nil {
+			t.Fatalf("no %s in %s", name, status)
+		}
+	}
+	u.at, u.files = time.Now(), len(files)
+	return u
+}
+
+// share is the part of one processor's time that was used since before.
+func (u usage) share(before usage) float64 {
+	return float64(u.cpu-before.cpu) / float64(u.at.Sub(before.at))
+}
+
+const (
+	// most is the share of a processor that a program may use in a storm.
+	most = 0.12
+	// mebibytes are what it may ever have in memory.
+	mebibytes = 14
+	// rate is how often a second a storm does its worst, if it can.
+	rate = 50_000
+	// warmUp is how often it does so until what a shim can spend at once is spent.
+	warmUp = 10_000
+)
+
+// rage does something again and again, for some time and at least so many times, and
+// returns how often a second.
+func rage(t testing.TB, span time.Duration, least int, act func(i int) error) (perSecond float64) {
+	t.Helper()
+	began, i := time.Now(), 0
+	for now := began; now.Sub(began) < span || i < least; now = time.Now() {
+		for ; float64(i) < now.Sub(began).Seconds()*rate; i++ {
+			if err := act(i); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(time.Millisecond) // until there is more to do
+	}
+	return float64(i) / time.Since(began).Seconds()
+}
+
+// storms are what a neighbour does to a volume, over and over.
+var storms = []struct {
+	name string
+	live bool // main runs meanwhile; else its failures do not matter
+	act  func(dir string) func(i int) error
+}{
+	{"a live main's file is rewritten", true, func(dir string) func(int) error {
+		return func(int) error { return os.WriteFile(filepath.Join(dir, "main-running"), []byte("stopping\n"), 0o644) }
+	}},
+	{"a live main's file gets another mode", true, func(dir string) func(int) error {
+		return func(i int) error { return os.Chmod(filepath.Join(dir, "main-running"), 0o644+fs.FileMode(i%2)) }
+	}},
+	{"main's end is rewritten in place", false, func(dir string) func(int) error {
+		return func(i int) error {
+			return os.WriteFile(filepath.Join(dir, "main-terminated"), []byte(fmt.Sprint(1+i%255)), 0o644)
+		}
+	}},
+	{"an end of main is renamed into its place", false, func(dir string) func(int) error {
+		return func(int) error {
+			next := filepath.Join(dir, ".next")
+			return errors.Join(os.WriteFile(next, []byte("3\n"), 0o644), os.Rename(next, filepath.Join(dir, "main-terminated")))
+		}
+	}},
+	{"a file of main comes and goes", false, func(dir string) func(int) error {
+		return func(int) error {
+			path := filepath.Join(dir, "main-running")
+			return errors.Join(os.WriteFile(path, []byte("running\n"), 0o644), os.Remove(path))
+		}
+	}},
+	{"a file of main is locked and unlocked", false, func(dir string) func(int) error {
+		return func(int) error {
+			f, err := os.OpenFile(filepath.Join(dir, "main-running"), os.O_RDWR|os.O_CREATE, 0o644)
+			if err != nil {
+				return err
+			}
+			// Refused while the one that has waited for it has it.
+			if err = fcntl(int(f.Fd()), unix.F_OFD_SETLK, unix.F_WRLCK); err == unix.EAGAIN {
+				err = nil
+			}
+			return errors.Join(err, f.Close())
+		}
+	}},
+	{"50,000 other files come, are renamed, and go", false, func(dir string) func(int) error {
+		const files = 50_000
+		return func(i int) error {
+			// A third of them look like private files, a third like runs.
+			name := func(i int) string {
+				return filepath.Join(dir, []string{"file-%d", ".main-%016x", "x%d-running"}[i%3])
+			}
+			path := fmt.Sprintf(name(i), i%files)
+			err := errors.Join(os.WriteFile(path, []byte("stopping\n"), 0o644), os.Rename(path, path+"-"), os.Rename(path+"-", path))
+			if i < files {
+				return err
+			}
+			return errors.Join(err, os.Remove(path))
+		}
+	}},
+}
+
+// TestStorms: while a neighbour changes the volume as often as it can, up to 50,000 times a second, a shim uses a
+// small part of one processor and no more of anything else than before. After it, it sees
+// main's end.
+func TestStorms(t *testing.T) {
+	t.Parallel()
+	for _, storm := range storms {
+		t.Run(storm.name, func(t *testing.T) {
+			dir := newVolume(t)
+			flags := []string{"--keep-on-failure", "--log-level", "warn"}
+			var main *drive.Process
+			if storm.live {
+				main = drive.Start(t, sentinel(dir, neverEnding))
+				w := watch(t, dir, time.Hour)
+				awaitState(t, w, "running")
+				w.Close()
+				flags = nil
+			}
+			s := drive.Start(t, drive.Wrap("shim", append([]string{"--dir", dir, "--name", "sidecar", "--log-format", "console"}, flags...),
+				[]string{"/bin/sh", "-c", "echo launched; exec sleep 1000"}))
+			s.Await("launched")
+
+			act := storm.act(dir)
+			rage(t, 0, warmUp, act)
+			before := usageOf(t, s.PID())
+			perSecond := rage(t, time.Second, 0, act)
+			after := usageOf(t, s.PID())
+			t.Logf("%.0f times a second: %.1f%% of a processor; %d descriptors, %d before; %d threads, %d before; %d KiB, %d before",
+				perSecond, 100*after.share(before), after.files, before.files, after.threads, before.threads, after.kib, before.kib)
+			if share := after.share(before); share > most {
+				t.Errorf("the shim used %.1f%% of a processor", 100*share)
+			}
+			// A look may be under way, which has a file open.
+			if after.files > before.files+2 || after.threads > before.threads+3 || after.peak > mebibytes<<10 {
+				t.Errorf("the shim has grown from %+v to %+v", before, after)
+			}
+
+			want := 0
+			began := time.Now()
+			if storm.live {
+				want = 143
+				main.Signal(syscall.SIGTERM)
+				main.Want(want)
+			} else if err := lifetime.Record(lifetime.Dir(dir), "main", want); err != nil {
+				t.Fatal(err)
+			}
+			s.Want(want)
+			t.Logf("main's end and the shim's took %s", time.Since(began))
+		})
+	}
+}
+
+// TestStormInLittleMemory: what the kernel keeps of a storm for a shim is the shim's own
+// memory. It lives with 16 MiB.
+func TestStormInLittleMemory(t *testing.T) {
+	t.Parallel()
+	g := newCgroup(t, "memory")
+	g.set("memory.limit_in_bytes", "memory.max", 16<<20)
+	dir := newVolume(t)
+	s := drive.Start(t, confine(shim(dir), g.limit()))
+	s.Await("sleep started")
+	long := strings.Repeat("x", 245)
+	perSecond := rage(t, 1500*time.Millisecond, 0, func(i int) error {
+		path := filepath.Join(dir, fmt.Sprintf("%s-%09d", long, i))
+		return errors.Join(os.WriteFile(path, nil, 0o644), os.Remove(path))
+	})
+	t.Logf("%.0f files a second came and went; the shim's group had at most %s bytes", perSecond, g.get("memory.max_usage_in_bytes", "memory.peak"))
+	if err := lifetime.Record(lifetime.Dir(dir), "main", 3); err != nil {
+		t.Fatal(err)
+	}
+	s.Want(3)
+}
+
+// TestManyFiles: 50,000 files on the volume neither keep a sentinel that restarts from its
+// work, nor do they cost much while it waits for a sidecar that stops.
+func TestManyFiles(t *testing.T) {
+	t.Parallel()
+	const each = 25_000
+	dir := newVolume(t)
+	longAgo := time.Now().Add(-time.Hour)
+	long := strings.Repeat("x", 200)
+	for i := range each {
+		run, private := filepath.Join(dir, fmt.Sprintf("%s-%d-running", long, i)), filepath.Join(dir, fmt.Sprintf(".main-%016x", i))
+		if err := errors.Join(os.WriteFile(run, []byte("stopping\n"), 0o644), os.WriteFile(private, nil, 0o644), os.Chtimes(private, longAgo, longAgo)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	plant(t, filepath.Join(dir, "main-terminated"), "1\n")
+	sidecar, _, err := lifetime.Begin(context.Background(), lifetime.Dir(dir), "sidecar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := sidecar.Stopping(); err != nil {
+		t.Fatal(err)
+	}
+
+	main := drive.Start(t, sentinel(dir, []string{"/bin/sh", "-c", "echo launched; exit 3"}))
+	main.Await(`"sidecars":["sidecar"]`)
+	before := usageOf(t, main.PID())
+	time.Sleep(2 * time.Second) // not a wait for anything: what it costs meanwhile is measured
+	after := usageOf(t, main.PID())
+	t.Logf("waiting for a sidecar: %.1f%% of a processor, at most %d KiB, %d descriptors, %d before", 100*after.share(before), after.peak, after.files, before.files)
+	if share := after.share(before); share > most {
+		t.Errorf("while it waits, the sentinel uses %.1f%% of a processor", 100*share)
+	}
+	if after.peak > mebibytes<<10 {
+		t.Errorf("the sentinel needed %d KiB", after.peak)
+	}
+	if strings.Contains(main.Output(), "launched") {
+		t.Error("the command was launched while a sidecar was stopping")
+	}
+	if err := sidecar.End(0); err != nil {
+		t.Fatal(err)
+	}
+	main.Want(3)
+	left, err := filepath.Glob(filepath.Join(dir, ".main-*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if gone := each - len(left); gone == 0 || gone > 1000 {
+		t.Errorf("of %d files that killed runs seem to have left, %d were removed before the command was launched", each, gone)
+	}
+}

@@ -1,0 +1,181 @@
+// Package gvisor runs the programs in pods of the real gVisor, which shares no locks between
+// containers and tells nobody of a change on a volume: what is left is the heartbeat, and a look once
+// a second. Run it as root with make gvisor; it needs no Kubernetes, and takes about 70 s, most of
+// them waited for.
+package gvisor
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// A test binary that is called with one of these as its first argument is what runs in a container.
+const (
+	pauseMode = "gvisor:pause" // waits for SIGTERM
+	serveMode = "gvisor:serve" // says "ready", and exits with CODE on a SIGNAL of its arguments SIGNAL=CODE
+)
+
+// insideVar is set in the environment of the test binary that runs in namespaces of its own.
+const insideVar = "GVISOR_TEST_INSIDE"
+
+var (
+	state string // the folder for what is built, and for what lives as long as the tests
+	runsc string // the program
+)
+
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == pauseMode {
+		end := make(chan os.Signal, 1)
+		signal.Notify(end, syscall.SIGTERM)
+		<-end
+		return
+	}
+	if len(os.Args) > 1 && os.Args[1] == serveMode {
+		os.Exit(serve(os.Args[2:]))
+	}
+	code, err := run(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "gvisor:", err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func serve(args []string) int {
+	known := map[string]os.Signal{"TERM": syscall.SIGTERM, "USR1": syscall.SIGUSR1}
+	caught := make(chan os.Signal, 16)
+	codes := make(map[os.Signal]int)
+	for _, arg := range args {
+		name, value, _ := strings.Cut(arg, "=")
+		code, err := strconv.Atoi(value)
+		if err != nil || known[name] == nil {
+			panic("not SIGNAL=CODE: " + arg)
+		}
+		codes[known[name]] = code
+		signal.Notify(caught, known[name])
+	}
+	fmt.Println("ready")
+	return codes[<-caught]
+}
+
+// run runs the tests in namespaces of their own: whatever ends them, and how, the kernel then takes away
+// every process and mount that they have made.
+func run(m *testing.M) (code int, err error) {
+	flag.Parse()
+	if os.Geteuid() != 0 {
+		return m.Run(), nil // each says why it cannot
+	}
+	_, here, _, _ := runtime.Caller(0)
+	state = filepath.Join(filepath.Dir(here), "..", ".state", "gvisor")
+	runsc = filepath.Join(state, "runsc")
+	if os.Getenv(insideVar) != "" {
+		return inside(m)
+	}
+	if err := build(filepath.Dir(here)); err != nil {
+		return 1, err
+	}
+
+	runtime.LockOSThread() // Pdeathsig is about the thread
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.Env = append(os.Environ(), insideVar+"=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:   syscall.CLONE_NEWPID,
+		Unshareflags: syscall.CLONE_NEWNS,
+		Pdeathsig:    syscall.SIGKILL,
+	}
+	err = cmd.Run()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.Exited() {
+		return exit.ExitCode(), nil
+	}
+	if err != nil {
+		return 1, fmt.Errorf("the tests in a PID and a mount namespace of their own: %w", err)
+	}
+	return 0, nil
+}
+
+// inside is run, in the namespaces.
+func inside(m *testing.M) (code int, err error) {
+	if err := syscall.Mount("proc", "/proc", "proc", 0, ""); err != nil {
+		return 1, os.NewSyscallError("mount of /proc", err)
+	}
+	folder := filepath.Join(state, "run")
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return 1, err
+	}
+	if err := syscall.Mount("tmpfs", folder, "tmpfs", 0, "mode=755"); err != nil {
+		return 1, os.NewSyscallError("mount of a tmpfs on "+folder, err)
+	}
+	if err := os.Setenv("TMPDIR", folder); err != nil {
+		return 1, err
+	}
+	if err := makeRoot(filepath.Join(folder, "root")); err != nil {
+		return 1, err
+	}
+	// The tests mostly wait: all of them at once.
+	if err := flag.Set("test.parallel", "20"); err != nil {
+		return 1, err
+	}
+	return m.Run(), nil
+}
+
+// build builds runsc and the programs, as far as they have changed, into the state folder.
+func build(here string) error {
+	for folder, args := range map[string][]string{
+		filepath.Join(here, "runsc"):    {"tool"},
+		filepath.Join(here, "..", ".."): {"./cmd/sentinel", "./cmd/shim"},
+	} {
+		cmd := exec.Command("go", append([]string{"build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", state + "/"}, args...)...)
+		cmd.Dir = folder
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // static
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("go build in %s: %w\n%s", folder, err, out)
+		}
+	}
+	return nil
+}
+
+// makeRoot makes the root file system of all containers: the programs, the stand-in, and places to mount on.
+func makeRoot(root string) error {
+	for _, folder := range []string{"proc", "tmp/pod"} {
+		if err := os.MkdirAll(filepath.Join(root, folder), 0o755); err != nil {
+			return err
+		}
+	}
+	for name, from := range map[string]string{
+		"sentinel": filepath.Join(state, "sentinel"),
+		"shim":     filepath.Join(state, "shim"),
+		"stand-in": "/proc/self/exe",
+	} {
+		if err := install(filepath.Join(root, name), from); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func install(to, from string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close())
+}

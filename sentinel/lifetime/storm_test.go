@@ -1,0 +1,241 @@
+package lifetime
+
+import (
+	"errors"
+	"fmt"
+	"iter"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+func TestPurse(t *testing.T) {
+	now := time.Now()
+	p := newPurse(now)
+	looks := func(after time.Duration) (n int) {
+		now = now.Add(after)
+		for p.spend(lookCost, now) {
+			n++
+		}
+		return n
+	}
+	const atOnce, perSecond = purseSize / lookCost, income / lookCost
+	for _, c := range []struct {
+		after       time.Duration
+		least, most int
+	}{
+		{0, atOnce, atOnce},
+		{0, 0, 0},
+		{pause, 0, perSecond}, // what was owed comes first
+		{time.Second, perSecond - 2, perSecond},
+		{time.Hour, atOnce - 1, atOnce}, // and not more
+		{time.Second / 2, perSecond/2 - 2, perSecond / 2},
+	} {
+		if n := looks(c.after); n < c.least || n > c.most {
+			t.Errorf("%s later there was enough for %d looks, not for %d to %d", c.after, n, c.least, c.most)
+		}
+	}
+}
+
+// A watcher whose purse is full follows a thousand hints at once; what wakes one whose
+// purse is empty comes after a pause.
+func TestPause(t *testing.T) {
+	dir, owner := newVolume(t), newPuppet(t)
+	w := watchRun(t, dir)
+	owner.do("begin", dir, "main")
+	await(t, w, "running")
+	w.notify.Close() // so that only the end of the lock wait is heard
+	w.notify = nil
+	for w.purse.spend(lookCost, time.Now()) {
+	}
+	w.purse.spend(income, time.Now()) // for the next second, too
+	for len(w.Hints()) > 0 {
+		<-w.Hints()
+	}
+	began := time.Now()
+	owner.kill()
+	<-w.Hints()
+	if took := time.Since(began); took < pause {
+		t.Errorf("the hint came after %s, without a pause", took)
+	}
+	await(t, w, "lost: 137")
+}
+
+// fill fills a purse, whatever was spent.
+func (p *purse) fill() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.left = purseSize
+}
+
+// rewrite rewrites a marker without end, as fast as it can.
+func rewrite(t *testing.T, dir string, span time.Duration) (times int) {
+	t.Helper()
+	for began := time.Now(); time.Since(began) < span; times++ {
+		if err := os.WriteFile(runningPath(dir, "main"), []byte(wordRunning), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return times
+}
+
+// looking looks as often as there is a hint, and says so, until stop is called, which says
+// how often.
+func looking(w *Watcher, lavish bool) (looked <-chan struct{}, stop func() (looks int)) {
+	quit, result, said := make(chan struct{}), make(chan int), make(chan struct{}, 1)
+	go func() {
+		for n := 0; ; n++ {
+			select {
+			case <-w.Hints():
+				w.Look()
+				if lavish {
+					w.purse.fill()
+				}
+				select {
+				case said <- struct{}{}:
+				default:
+				}
+			case <-quit:
+				result <- n
+				return
+			}
+		}
+	}()
+	return said, func() int {
+		close(quit)
+		return <-result
+	}
+}
+
+// How often a storm is looked at is bounded; without the purse it is not.
+func TestStorm(t *testing.T) {
+	const times = 1000
+	dir := newFastVolume(t)
+	poor := watchRun(t, dir)
+	for poor.purse.spend(lookCost, time.Now()) {
+	}
+	_, with := looking(poor, false)
+	looked, without := looking(watchRun(t, dir), true)
+	began := time.Now()
+	for range times {
+		plant(t, runningPath(dir, "main"), wordRunning)
+		select {
+		case <-looked:
+		case <-time.After(patience):
+			t.Fatal("nobody looks")
+		}
+	}
+	took := time.Since(began)
+	looks, more := with(), without()
+	t.Logf("while a marker was rewritten %d times in %s, it was looked at %d times; without the purse, %d times", times, took, looks, more)
+	if most := 2 + 2*int(took.Seconds()*income/lookCost); looks > most || more < times/2 {
+		t.Errorf("it was looked at %d times, and not at most %d times", looks, most)
+	}
+}
+
+// An end that comes at the end of a storm is seen long before the tick.
+func TestEndAfterAStorm(t *testing.T) {
+	t.Parallel()
+	least := time.Hour // one that is held up by a loaded machine proves nothing
+	for range 3 {
+		dir, owner := newFastVolume(t), newPuppet(t)
+		w := watchRun(t, dir)
+		for w.purse.spend(lookCost, time.Now()) {
+		}
+		rewrite(t, dir, 2*pause)
+		began := time.Now()
+		owner.do("record", dir, "main", "3")
+		await(t, w, "ended: 3")
+		least = min(least, time.Since(began))
+	}
+	t.Logf("recorded and seen after %s", least)
+	if least >= tick/2 {
+		t.Errorf("it never took less than %s, and the tick is %s", least, tick)
+	}
+}
+
+// Among however many files, the private one of a Begin is found: a run that ended unseen
+// while the next one begins is not lost.
+func TestBeginAmongManyFiles(t *testing.T) {
+	const many = 70_000
+	dir := newFastVolume(t)
+	wantUnsettled := func(when string) {
+		t.Helper()
+		_, f, err := createPrivate(Dir(dir), "main", wordRunning)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if when == "first" {
+			for i := range many {
+				plant(t, filepath.Join(dir, fmt.Sprintf("file-%d", i)), "")
+			}
+		}
+		o := NewObserver(Dir(dir), "main", time.Minute)
+		o.judge.held = true
+		if state, _ := o.Look(false, 0); describe(state) != "unsettled" {
+			t.Errorf("where the private file came %s of %d, the run is seen as %q", when, many, describe(state))
+		}
+	}
+	// Whichever end of the folder is read first.
+	wantUnsettled("first")
+	wantUnsettled("last")
+	o := NewObserver(Dir(dir), "main", time.Minute)
+	o.judge.held = true
+	if state, _ := o.Look(false, 0); describe(state) != "lost: 137" {
+		t.Errorf("with no Begin under way, the run is seen as %q", describe(state))
+	}
+}
+
+// passedOver is a folder so large that the file which begins a run gets its name while
+// the names are read, and is passed over.
+type passedOver struct {
+	Dir
+	begin func()
+}
+
+func (v passedOver) Names() iter.Seq[string] {
+	return func(func(string) bool) { v.begin() }
+}
+
+func TestBeginPassedOver(t *testing.T) {
+	dir := newVolume(t)
+	var run *Run
+	o := NewObserver(passedOver{Dir(dir), func() { run = mustBegin(t, dir, "main") }}, "main", time.Minute)
+	o.judge.held = true
+	state, locked := o.Look(false, 0)
+	if describe(state) != "running" {
+		t.Errorf("a run that has just begun is seen as %q", describe(state))
+	} else if err := locked.Close(); err != nil {
+		t.Error(err)
+	}
+	mustEnd(t, run, 0)
+}
+
+// Names gives each name once, whatever there is, and nothing of what is no folder.
+func TestNames(t *testing.T) {
+	dir := newVolume(t)
+	const files = 1000
+	for i := range files {
+		plant(t, filepath.Join(dir, fmt.Sprint(i)), "")
+	}
+	seen := make(map[string]int)
+	for name := range Dir(dir).Names() {
+		seen[name]++
+	}
+	for i := range files {
+		if n := seen[fmt.Sprint(i)]; n != 1 {
+			t.Errorf("%d was named %d times", i, n)
+		}
+	}
+	if len(seen) != files {
+		t.Errorf("%d names of %d files", len(seen), files)
+	}
+	if err := errors.Join(os.RemoveAll(dir), os.WriteFile(dir, nil, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	for name := range Dir(dir).Names() {
+		t.Errorf("%q in what is no folder", name)
+	}
+}

@@ -1,0 +1,907 @@
+package shim
+
+import (
+	"context"
+	"fmt"
+	"math/bits"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/sentinel-shim/sentinel-shim/sentinel/exitcode"
+	"github.com/sentinel-shim/sentinel-shim/sentinel/lifetime"
+)
+
+// The simulated pod: containers, the wrappers in them, the kubelet. The wrappers run
+// the real code: lifetime.Begin, End, Stopping and Observer, and rules.next.
+// Simulated is what is around it: the main of a sentinel that Begins, waits at the
+// barrier, launches, Ends; and the loop of a shim that waits until something happens.
+
+// pod is what is simulated.
+type pod struct {
+	// sentinels are the actors 0, 1, ...; the shims come after them.
+	sentinels int
+	shims     []follower
+	policy    RestartPolicy
+	// attempts is how often a main is started at most. It succeeds then.
+	attempts int
+	// events: inotify tells of changes. locks: they are shared.
+	events, locks bool
+	// coarse: modification times change with the ticks only.
+	coarse bool
+	// prompt: the kubelet restarts a container when all that can happen at once
+	// has happened, and those together that have ended together; else when it
+	// likes. And a main takes longer than the start of its sidecars.
+	prompt bool
+	// kills is how many processes are killed at most, at any instant.
+	kills int
+	// whole: nothing comes in between while a shim begins, looks at the mains and
+	// says that it is about to stop, or ends.
+	whole bool
+	// timed: time is counted, for the flags that need it, in ticks up to maxAge.
+	timed  bool
+	maxAge int16
+	// lostAfter is for all shims.
+	lostAfter time.Duration
+	// foreign: the mains have no sentinel. They write their end themselves, and not
+	// at one go, as a shell does.
+	foreign bool
+	// stepped: the wall clock goes forth and back.
+	stepped bool
+	// freezes: how often a process is stopped for a while (SIGSTOP).
+	freezes int
+	// deleted: the pod may be deleted.
+	deleted bool
+	// defect breaks the pod on purpose: see TestTheSimulationFindsDefects.
+	defect defect
+}
+
+// follower is a shim and its sidecar.
+type follower struct {
+	mains    []int // which actors it follows
+	keep     bool
+	declared RestartPolicy
+	readOnly bool
+	config   Config // Drain, Hold, StartTimeout
+}
+
+// defect is a mistake that the simulation has to find.
+type defect string
+
+const (
+	noBarrier    defect = "a sentinel that does not wait at the barrier"
+	noConfirming defect = "a shim that does not look again before it stops"
+	alwaysStale  defect = "a shim to which every failure at its start is stale"
+	neverStale   defect = "a shim to which no failure at its start is stale"
+	endsStay     defect = "a Begin that leaves the end of the run before"
+	noHeartbeat  defect = "an owner without a heartbeat where locks are not shared"
+	zeroIfKilled defect = "a shim that ends with 0 where main was lost"
+	noLockWait   defect = "a shim that does not wait for the lock, and has no ticks"
+)
+
+// sim is one pod, and what is known of its programs by now.
+type sim struct {
+	pod
+	actors, mains int // mains are the sentinels
+
+	names      []string
+	nameOf     map[string]int8
+	contents   []string
+	contentOf  map[string]uint8
+	exhaustive bool
+	word       uint8 // what is written at Begin
+
+	tape  *tape
+	nodes []node
+	roots map[string]int32
+	next  map[edge]int32
+}
+
+func newSim(p pod) *sim {
+	s := &sim{pod: p, mains: p.sentinels, actors: p.sentinels + len(p.shims)}
+	s.contentOf = make(map[string]uint8)
+	s.roots = make(map[string]int32)
+	s.next = make(map[edge]int32)
+	s.tape = &tape{sim: s}
+	s.nameFiles()
+	s.content("")
+	s.word = s.content("running\n")
+	return s
+}
+
+func (s *sim) nameOfRun(actor int) string {
+	switch {
+	case actor == 0:
+		return "main"
+	case actor < s.pod.sentinels:
+		return fmt.Sprint("main", actor+1)
+	}
+	return fmt.Sprint("sidecar", actor-s.pod.sentinels+1)
+}
+
+func (s *sim) nameOfActor(actor int) string {
+	if actor < s.mains {
+		return "sentinel of " + s.nameOfRun(actor)
+	}
+	return "shim of " + s.nameOfRun(actor)
+}
+
+func (s *sim) shim(actor int) *follower { return &s.shims[actor-s.mains] }
+
+func (s *sim) follows(shim, run int) bool { return slices.Contains(s.shim(shim).mains, run) }
+
+// procedure is a piece of a program's code, which is played from its start for each of
+// its steps.
+type procedure struct {
+	kind  procedureKind
+	actor int
+	// What the program knows.
+	run   *lifetime.Run
+	file  uint8 // of the run, plus 1
+	code  int
+	rules rules
+	state state
+	mains []lifetime.Observer
+	// What it was woken by.
+	at       time.Duration
+	elapsed  time.Duration
+	interval time.Duration // until the next look where no event says so
+	term     bool
+	launched bool
+	// What it has seen by now.
+	seen    []lifetime.State
+	glances int
+	pending bool
+}
+
+type procedureKind uint8
+
+const (
+	beginning procedureKind = iota
+	atBarrier
+	launching
+	writing   // the end of a foreign main
+	inCommand // waiting for main's command to end
+	watching
+	turning // looking at the mains
+	acting  // upon what was seen
+	resting // waiting for something to happen
+	ending
+	exiting
+)
+
+// key tells a procedure from others.
+func (p *procedure) key() string {
+	return fmt.Sprintf("%d %d %d %d %+v %+v %+v %d %d %d %v %v %+v %d %v", p.kind, p.actor, p.file, p.code, p.rules, p.state, p.mains, p.at, p.elapsed, p.interval, p.term, p.launched, p.seen, p.glances, p.pending)
+}
+
+// node is a point in a program: where it is, with all that it knows.
+type node struct {
+	parent int32 // the node before in the same procedure, or -1
+	result result
+	proc   *procedure
+	op     op // the next step, if the procedure has one
+}
+
+type edge struct {
+	from   int32
+	result result
+}
+
+// steps tells whether a program takes its next step by itself.
+func (n *node) steps() bool {
+	switch n.proc.kind {
+	case inCommand, resting, exiting:
+		return false
+	}
+	return true
+}
+
+// start is the first node of a procedure.
+func (s *sim) start(p *procedure) int32 {
+	key := p.key()
+	if id, ok := s.roots[key]; ok {
+		return id
+	}
+	id := s.play(p, -1, result{})
+	s.roots[key] = id
+	return id
+}
+
+// advance is the node after a step had that result.
+func (s *sim) advance(from int32, r result) int32 {
+	e := edge{from, r}
+	if id, ok := s.next[e]; ok {
+		return id
+	}
+	id := s.play(s.nodes[from].proc, from, r)
+	s.next[e] = id
+	return id
+}
+
+// play runs the code up to its next step.
+func (s *sim) play(p *procedure, parent int32, last result) int32 {
+	n := node{parent: parent, result: last, proc: p}
+	if n.steps() {
+		var taken []result
+		if parent >= 0 {
+			taken = append(taken, last)
+			for id := parent; s.nodes[id].parent >= 0; id = s.nodes[id].parent {
+				taken = append(taken, s.nodes[id].result)
+			}
+			slices.Reverse(taken)
+		}
+		var after *procedure
+		if s.tape.play(taken, func() { after = s.perform(*p) }) {
+			return s.start(after)
+		}
+		n.op = s.tape.next
+	}
+	s.nodes = append(s.nodes, n)
+	return int32(len(s.nodes) - 1)
+}
+
+// perform is the code of the programs. It gives what the program does next.
+func (s *sim) perform(p procedure) *procedure {
+	t := s.tape
+	name := s.nameOfRun(p.actor)
+	switch p.kind {
+	case beginning:
+		run, earlier, err := lifetime.Begin(context.Background(), t, name)
+		if err != nil {
+			panic(fmt.Sprintf("Begin of %s: %v", name, err))
+		}
+		p.run, p.file = run, t.created+1
+		p.kind = launching
+		if p.actor >= s.mains {
+			p.kind = turning
+			p.rules = s.rulesOf(p.actor, earlier)
+		} else if earlier && s.defect != noBarrier {
+			p.kind = atBarrier
+		}
+	case atBarrier:
+		if len(lifetime.Stopping(t)) == 0 {
+			p.kind = launching
+		}
+	case launching:
+		t.do(op{kind: opLaunch})
+		p.kind = inCommand
+	case writing: // echo $? > main-terminated
+		file := t.do(op{kind: opForeign, name: t.name(name + "-terminated")}).file
+		t.do(op{kind: opWriteAt, file: file, content: s.content(fmt.Sprintln(p.code))})
+		p = procedure{kind: exiting, actor: p.actor, code: p.code}
+	case watching:
+		t.do(op{kind: opWatch})
+		p.interval = simTick
+		p.state = newState(len(s.shim(p.actor).mains))
+		for _, main := range s.shim(p.actor).mains {
+			p.mains = append(p.mains, lifetime.NewObserver(t, s.nameOfRun(main), s.lostAfter))
+		}
+		p.kind = beginning
+		if s.shim(p.actor).readOnly {
+			p.kind, p.rules = turning, s.rulesOf(p.actor, false)
+		}
+	case turning:
+		s.glance(&p)
+	case acting:
+		s.act(&p)
+	case ending:
+		if p.run != nil {
+			if err := p.run.End(p.code); err != nil {
+				panic(fmt.Sprintf("End of %s: %v", name, err))
+			}
+		}
+		p = procedure{kind: exiting, actor: p.actor, code: p.code}
+	}
+	return &p
+}
+
+// rulesOf are a shim's.
+func (s *sim) rulesOf(actor int, ranBefore bool) rules {
+	c := s.shim(actor)
+	cfg := c.config
+	cfg.KeepOnFailure, cfg.RestartPolicy = c.keep, c.declared
+	r := cfg.rules(ranBefore)
+	switch s.defect {
+	case alwaysStale:
+		r.staleAtStart = true
+	case neverStale:
+		r.staleAtStart = false
+	}
+	return r
+}
+
+// glance is Observer.Look in pieces: one for each look at the volume, for what the
+// program knows after an unsteady one is how many there were.
+func (s *sim) glance(p *procedure) {
+	t, m := s.tape, len(p.seen)
+	o := p.mains[m]
+	if p.glances == 0 {
+		p.pending = t.do(op{kind: opPending, main: uint8(m)}).yes
+	}
+	seen, locked, steady := o.Glance(p.pending)
+	if p.glances++; !steady && p.glances < lifetime.MaxGlances {
+		return
+	}
+	if locked != nil {
+		t.do(op{kind: opAwait, main: uint8(m), file: locked.(*tapeFile).number})
+	}
+	state := o.Judge(seen, p.pending, p.elapsed)
+	p.mains, p.seen = slices.Clone(p.mains), append(slices.Clone(p.seen), state)
+	p.mains[m], p.glances, p.pending = o, 0, false
+	p.interval = min(p.interval, lifetime.LookAgain(state))
+	if len(p.seen) == len(p.mains) {
+		p.kind, p.elapsed = acting, 0
+	}
+}
+
+// act is the rest of a turn of a shim's loop: see step.
+func (s *sim) act(p *procedure) {
+	t := s.tape
+	e := event{at: p.at, mains: p.seen, term: p.term}
+	look := op{kind: opSidecar}
+	for i, state := range p.seen {
+		if state.Phase == lifetime.Ended && state.Cause == lifetime.Lost {
+			look.lost |= 1 << i
+		}
+	}
+	switch t.do(look).side {
+	case sidecarUp, sidecarStopping:
+		e.status = exitcode.OfSignal(syscall.SIGKILL)
+	case sidecarDied:
+		e.exited, e.gone, e.status = true, true, sidecarCode
+	case sidecarStopped:
+		e.exited, e.gone, e.status = true, true, exitcode.OfSignal(syscall.SIGTERM)
+	}
+	now, actions := p.rules.next(p.state, e)
+	for _, a := range actions {
+		switch a {
+		case launch:
+			t.do(op{kind: opLaunch})
+			p.launched = true
+		case sayStopping:
+			if p.run != nil {
+				_ = p.run.Stopping()
+			}
+		case sayRunning:
+			if p.run != nil {
+				_ = p.run.Running()
+			}
+		case stop:
+			t.do(op{kind: opStop, why: now.why})
+		}
+	}
+	p.state, p.term = now, false
+	switch {
+	case now.phase == confirming && s.defect == noConfirming:
+		// The same once more.
+	case now.phase == confirming:
+		p.kind, p.seen, p.interval = turning, nil, simTick
+	case now.phase == finished:
+		if !p.launched {
+			t.do(op{kind: opDecided, why: now.why})
+		}
+		if s.defect == zeroIfKilled && now.code == exitcode.Lost {
+			now.code = exitcode.OK
+		}
+		t.do(op{kind: opEnds, content: uint8(now.code)})
+		*p = procedure{kind: ending, actor: p.actor, run: p.run, file: p.file, code: now.code}
+	default:
+		p.kind, p.seen, p.at = resting, nil, 0
+	}
+}
+
+const (
+	simTick     = time.Second
+	sidecarCode = 9 // of a sidecar that ends by itself
+)
+
+// What a sidecar's process may be.
+const (
+	noSidecar uint8 = iota
+	sidecarUp
+	sidecarStopping
+	sidecarStopped
+	sidecarDied
+)
+
+// What a container may be.
+const (
+	containerWaiting uint8 = iota
+	containerRunning
+	containerTerminated
+)
+
+// actor is a container and the wrapper in it.
+type actor struct {
+	container uint8
+	code      uint8
+	starts    uint8
+	node      int32
+	frozen    bool
+	cold      bool // it has been frozen for a tick
+
+	// A sentinel's.
+	command   bool  // main's command runs
+	outcome   uint8 // its exit code
+	live      bool  // its run has begun, and its command has not ended
+	recorded  bool  // the end of its run is on the volume
+	succeeded bool  // it has truly ended with 0, in whatever attempt
+
+	// A shim's.
+	watching, hint, due, news, term bool
+	side                            uint8
+	waits                           [2]lockWait
+	why                             reason
+	// saw are the attempts of mains that were live when the last look began,
+	// or 0.
+	saw [2]uint8
+	age int16 // ticks
+}
+
+// lockWait is the goroutine that waits for a main's lock.
+type lockWait struct {
+	stage uint8
+	file  uint8
+}
+
+const (
+	noWait uint8 = iota
+	blocked
+	granted // it has the read lock
+	closed  // it has given it back
+)
+
+// situation is all that there is. It is a value: a copy is another situation.
+type situation struct {
+	volume volume
+	actors [maxActors]actor
+	kills  uint8
+	frosts uint8
+	gone   bool // the pod is being deleted
+	ticks  int16
+}
+
+func (s *sim) newWorld() situation {
+	return situation{volume: volume{coarse: s.coarse}}
+}
+
+// choice is one thing that may happen next.
+type choice struct {
+	kind  choiceKind
+	actor uint8
+	arg   uint8
+}
+
+type choiceKind uint8
+
+const (
+	moveStart       choiceKind = iota // the kubelet starts a container
+	moveStep                          // a wrapper takes its next step
+	moveWake                          // a shim's loop wakes
+	moveExit                          // a wrapper exits
+	moveCommand                       // main's command ends with code arg
+	moveWait                          // the goroutine that waits for the lock of main arg goes on
+	moveStopped                       // a sidecar that is being stopped is gone
+	moveTick                          // a second has passed
+	moveKill                          // a wrapper is killed
+	moveSidecarEnds                   // a sidecar ends by itself
+	moveFreeze                        // SIGSTOP
+	moveThaw                          // SIGCONT
+	moveDelete                        // the pod is deleted: SIGTERM to all
+)
+
+// injected moves are those that need not happen.
+func (m choice) injected() bool {
+	switch m.kind {
+	case moveKill, moveSidecarEnds, moveFreeze, moveDelete:
+		return true
+	}
+	return false
+}
+
+// moves are all that may happen next.
+func (s *sim) movesOf(w *situation, moves []choice) []choice {
+	// What nobody else can notice is done at once.
+	for i := range s.actors {
+		a := &w.actors[i]
+		if a.container != containerRunning || a.frozen {
+			continue
+		}
+		if n := &s.nodes[a.node]; n.steps() && s.local(w, i, n.op) {
+			return append(moves, choice{moveStep, uint8(i), 0})
+		}
+	}
+	var commands []int
+	busy, starts, cold := false, false, false
+	add := func(kind choiceKind, actor, arg int) {
+		moves = append(moves, choice{kind, uint8(actor), uint8(arg)})
+	}
+	for i := range s.actors {
+		a := &w.actors[i]
+		if a.container != containerRunning {
+			continue
+		}
+		if a.frozen {
+			add(moveThaw, i, 0)
+			cold = cold || a.cold
+			continue
+		}
+		n := &s.nodes[a.node]
+		switch {
+		case n.steps():
+			add(moveStep, i, 0)
+			busy = true
+		case n.proc.kind == exiting:
+			add(moveExit, i, 0)
+			busy = true
+		case n.proc.kind == inCommand:
+			commands = append(commands, i)
+		case n.proc.kind == resting && s.wakes(w, i, n.proc):
+			add(moveWake, i, 0)
+			busy = true
+		}
+		for m := range a.waits {
+			switch wait := a.waits[m]; {
+			case wait.stage == blocked && w.volume.files[wait.file].writer == 0, wait.stage > blocked:
+				add(moveWait, i, m)
+				busy = true
+			}
+		}
+		if a.side == sidecarStopping {
+			add(moveStopped, i, 0)
+		}
+		if w.kills < uint8(s.kills) {
+			// A foreign main that is killed leaves nothing behind.
+			if i >= s.mains || !s.foreign && (s.policy == Never || int(a.starts) < s.attempts) {
+				add(moveKill, i, 0)
+			}
+			if a.side == sidecarUp {
+				add(moveSidecarEnds, i, 0)
+			}
+		}
+		if w.frosts < uint8(s.freezes) {
+			add(moveFreeze, i, 0)
+		}
+	}
+	returns := func(a *actor) bool {
+		return a.container == containerTerminated && s.policy == OnFailure && a.code != exitcode.OK
+	}
+	fewest := uint8(255) // starts of those that are to be started again
+	for i := range s.actors {
+		if a := &w.actors[i]; returns(a) {
+			fewest = min(fewest, a.starts)
+		}
+	}
+	allStarted := !slices.ContainsFunc(w.actors[:s.actors], func(a actor) bool { return a.container == containerWaiting })
+	for i := range s.actors {
+		switch a := &w.actors[i]; {
+		case w.gone:
+		case a.container == containerWaiting:
+			add(moveStart, i, 0)
+			starts = true
+		case returns(a) && (!s.prompt || !busy && a.starts == fewest):
+			add(moveStart, i, 0)
+			starts = true
+		}
+	}
+	for _, i := range commands {
+		if s.prompt && (busy || starts) {
+			break // main takes longer than the start of its sidecars
+		}
+		for _, code := range s.outcomes(w, i) {
+			add(moveCommand, i, code)
+		}
+	}
+	if s.deleted && !w.gone && allStarted {
+		add(moveDelete, 0, 0)
+	}
+	if !busy && allStarted && !cold && !s.over(w) {
+		add(moveTick, 0, 0)
+	}
+	return moves
+}
+
+// outcomes are the codes that main's command may end with.
+func (s *sim) outcomes(w *situation, i int) []int {
+	starts := int(w.actors[i].starts)
+	switch {
+	case w.gone:
+		return []int{exitcode.OfSignal(syscall.SIGTERM)}
+	case s.policy == OnFailure && starts >= s.attempts:
+		return []int{exitcode.OK}
+	}
+	return []int{exitcode.OK, 2 + starts}
+}
+
+// wakes tells whether a shim's loop has something to wake for.
+func (s *sim) wakes(w *situation, i int, p *procedure) bool {
+	a := &w.actors[i]
+	if s.defect == noLockWait && !a.hint {
+		return a.news
+	}
+	at := p.rules.wake(p.state)
+	return a.hint || a.due || a.news || a.term || s.timed && at > 0 && at <= time.Duration(a.age)*simTick
+}
+
+// over tells whether the pod has ended.
+func (s *sim) over(w *situation) bool {
+	return !slices.ContainsFunc(w.actors[:s.actors], func(a actor) bool {
+		return a.container == containerRunning || !w.gone && (a.container == containerWaiting || s.policy == OnFailure && a.code != exitcode.OK)
+	})
+}
+
+// do makes a choice. It gives the violation of an invariant, if it is one.
+func (s *sim) do(w *situation, m choice) (violated error) {
+	i := int(m.actor)
+	a := &w.actors[i]
+	switch m.kind {
+	case moveStart:
+		*a = actor{container: containerRunning, starts: min(a.starts+1, uint8(s.attempts)+1), succeeded: a.succeeded}
+		kind := beginning
+		if i >= s.mains {
+			kind = watching
+		} else if s.foreign {
+			kind = launching
+		}
+		a.node = s.start(&procedure{kind: kind, actor: i})
+	case moveStep:
+		n := s.nodes[a.node]
+		r, violated := s.take(w, i, n.op)
+		s.goTo(w, i, s.advance(a.node, r))
+		return violated
+	case moveWake:
+		p := *s.nodes[a.node].proc
+		p.kind, p.term = turning, a.term
+		if a.due {
+			p.elapsed = min(simTick, p.interval)
+		}
+		p.interval = simTick
+		if s.timed {
+			p.at = time.Duration(a.age) * simTick
+		}
+		a.hint, a.due, a.news, a.term = false, false, false, false
+		s.goTo(w, i, s.start(&p))
+	case moveExit:
+		code := s.nodes[a.node].proc.code
+		violated = s.checkExit(w, i, code)
+		s.die(w, i, code)
+		return violated
+	case moveCommand:
+		a.command, a.live, a.outcome = false, false, m.arg
+		a.succeeded = a.succeeded || m.arg == exitcode.OK
+		p := *s.nodes[a.node].proc
+		p.kind, p.code = ending, int(m.arg)
+		if s.foreign {
+			p.kind = writing
+		}
+		s.goTo(w, i, s.start(&p))
+	case moveWait:
+		wait := &a.waits[m.arg]
+		f := &w.volume.files[wait.file]
+		if s.whole { // has the lock, gives it back, says so
+			f.open &^= 1 << i
+			*wait, a.hint = lockWait{}, true
+			break
+		}
+		switch wait.stage {
+		case blocked:
+			wait.stage = granted
+			f.readers |= 1 << i
+		case granted:
+			wait.stage = closed
+			f.readers &^= 1 << i
+			f.open &^= 1 << i
+		case closed:
+			*wait = lockWait{}
+			a.hint = true
+		}
+	case moveStopped:
+		a.side, a.news = sidecarStopped, true
+	case moveTick:
+		w.ticks++
+		if w.volume.coarse {
+			for run := range w.volume.clocks {
+				w.volume.clocks[run]++
+			}
+		}
+		s.tick(w)
+	case moveKill:
+		w.kills++
+		s.die(w, i, exitcode.Lost)
+	case moveSidecarEnds:
+		w.kills++
+		a.side, a.news = sidecarDied, true
+	case moveFreeze:
+		w.frosts++
+		a.frozen = true
+	case moveThaw:
+		a.frozen, a.cold = false, false
+	case moveDelete:
+		w.gone = true
+		for k := s.mains; k < s.actors; k++ {
+			w.actors[k].term = w.actors[k].container == containerRunning
+		}
+	}
+	return nil
+}
+
+// say says in words what a choice is that is about to be made.
+func (s *sim) say(w *situation, m choice) string {
+	i := int(m.actor)
+	a := &w.actors[i]
+	who := s.nameOfActor(i)
+	switch m.kind {
+	case moveStart:
+		return fmt.Sprintf("the kubelet starts the %s, for the %d. time", who, a.starts+1)
+	case moveStep:
+		then, o := *w, s.nodes[a.node].op
+		r, _ := s.take(&then, i, o)
+		return who + ": " + s.describe(o, r)
+	case moveWake:
+		return who + " wakes"
+	case moveExit:
+		return fmt.Sprintf("the %s exits with %d", who, s.nodes[a.node].proc.code)
+	case moveCommand:
+		return fmt.Sprintf("the command of %s ends with %d", s.nameOfRun(i), m.arg)
+	case moveWait:
+		did := []string{blocked: "has the lock", granted: "gives it back", closed: "says so"}
+		return fmt.Sprintf("%s: its lock wait %s", who, did[a.waits[m.arg].stage])
+	case moveStopped:
+		return "the sidecar of the " + who + " is gone"
+	case moveTick:
+		return "a second passes"
+	case moveKill:
+		return "SIGKILL to the " + who
+	case moveSidecarEnds:
+		return fmt.Sprintf("the sidecar of the %s ends by itself, with %d", who, sidecarCode)
+	case moveFreeze:
+		return "SIGSTOP to the " + who
+	case moveThaw:
+		return "SIGCONT to the " + who
+	case moveDelete:
+		return "the pod is deleted: SIGTERM to all"
+	}
+	return "?"
+}
+
+// goTo puts a wrapper to its next point. At the end of a procedure it has closed what it
+// had opened for it.
+func (s *sim) goTo(w *situation, i int, to int32) {
+	a := &w.actors[i]
+	if s.nodes[a.node].proc != s.nodes[to].proc {
+		var keep uint32
+		if file := s.nodes[to].proc.file; file != 0 {
+			keep |= 1 << (file - 1)
+		}
+		for _, wait := range a.waits {
+			if wait.stage == blocked || wait.stage == granted {
+				keep |= 1 << wait.file
+			}
+		}
+		w.volume.forget(i, keep)
+	}
+	a.node = to
+	switch p := s.nodes[to].proc; p.kind {
+	case resting:
+		a.saw = [2]uint8{}
+	case ending, exiting:
+		a.live = false
+	}
+}
+
+// tick lets all hearts beat, and those look that wait.
+func (s *sim) tick(w *situation) {
+	for i := range s.actors {
+		a := &w.actors[i]
+		a.cold = a.frozen
+		if a.container != containerRunning || a.frozen {
+			continue
+		}
+		n := &s.nodes[a.node]
+		if n.proc.file != 0 && !s.locks && s.defect != noHeartbeat {
+			f := &w.volume.files[n.proc.file-1]
+			if s.coarse {
+				f.written = w.volume.clocks[i]
+			} else {
+				// Only a change counts; and so there are fewer worlds.
+				f.beat ^= 1
+			}
+			s.written(w, int(n.proc.file-1))
+		}
+		if s.timed {
+			a.age = min(a.age+1, s.maxAge)
+		}
+		if n.proc.kind == resting && s.defect != noLockWait {
+			a.due = true
+		}
+	}
+}
+
+// die ends a wrapper, and all that dies with it.
+func (s *sim) die(w *situation, i int, code int) {
+	a := &w.actors[i]
+	w.volume.forget(i, 0)
+	*a = actor{container: containerTerminated, code: uint8(code), starts: a.starts, succeeded: a.succeeded, outcome: a.outcome, recorded: a.recorded}
+}
+
+// take takes a step of a wrapper, and checks what is to hold then.
+func (s *sim) take(w *situation, i int, o op) (r result, violated error) {
+	a := &w.actors[i]
+	switch o.kind {
+	case opWatch:
+		a.watching = s.events
+	case opPending:
+		main := s.shim(i).mains[o.main]
+		a.saw[o.main] = 0
+		if w.actors[main].live {
+			a.saw[o.main] = w.actors[main].starts
+		}
+		r.yes = a.waits[o.main].stage != noWait
+	case opAwait:
+		if wait := &a.waits[o.main]; wait.stage == noWait && s.defect != noLockWait {
+			*wait = lockWait{blocked, o.file}
+		}
+	case opSidecar:
+		for mask := o.lost; mask != 0; mask &= mask - 1 {
+			if m := bits.TrailingZeros8(mask); s.sawLive(w, i, m) {
+				violated = violation(notLost, "the %s has seen %s lost", s.nameOfActor(i), s.nameOfRun(s.shim(i).mains[m]))
+			}
+		}
+		r.side = a.side
+	case opLaunch:
+		if i < s.mains {
+			a.command = true
+			violated = s.checkLaunch(w, i)
+		} else {
+			a.side = sidecarUp
+		}
+	case opStop:
+		a.side, a.why = sidecarStopping, o.why
+		if violated = s.checkStop(w, i, o.why); violated == nil && o.why == mainEnded {
+			for _, main := range s.shim(i).mains {
+				if w.actors[main].command && s.hasBarrier(i) {
+					violated = violation(notOlder, "%s works through the sidecar of the %s, which is being stopped", s.nameOfRun(main), s.nameOfActor(i))
+				}
+			}
+		}
+	case opDecided:
+		violated = s.checkStop(w, i, o.why)
+	case opEnds:
+		if violated = s.checkExit(w, i, int(o.content)); o.content == exitcode.OK {
+			a.succeeded = true
+		}
+	case opRemove:
+		if s.defect == endsStay && kindOf(int(o.name)) == terminatedFile {
+			return r, nil
+		}
+		r = s.step(w, i, o)
+	default:
+		r = s.step(w, i, o)
+	}
+	return r, violated
+}
+
+// renamed keeps account of where a run stands, when its owner has changed a name.
+func (s *sim) renamed(w *situation, i int) {
+	a := &w.actors[i]
+	ended := w.volume.names[i*filesOfRun+terminatedFile] != 0
+	if s.nodes[a.node].proc.kind == beginning {
+		a.live = w.volume.names[i*filesOfRun+runningFile] != 0 && (!ended || s.defect == endsStay)
+	}
+	a.recorded = ended
+}
+
+// hasBarrier tells whether a restarting main can know that a shim is stopping.
+func (s *sim) hasBarrier(shim int) bool { return s.locks && !s.shim(shim).readOnly }
+
+// sawLive tells whether a main's run was live all through a shim's last look.
+func (s *sim) sawLive(w *situation, shim, m int) bool {
+	a, main := &w.actors[shim], &w.actors[s.shim(shim).mains[m]]
+	return a.saw[m] != 0 && main.live && a.saw[m] == main.starts
+}
+
+// violation names an invariant that does not hold.
+func violation(invariant, format string, args ...any) error {
+	return fmt.Errorf("%q does not hold: %s", invariant, fmt.Sprintf(format, args...))
+}

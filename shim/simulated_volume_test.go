@@ -1,0 +1,658 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"math/bits"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sentinel-shim/sentinel-shim/sentinel/lifetime"
+)
+
+// The simulated volume. Package lifetime's own code works on it through a tape, which
+// lets it take exactly one step at a time: one call on the volume, which nothing can
+// come between.
+
+const (
+	maxActors = 6
+	// The files of a run have numbers of their own, so that it makes no difference
+	// who creates one first. A free number is given to the next, as ext4 does.
+	filesPerRun = 5
+	maxFiles    = maxActors * filesPerRun
+	// What a run may call its files: NAME-running, NAME-terminated, and private
+	// names.
+	filesOfRun     = 5
+	runningFile    = 0
+	terminatedFile = 1
+	privateFile    = 2
+	maxNames       = maxActors * filesOfRun
+)
+
+// file is one file of the simulated volume.
+type file struct {
+	content uint8 // which of sim.contents
+	written uint8 // when it was written last, by its run's clock
+	beat    uint8 // how many heartbeats ago that was
+	writer  uint8 // who has the write lock, plus 1
+	readers uint8 // who has a read lock, one bit each
+	names   uint8 // how many
+	open    uint8 // by whom, one bit each
+}
+
+// volume is the simulated volume. It is a value: a copy is another volume.
+type volume struct {
+	files [maxFiles]file
+	names [maxNames]uint8 // which file, plus 1
+	// clocks go on when a run begins and when it ends, for the kernel's clock is so
+	// coarse that what is written at one go has one time; the very coarse ones only
+	// with each tick.
+	clocks [maxActors]uint8
+	coarse bool
+}
+
+func (v *volume) create(name int, content uint8) (number int) {
+	run := runOf(name)
+	for number := run * filesPerRun; number < (run+1)*filesPerRun; number++ {
+		if f := &v.files[number]; f.names == 0 && f.open == 0 {
+			*f = file{content: content, written: v.clocks[run], names: 1}
+			v.names[name] = uint8(number + 1)
+			return number
+		}
+	}
+	panic("the simulated volume has no file left")
+}
+
+// at is the file of a name, or nil.
+func (v *volume) at(name int) *file {
+	if v.names[name] == 0 {
+		return nil
+	}
+	return &v.files[v.names[name]-1]
+}
+
+func (v *volume) unlink(name int) {
+	v.at(name).names--
+	v.names[name] = 0
+}
+
+func (v *volume) write(number int, content uint8) {
+	f := &v.files[number]
+	f.content, f.written, f.beat = content, v.clocks[number/filesPerRun], 0
+}
+
+// forget closes all that an actor has open, and so gives back its locks, but for what
+// it keeps (a mask of files).
+func (v *volume) forget(actor int, keep uint32) {
+	for i := range v.files {
+		f := &v.files[i]
+		if f.open&(1<<actor) == 0 || keep&(1<<i) != 0 {
+			continue
+		}
+		f.open &^= 1 << actor
+		f.readers &^= 1 << actor
+		if f.writer == uint8(actor+1) {
+			f.writer = 0
+		}
+	}
+}
+
+// runOf and kindOf take a name apart.
+func runOf(name int) (actor int) { return name / filesOfRun }
+func kindOf(name int) int        { return name % filesOfRun }
+
+// opKind is one of the steps that a program takes.
+type opKind uint8
+
+const (
+	opLstat opKind = iota
+	opOpen
+	opCreate
+	opRename
+	opRenameNoReplace
+	opRemove
+	opNames
+	opSleep
+
+	opStat
+	opRead
+	opWriteAt
+	opTruncate
+	opTryWriteLock
+	opUnlock
+	opWriteLocked
+	opClose
+
+	// What is not on the volume.
+	opWatch   // inotify_add_watch
+	opPending // is the lock wait for a main still going on
+	opAwait   // start one
+	opSidecar // look how the sidecar is
+	opLaunch  // start the sidecar, or main's command
+	opStop    // signal the sidecar
+	opDecided // do not launch the sidecar
+	opEnds    // end the shim; content is the exit code
+	opForeign // open(2) with O_CREAT|O_TRUNC
+)
+
+// op is one step.
+type op struct {
+	kind     opKind
+	name, to int8
+	file     uint8
+	content  uint8 // opWriteAt: what is written; opTruncate: the length
+	main     uint8 // which of a shim's mains
+	lost     uint8 // opSidecar: which of the mains were seen lost, one bit each
+	why      reason
+}
+
+// result is what a step gives.
+type result struct {
+	err     uint8 // an errno of those in errnos
+	name    int8  // opCreate
+	file    uint8 // opOpen, opCreate
+	content uint8 // opRead
+	yes     bool
+	side    uint8 // opSidecar
+	info    lifetime.Info
+	names   uint32 // opNames: one bit each
+}
+
+var errnos = []error{nil, unix.ENOENT, unix.EEXIST, errLocked}
+
+const (
+	enoent = 1 + iota
+	eexist
+	elocked
+)
+
+var errLocked = errors.New("locked")
+
+// step does one step of an actor on the volume.
+func (s *sim) step(w *situation, actor int, o op) (r result) {
+	v := &w.volume
+	switch o.kind {
+	case opLstat:
+		f := v.at(int(o.name))
+		if f == nil {
+			return result{err: enoent}
+		}
+		r.info = s.info(w, int(v.names[o.name]-1))
+		if s.exhaustive {
+			// The time matters only with the content.
+			r.info.Sec, r.info.Nanos = 0, 0
+		}
+		return r
+	case opOpen:
+		f := v.at(int(o.name))
+		if f == nil {
+			return result{err: enoent}
+		}
+		f.open |= 1 << actor
+		return result{file: v.names[o.name] - 1}
+	case opCreate:
+		name := int(o.name)
+		for v.names[name] != 0 {
+			if name++; kindOf(name) < privateFile {
+				panic("the simulated volume has no private name left")
+			}
+		}
+		s.passes(v, actor)
+		file := v.create(name, s.content(""))
+		v.files[file].open = 1 << actor
+		return result{name: int8(name), file: uint8(file)}
+	case opForeign:
+		name := int(o.name)
+		s.passes(v, runOf(name))
+		if v.names[name] == 0 {
+			v.create(name, s.content(""))
+		} else {
+			v.write(int(v.names[name]-1), s.content(""))
+		}
+		s.changed(w, name)
+		return result{file: v.names[name] - 1}
+	case opRename, opRenameNoReplace:
+		if v.names[o.name] == 0 {
+			return result{err: enoent}
+		}
+		if v.names[o.to] != 0 {
+			if o.kind == opRenameNoReplace {
+				return result{err: eexist}
+			}
+			v.unlink(int(o.to))
+		}
+		v.names[o.to], v.names[o.name] = v.names[o.name], 0
+		s.renamed(w, actor)
+		s.changed(w, int(o.to))
+		s.changed(w, int(o.name))
+	case opRemove:
+		if v.names[o.name] == 0 {
+			return result{err: enoent}
+		}
+		v.unlink(int(o.name))
+		s.renamed(w, actor)
+		s.changed(w, int(o.name))
+	case opNames:
+		for name, file := range v.names {
+			if file != 0 && s.cares(w, actor, name) {
+				r.names |= 1 << name
+			}
+		}
+	case opStat:
+		r.info = s.info(w, int(o.file))
+	case opRead:
+		r.content = v.files[o.file].content
+	case opWriteAt:
+		if o.content != s.word {
+			s.passes(v, int(o.file)/filesPerRun)
+		}
+		old, over := s.contents[v.files[o.file].content], s.contents[o.content]
+		v.write(int(o.file), s.content(over+old[min(len(old), len(over)):]))
+		s.written(w, int(o.file))
+	case opTruncate:
+		old := s.contents[v.files[o.file].content]
+		v.write(int(o.file), s.content(old[:min(len(old), int(o.content))]))
+		s.written(w, int(o.file))
+	case opTryWriteLock:
+		f := &v.files[o.file]
+		switch {
+		case !s.locks: // granted, and of no effect: as in gVisor
+		case f.writer != 0 || f.readers&^(1<<actor) != 0:
+			return result{err: elocked}
+		default:
+			f.writer = uint8(actor + 1)
+		}
+	case opWriteLocked:
+		r.yes = v.files[o.file].writer != 0
+	case opUnlock, opClose:
+		f := &v.files[o.file]
+		if f.writer == uint8(actor+1) {
+			f.writer = 0
+		}
+		if o.kind == opClose {
+			f.open &^= 1 << actor
+		}
+	}
+	return r
+}
+
+// passes lets the clock of a run go on, if anybody looks at it.
+func (s *sim) passes(v *volume, run int) {
+	if !v.coarse && s.followed(run) {
+		v.clocks[run]++
+	}
+}
+
+// cares tells whether an actor that lists the volume makes any use of a name.
+func (s *sim) cares(w *situation, actor, name int) bool {
+	switch s.nodes[w.actors[actor].node].proc.kind {
+	case beginning:
+		return runOf(name) == actor && kindOf(name) >= privateFile
+	case atBarrier:
+		return kindOf(name) == runningFile
+	}
+	return s.follows(actor, runOf(name))
+}
+
+// local tells whether nobody else can notice a step of an actor, nor change its result:
+// when it is taken makes no difference.
+func (s *sim) local(w *situation, actor int, o op) bool {
+	if s.whole && actor >= s.mains {
+		// But for the word that it writes, and what it decides.
+		return o.kind != opWriteAt && o.kind != opStop && o.kind != opDecided && o.kind != opEnds || s.nodes[w.actors[actor].node].proc.kind != acting
+	}
+	ours := func(name int8) bool { return runOf(int(name)) == actor }
+	f := &w.volume.files[o.file]
+	switch o.kind {
+	case opLstat, opOpen:
+		return ours(o.name)
+	case opRemove:
+		return ours(o.name) && w.volume.names[o.name] == 0
+	case opStat, opRead, opWriteLocked:
+		return int(o.file)/filesPerRun == actor && f.readers == 0
+	case opCreate:
+		return !s.followed(actor)
+	case opTryWriteLock, opWriteAt, opTruncate:
+		if int(o.file)/filesPerRun != actor || f.readers != 0 {
+			return false
+		}
+		for kind := range privateFile {
+			if w.volume.names[actor*filesOfRun+kind] == o.file+1 {
+				return false
+			}
+		}
+		return true
+	case opNames:
+		return s.nodes[w.actors[actor].node].proc.kind == beginning
+	case opPending:
+		return w.actors[actor].waits[o.main].stage == noWait
+	}
+	return false
+}
+
+// followed tells whether a shim follows an actor's runs.
+func (s *sim) followed(actor int) bool {
+	return slices.ContainsFunc(s.shims, func(f follower) bool { return slices.Contains(f.mains, actor) })
+}
+
+func (s *sim) info(w *situation, number int) lifetime.Info {
+	f := w.volume.files[number]
+	written := f.written
+	if s.stepped {
+		written = bits.Reverse8(written) // no time comes twice
+	}
+	return lifetime.Info{Identity: lifetime.Identity{Dev: 1, Ino: uint64(number + 1), Sec: int64(written), Nanos: int64(f.beat)}}
+}
+
+// written and changed tell those who watch.
+func (s *sim) written(w *situation, file int) {
+	for name, f := range w.volume.names {
+		if f == uint8(file+1) {
+			s.changed(w, name)
+		}
+	}
+}
+
+func (s *sim) changed(w *situation, name int) {
+	if kindOf(name) >= privateFile {
+		return
+	}
+	for i := s.mains; i < s.actors; i++ {
+		if a := &w.actors[i]; a.watching && s.follows(i, runOf(name)) {
+			a.hint = true
+		}
+	}
+}
+
+// content is the number of a content.
+func (s *sim) content(text string) uint8 {
+	number, ok := s.contentOf[text]
+	if !ok {
+		number = uint8(len(s.contents))
+		s.contentOf[text] = number
+		s.contents = append(s.contents, text)
+	}
+	return number
+}
+
+// tape is the Volume that the code under test sees. It plays back the results of the
+// steps that were taken before, and stops the code at the first that was not.
+type tape struct {
+	sim   *sim
+	taken []result
+	now   time.Duration
+	// next is the step that the code is stopped at.
+	next    op
+	stopped bool
+	// created is the file of the last Create.
+	created uint8
+}
+
+// halt stops the code.
+type halt struct{}
+
+func (t *tape) do(o op) result {
+	if t.stopped { // a deferred call, on the way out
+		return result{}
+	}
+	if len(t.taken) == 0 {
+		t.next, t.stopped = o, true
+		panic(halt{})
+	}
+	r := t.taken[0]
+	t.taken = t.taken[1:]
+	return r
+}
+
+// play runs code with the results of the steps that it took before. It tells whether the
+// code came to its end; else t.next is its next step.
+func (t *tape) play(taken []result, code func()) (done bool) {
+	t.taken, t.stopped, t.now = taken, false, 0
+	defer func() {
+		switch r := recover(); r {
+		case nil:
+		case halt{}:
+			done = false
+		default:
+			panic(r)
+		}
+	}()
+	code()
+	return true
+}
+
+func pathError(op, name string, number uint8) error {
+	if number == 0 {
+		return nil
+	}
+	return &fs.PathError{Op: op, Path: name, Err: errnos[number]}
+}
+
+// The methods of lifetime.Volume.
+
+func (t *tape) Path(name string) string { return "/pod/" + name }
+
+func (t *tape) name(name string) int8 {
+	number, ok := t.sim.nameOf[name]
+	if !ok {
+		panic("a name that no run has: " + name)
+	}
+	return number
+}
+
+func (t *tape) Lstat(name string) (lifetime.Info, error) {
+	r := t.do(op{kind: opLstat, name: t.name(name)})
+	return r.info, pathError("lstat", name, r.err)
+}
+
+func (t *tape) Open(name string, _ bool) (lifetime.File, error) {
+	r := t.do(op{kind: opOpen, name: t.name(name)})
+	if r.err != 0 {
+		return nil, pathError("open", name, r.err)
+	}
+	return &tapeFile{tape: t, number: r.file}, nil
+}
+
+func (t *tape) Create(prefix string) (string, lifetime.File, error) {
+	first := t.name(prefix + firstRandom)
+	r := t.do(op{kind: opCreate, name: first})
+	t.created = r.file
+	return t.sim.names[r.name], &tapeFile{tape: t, number: r.file}, nil
+}
+
+func (t *tape) Rename(from, to string) error {
+	r := t.do(op{kind: opRename, name: t.name(from), to: t.name(to)})
+	return pathError("rename", from, r.err)
+}
+
+func (t *tape) RenameNoReplace(from, to string) error {
+	r := t.do(op{kind: opRenameNoReplace, name: t.name(from), to: t.name(to)})
+	return pathError("rename", from, r.err)
+}
+
+func (t *tape) Remove(name string) error {
+	return pathError("remove", name, t.do(op{kind: opRemove, name: t.name(name)}).err)
+}
+
+func (t *tape) Symlink(string, string) error { panic("the simulated volume is never full") }
+
+// Names are read in one step.
+func (t *tape) Names() iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for mask := t.do(op{kind: opNames}).names; mask != 0; mask &= mask - 1 {
+			if !yield(t.sim.names[bits.TrailingZeros32(mask)]) {
+				return
+			}
+		}
+	}
+}
+
+// One program alone begins a run of a name: the kubelet runs a container once.
+func (t *tape) Turn(time.Duration) func() { return func() {} }
+
+func (t *tape) Sync() {}
+
+func (t *tape) Now() time.Time { return time.Unix(1, 0).Add(t.now) }
+
+// Sleep may oversleep: that is a schedule, too, and there are fewer of them.
+func (t *tape) Sleep(_ context.Context, d time.Duration) error {
+	t.do(op{kind: opSleep})
+	t.now += 20 * d
+	return nil
+}
+
+// Every: the heartbeats come with the ticks of the simulated clock.
+func (t *tape) Every(time.Duration, func()) (stop func()) { return func() {} }
+
+// tapeFile is an open file of a tape.
+type tapeFile struct {
+	*tape
+	number uint8
+	locked bool
+	read   bool
+}
+
+func (f *tapeFile) do(o op) result {
+	o.file = f.number
+	return f.tape.do(o)
+}
+
+func (f *tapeFile) Stat() (lifetime.Info, error) { return f.do(op{kind: opStat}).info, nil }
+
+// Read gives all at once.
+func (f *tapeFile) Read(p []byte) (int, error) {
+	if f.read {
+		return 0, io.EOF
+	}
+	f.read = true
+	return copy(p, f.sim.contents[f.do(op{kind: opRead}).content]), nil
+}
+
+func (f *tapeFile) WriteAt(p []byte, _ int64) (int, error) {
+	f.do(op{kind: opWriteAt, content: f.sim.content(string(p))})
+	return len(p), nil
+}
+
+func (f *tapeFile) Truncate(size int64) error {
+	f.do(op{kind: opTruncate, content: uint8(size)})
+	return nil
+}
+
+// Nobody notices these.
+func (f *tapeFile) Chmod(fs.FileMode) error { return nil }
+func (f *tapeFile) Sync() error             { return nil }
+
+func (f *tapeFile) TryWriteLock() error {
+	r := f.do(op{kind: opTryWriteLock})
+	f.locked = r.err == 0
+	return errnos[r.err]
+}
+
+func (f *tapeFile) Unlock() error {
+	f.do(op{kind: opUnlock})
+	f.locked = false
+	return nil
+}
+
+func (f *tapeFile) WriteLocked() bool { return f.do(op{kind: opWriteLocked}).yes }
+
+func (f *tapeFile) AwaitUnlocked() error { panic("who waits is simulated") }
+
+// Close is a step where others notice it; else it happens at the end of what the program
+// is doing.
+func (f *tapeFile) Close() error {
+	if f.locked {
+		f.do(op{kind: opClose})
+	}
+	return nil
+}
+
+// firstRandom is the first of the private names; the last digit counts.
+const firstRandom = "0000000000000000"
+
+// nameFiles gives all names that may come to stand on the volume their numbers.
+func (s *sim) nameFiles() {
+	s.nameOf = make(map[string]int8)
+	for i := range s.actors {
+		run := s.nameOfRun(i)
+		s.names = append(s.names, run+"-running", run+"-terminated")
+		for k := range filesOfRun - privateFile {
+			s.names = append(s.names, fmt.Sprintf(".%s-%016d", run, k))
+		}
+	}
+	for number, name := range s.names {
+		s.nameOf[name] = int8(number)
+	}
+}
+
+// describe says a step in words.
+func (s *sim) describe(o op, r result) string {
+	name := func(n int8) string { return s.names[n] }
+	failed := ""
+	if r.err != 0 {
+		failed = ": " + errnos[r.err].Error()
+	}
+	content := func(c uint8) string { return fmt.Sprintf("%q", s.contents[c]) }
+	switch o.kind {
+	case opLstat:
+		return "lstat " + name(o.name) + failed
+	case opOpen:
+		return "open " + name(o.name) + failed
+	case opCreate:
+		return "create " + name(r.name)
+	case opRename, opRenameNoReplace:
+		return "rename " + name(o.name) + " to " + name(o.to) + failed
+	case opRemove:
+		return "unlink " + name(o.name) + failed
+	case opNames:
+		var names []string
+		for mask := r.names; mask != 0; mask &= mask - 1 {
+			names = append(names, s.names[bits.TrailingZeros32(mask)])
+		}
+		return "list the volume: " + strings.Join(names, " ")
+	case opSleep:
+		return "sleep"
+	case opStat:
+		return fmt.Sprintf("fstat file %d", o.file+1)
+	case opRead:
+		return fmt.Sprintf("read %s from file %d", content(r.content), o.file+1)
+	case opWriteAt:
+		return fmt.Sprintf("write %s to file %d", content(o.content), o.file+1)
+	case opTruncate:
+		return fmt.Sprintf("truncate file %d to %d bytes", o.file+1, o.content)
+	case opTryWriteLock:
+		return fmt.Sprintf("lock file %d%s", o.file+1, failed)
+	case opUnlock:
+		return fmt.Sprintf("unlock file %d", o.file+1)
+	case opWriteLocked:
+		return fmt.Sprintf("is file %d locked? %v", o.file+1, r.yes)
+	case opClose:
+		return fmt.Sprintf("close file %d", o.file+1)
+	case opWatch:
+		return "watch the volume"
+	case opPending:
+		return fmt.Sprintf("is the lock wait pending? %v", r.yes)
+	case opAwait:
+		return fmt.Sprintf("wait for the lock of file %d", o.file+1)
+	case opSidecar:
+		return "look at the sidecar"
+	case opLaunch:
+		return "launch"
+	case opStop:
+		return "stop the sidecar"
+	case opDecided:
+		return "do not launch"
+	case opEnds:
+		return fmt.Sprintf("end with %d", o.content)
+	case opForeign:
+		return "truncate or create " + name(o.name)
+	}
+	return fmt.Sprint("step ", o.kind)
+}
