@@ -30,6 +30,7 @@ build: ## both programs as static binaries into bin/
 # Never from the cache, which does not know that tests build and drive the programs.
 test: ## all tests, under the race detector (needs a C compiler)
 	go test -race -count 1 ./...
+	go test -count 1 -run 'Schedule|Defects' ./shim
 
 # On one processor, so that a minute is a CPU-minute where nothing else runs.
 fuzz: ## no input breaks a parser: FUZZTIME=10m for each of the four

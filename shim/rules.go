@@ -18,6 +18,8 @@ type rules struct {
 	// staleAtStart: a failure that is found at the start is of an earlier
 	// attempt, and main will come back.
 	staleAtStart bool
+	// unheard: what we say on the volume is not said, for it cannot be written to.
+	unheard bool
 }
 
 // phase is where the shim stands.
@@ -125,7 +127,10 @@ func (r rules) next(s state, e event) (state, []action) {
 	case confirming:
 		return r.confirm(s, e)
 	case draining:
-		if e.term || e.at >= s.deadline {
+		switch {
+		case !e.term && s.why == mainEnded && s.any(r.missesWord):
+			return s.goOn()
+		case e.term || e.at >= s.deadline:
 			return s.stop()
 		}
 	case stopping:
@@ -348,6 +353,12 @@ func (m mainState) isRunning() bool { return m.Phase == lifetime.Running }
 
 // isAlive tells whether main runs for all that is known.
 func (m mainState) isAlive() bool { return m.isRunning() || m.Phase == lifetime.Unverified }
+
+// missesWord tells whether main has begun again and cannot know that we are about to
+// stop: where locks are not shared, no word counts.
+func (r rules) missesWord(m mainState) bool {
+	return m.Phase == lifetime.Unverified || r.unheard && m.isRunning()
+}
 
 // hasBegun tells whether main has begun in this shim's time. A stale end is no
 // beginning.

@@ -106,6 +106,7 @@ func Run(cfg Config) int {
 		began:   time.Now(),
 		state:   newState(len(cfg.Mains)),
 	}
+	l.rules.unheard = run == nil
 	code := l.loop()
 	crashpoint.At("shim.ended")
 	if run != nil {

@@ -1,3 +1,5 @@
+//go:build !race
+
 package shim
 
 import (
@@ -152,6 +154,8 @@ type procedure struct {
 	seen    []lifetime.State
 	glances int
 	pending bool
+	// polls: it does this again and again, with a pause in between.
+	polls bool
 }
 
 type procedureKind uint8
@@ -172,7 +176,7 @@ const (
 
 // key tells a procedure from others.
 func (p *procedure) key() string {
-	return fmt.Sprintf("%d %d %d %d %+v %+v %+v %d %d %d %v %v %+v %d %v", p.kind, p.actor, p.file, p.code, p.rules, p.state, p.mains, p.at, p.elapsed, p.interval, p.term, p.launched, p.seen, p.glances, p.pending)
+	return fmt.Sprintf("%d %d %d %d %+v %+v %+v %d %d %d %v %v %+v %d %v %v", p.kind, p.actor, p.file, p.code, p.rules, p.state, p.mains, p.at, p.elapsed, p.interval, p.term, p.launched, p.seen, p.glances, p.pending, p.polls)
 }
 
 // node is a point in a program: where it is, with all that it knows.
@@ -260,6 +264,7 @@ func (s *sim) perform(p procedure) *procedure {
 			p.kind = atBarrier
 		}
 	case atBarrier:
+		p.polls = true
 		if len(lifetime.Stopping(t)) == 0 {
 			p.kind = launching
 		}
@@ -302,6 +307,7 @@ func (s *sim) rulesOf(actor int, ranBefore bool) rules {
 	cfg := c.config
 	cfg.KeepOnFailure, cfg.RestartPolicy = c.keep, c.declared
 	r := cfg.rules(ranBefore)
+	r.unheard = c.readOnly
 	switch s.defect {
 	case alwaysStale:
 		r.staleAtStart = true
@@ -368,7 +374,7 @@ func (s *sim) act(p *procedure) {
 				_ = p.run.Running()
 			}
 		case stop:
-			t.do(op{kind: opStop, why: now.why})
+			t.do(op{kind: opStop, why: now.why, drained: p.state.phase == draining})
 		}
 	}
 	p.state, p.term = now, false
@@ -531,7 +537,7 @@ func (s *sim) movesOf(w *situation, moves []choice) []choice {
 		switch {
 		case n.steps():
 			add(moveStep, i, 0)
-			busy = true
+			busy = busy || n.parent >= 0 || !n.proc.polls
 		case n.proc.kind == exiting:
 			add(moveExit, i, 0)
 			busy = true
@@ -858,7 +864,11 @@ func (s *sim) take(w *situation, i int, o op) (r result, violated error) {
 		}
 	case opStop:
 		a.side, a.why = sidecarStopping, o.why
-		if violated = s.checkStop(w, i, o.why); violated == nil && o.why == mainEnded {
+		// A main that begins during a drain waits at the barrier.
+		if !o.drained || !s.hasBarrier(i) {
+			violated = s.checkStop(w, i, o.why)
+		}
+		if violated == nil && o.why == mainEnded {
 			for _, main := range s.shim(i).mains {
 				if w.actors[main].command && s.hasBarrier(i) {
 					violated = violation(notOlder, "%s works through the sidecar of the %s, which is being stopped", s.nameOfRun(main), s.nameOfActor(i))
@@ -893,7 +903,7 @@ func (s *sim) renamed(w *situation, i int) {
 }
 
 // hasBarrier tells whether a restarting main can know that a shim is stopping.
-func (s *sim) hasBarrier(shim int) bool { return s.locks && !s.shim(shim).readOnly }
+func (s *sim) hasBarrier(shim int) bool { return s.locks && !s.foreign && !s.shim(shim).readOnly }
 
 // sawLive tells whether a main's run was live all through a shim's last look.
 func (s *sim) sawLive(w *situation, shim, m int) bool {

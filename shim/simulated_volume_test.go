@@ -1,3 +1,5 @@
+//go:build !race
+
 package shim
 
 import (
@@ -151,6 +153,7 @@ type op struct {
 	main     uint8 // which of a shim's mains
 	lost     uint8 // opSidecar: which of the mains were seen lost, one bit each
 	why      reason
+	drained  bool
 }
 
 // result is what a step gives.
