@@ -19,7 +19,7 @@ KILLS    ?= 2000
 MINUTES  ?= 20
 SEED     ?= 0
 
-.PHONY: help build test fuzz soak crash hostile lint demo image e2e e2e-down gvisor chaos hundred compare clean
+.PHONY: help build test fuzz soak simulate crash hostile lint demo image e2e e2e-down gvisor chaos hundred compare clean
 
 help: ## list these targets (the default)
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,7 +30,7 @@ build: ## both programs as static binaries into bin/
 # Never from the cache, which does not know that tests build and drive the programs.
 test: ## all tests, under the race detector (needs a C compiler)
 	go test -race -count 1 ./...
-	go test -count 1 -run 'Schedule|Defects' ./shim
+	go test -count 1 -run 'Schedule|Defects' ./shim # a simulation: no races, but much to go through
 
 # On one processor, so that a minute is a CPU-minute where nothing else runs.
 fuzz: ## no input breaks a parser: FUZZTIME=10m for each of the four
@@ -41,6 +41,9 @@ fuzz: ## no input breaks a parser: FUZZTIME=10m for each of the four
 
 soak: ## nothing grows in 10,000 runs and 100,000 looks, SOAK=runs (10 min)
 	go test -count 1 -v -timeout 2h -run '^TestSoak$$' ./cmd/shim -args -soak $(SOAK)
+
+simulate: ## every schedule of small pods, and 200,000 by chance of larger ones (10 min)
+	go test -count 1 -v -timeout 2h -run Schedule ./shim -args -long -schedules 200000
 
 crash: ## kill or stop a program at a random instant of a pod's life, KILLS=2000 times (1 min)
 	go test -race -count 1 -timeout 1h -run '^TestRandomKills$$' ./cmd -args -kills $(KILLS)

@@ -133,7 +133,7 @@ func callsOf(dir, found string) func(ptrace.Call) bool {
 // is said to be before another if it is made first.
 type steps struct {
 	calls []ptrace.Call
-	begun int // the rename to main-running
+	begun int // the rename to main-running, or where there was an end its removal
 	coded int // the truncation after which main-running holds the code and nothing else
 	ended int // the rename to main-terminated
 }
@@ -148,6 +148,8 @@ func stepsOf(t testing.TB, found string) (s steps) {
 		s.calls = append(s.calls, c)
 		switch {
 		case c.Path2 == running && strings.HasPrefix(c.Name, "rename"):
+			s.begun = c.N
+		case c.Path == terminated && strings.HasPrefix(c.Name, "unlink") && found == "an end":
 			s.begun = c.N
 		case c.Path2 == terminated && strings.HasPrefix(c.Name, "rename"):
 			s.ended = c.N
@@ -354,7 +356,8 @@ func killAt(t *testing.T, found string, s steps, n int) {
 		awaitState(t, w, "lost")
 		check("sees it for the first time", first, "unverified")
 	default:
-		old := map[string][]string{"nothing": {"not started"}, "an end": {"ended 9", "not started"}}[found]
+		// That there was a run is never forgotten: the next waits for its sidecars.
+		old := map[string][]string{"nothing": {"not started"}, "an end": {"ended 9"}}[found]
 		if old == nil {
 			old = []string{"unverified"}
 		}

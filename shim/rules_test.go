@@ -75,6 +75,7 @@ type story struct {
 	name      string
 	cfg       Config
 	ranBefore bool
+	unheard   bool // the volume is read-only
 	moves     []move
 	code      int           // if it ends with finished
 	why       reason        // the same
@@ -322,6 +323,18 @@ var table = []story{
 		on(saw(nextRunning), draining),
 		on(after(time.Second, saw(nextRunning)), stopping, stop),
 		on(gone(143, saw(nextRunning)), finished),
+	}},
+	{name: "main ended: one that begins again during --drain, where locks are not shared, cannot read the word: follow it", cfg: Config{Drain: time.Second}, moves: []move{
+		on(saw(running), up, launch),
+		on(saw(ended(3)), confirming, sayStopping),
+		on(saw(ended(3)), draining),
+		on(saw(unverified), up, sayRunning),
+	}},
+	{name: "main ended: one that begins again during --drain, on a read-only mount, has no word to read: follow it", unheard: true, cfg: Config{Drain: time.Second}, moves: []move{
+		on(saw(running), up, launch),
+		on(saw(ended(3)), confirming, sayStopping),
+		on(saw(ended(3)), draining),
+		on(saw(nextRunning), up, sayRunning),
 	}},
 	{name: "main ended: the sidecar ends by itself during --drain: main's code", cfg: Config{Drain: time.Second}, code: 3, moves: []move{
 		on(saw(running), up, launch),
@@ -694,6 +707,7 @@ func TestRules(t *testing.T) {
 	for _, row := range table {
 		t.Run(row.name, func(t *testing.T) {
 			r := row.cfg.rules(row.ranBefore)
+			r.unheard = row.unheard
 			s := newState(len(row.moves[0].mains))
 			for i, m := range row.moves {
 				var do []action
