@@ -465,7 +465,6 @@ type situation struct {
 	kills  uint8
 	frosts uint8
 	gone   bool // the pod is being deleted
-	ticks  int16
 }
 
 func (s *sim) newWorld() situation {
@@ -705,7 +704,6 @@ func (s *sim) do(w *situation, m choice) (violated error) {
 	case moveStopped:
 		a.side, a.news = sidecarStopped, true
 	case moveTick:
-		w.ticks++
 		if w.volume.coarse {
 			for run := range w.volume.clocks {
 				w.volume.clocks[run]++

@@ -267,7 +267,10 @@ func tell(s *sim, schedule []choice, violated error) error {
 		fmt.Fprintf(&b, "  %s\n", s.say(&w, m))
 		_ = s.do(&w, m)
 	}
-	fmt.Fprintf(&b, "%v\nagain, with its story: -schedule %s", violated, strings.Join(numbers, ","))
+	fmt.Fprint(&b, violated)
+	if s.exhaustive {
+		fmt.Fprintf(&b, "\nagain, with its story: the same test with -v -args -long -schedule %s", strings.Join(numbers, ","))
+	}
 	return fmt.Errorf("a schedule of %d moves:\n%s", len(schedule), b.String())
 }
 
@@ -438,7 +441,7 @@ func TestRandomSchedules(t *testing.T) {
 			for seed := 1 + batch; seed <= *schedulesFlag; seed += batches {
 				n, err := playSeed(uint64(seed))
 				if err != nil {
-					t.Fatalf("%v\nagain, with its story: go test ./shim -v -run TestRandomSchedules -seed %d", err, seed)
+					t.Fatalf("%v\nagain, with its story: go test ./shim -v -run TestRandomSchedules -args -seed %d", err, seed)
 				}
 				moves.Add(int64(n))
 			}
