@@ -54,7 +54,7 @@ type pod struct {
 	freezes int
 	// deleted: the pod may be deleted.
 	deleted bool
-	// defect breaks the pod on purpose: see TestTheSimulationFindsDefects.
+	// defect breaks the pod on purpose: see TestDefectsAreFound.
 	defect defect
 }
 
@@ -428,11 +428,9 @@ type actor struct {
 	cold      bool // it has been frozen for a tick
 
 	// A sentinel's.
-	command   bool  // main's command runs
-	outcome   uint8 // its exit code
-	live      bool  // its run has begun, and its command has not ended
-	recorded  bool  // the end of its run is on the volume
-	succeeded bool  // it has truly ended with 0, in whatever attempt
+	command   bool // main's command runs
+	live      bool // its run has begun, and its command has not ended
+	succeeded bool // it has truly ended with 0, in whatever attempt
 
 	// A shim's.
 	watching, hint, due, news, term bool
@@ -673,7 +671,7 @@ func (s *sim) do(w *situation, m choice) (violated error) {
 		s.die(w, i, code)
 		return violated
 	case moveCommand:
-		a.command, a.live, a.outcome = false, false, m.arg
+		a.command, a.live = false, false
 		a.succeeded = a.succeeded || m.arg == exitcode.OK
 		p := *s.nodes[a.node].proc
 		p.kind, p.code = ending, int(m.arg)
@@ -826,7 +824,7 @@ func (s *sim) tick(w *situation) {
 func (s *sim) die(w *situation, i int, code int) {
 	a := &w.actors[i]
 	w.volume.forget(i, 0)
-	*a = actor{container: containerTerminated, code: uint8(code), starts: a.starts, succeeded: a.succeeded, outcome: a.outcome, recorded: a.recorded}
+	*a = actor{container: containerTerminated, code: uint8(code), starts: a.starts, succeeded: a.succeeded}
 }
 
 // take takes a step of a wrapper, and checks what is to hold then.
@@ -890,14 +888,12 @@ func (s *sim) take(w *situation, i int, o op) (r result, violated error) {
 	return r, violated
 }
 
-// renamed keeps account of where a run stands, when its owner has changed a name.
+// renamed keeps account of whether a run is live, when its owner has changed a name.
 func (s *sim) renamed(w *situation, i int) {
-	a := &w.actors[i]
-	ended := w.volume.names[i*filesOfRun+terminatedFile] != 0
-	if s.nodes[a.node].proc.kind == beginning {
-		a.live = w.volume.names[i*filesOfRun+runningFile] != 0 && (!ended || s.defect == endsStay)
+	if s.nodes[w.actors[i].node].proc.kind == beginning {
+		ended := w.volume.names[i*filesOfRun+terminatedFile] != 0 && s.defect != endsStay
+		w.actors[i].live = w.volume.names[i*filesOfRun+runningFile] != 0 && !ended
 	}
-	a.recorded = ended
 }
 
 // hasBarrier tells whether a restarting main can know that a shim is stopping.

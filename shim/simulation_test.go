@@ -190,8 +190,8 @@ func (x *explorer) hash(w *situation) uint64 {
 	for i := range x.actors {
 		a := &w.actors[i]
 		b = binary.LittleEndian.AppendUint32(b, uint32(a.node))
-		b = append(b, a.container, a.code, a.starts, a.outcome, a.side, uint8(a.why), a.saw[0], a.saw[1],
-			bit(a.frozen)|bit(a.cold)<<5|bit(a.command)<<1|bit(a.live)<<2|bit(a.recorded)<<3|bit(a.succeeded)<<4,
+		b = append(b, a.container, a.code, a.starts, a.side, uint8(a.why), a.saw[0], a.saw[1],
+			bit(a.frozen)|bit(a.cold)<<5|bit(a.command)<<1|bit(a.live)<<2|bit(a.succeeded)<<4,
 			bit(a.watching)|bit(a.hint)<<1|bit(a.due)<<2|bit(a.news)<<3|bit(a.term)<<4,
 			a.waits[0].stage, a.waits[0].file, a.waits[1].stage, a.waits[1].file, uint8(a.age), uint8(a.age>>8))
 	}
