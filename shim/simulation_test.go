@@ -289,7 +289,7 @@ var (
 // "tandem", the kubelet restarts together what has ended together.
 var families = map[string]pod{
 	"1 shim, Never, 1 kill, each step":           {policy: Never, attempts: 1, kills: 1},
-	"1 shim, 2 attempts, each step":              {policy: OnFailure, attempts: 2},
+	"1 shim, 2 attempts, 1 kill, each step":      {policy: OnFailure, attempts: 2, kills: 1},
 	"1 shim, 3 attempts, 1 kill, each look":      {policy: OnFailure, attempts: 3, kills: 1, whole: true},
 	"1 shim, 3 attempts in tandem, each step":    {policy: OnFailure, attempts: 3, prompt: true},
 	"1 shim kept, 2 attempts, each step":         {policy: OnFailure, attempts: 2, shims: []follower{{keep: true}}},
@@ -300,9 +300,8 @@ var families = map[string]pod{
 
 // longFamilies take minutes: see -long.
 var longFamilies = map[string]pod{
-	"1 shim, 2 attempts, 1 kill, each step": {policy: OnFailure, attempts: 2, kills: 1},
-	"1 shim, 3 attempts, each step":         {policy: OnFailure, attempts: 3},
-	"2 shims, 2 attempts, each look":        {policy: OnFailure, attempts: 2, whole: true, shims: make([]follower, 2)},
+	"1 shim, 3 attempts, each step":  {policy: OnFailure, attempts: 3},
+	"2 shims, 2 attempts, each look": {policy: OnFailure, attempts: 2, whole: true, shims: make([]follower, 2)},
 }
 
 // variants are a family's pods.
@@ -395,9 +394,9 @@ func TestDefectsAreFound(t *testing.T) {
 		family, variant string
 		invariant       string
 	}{
-		noBarrier:    {"1 shim, 2 attempts, each step", "locks, events, writing", notOlder},
-		noConfirming: {"1 shim, 2 attempts, each step", "locks, events, writing", notOlder},
-		endsStay:     {"1 shim, 2 attempts, each step", "locks, no events, writing", notOlder},
+		noBarrier:    {"1 shim, 2 attempts, 1 kill, each step", "locks, events, writing", notOlder},
+		noConfirming: {"1 shim, 2 attempts, 1 kill, each step", "locks, events, writing", notOlder},
+		endsStay:     {"1 shim, 2 attempts, 1 kill, each step", "locks, no events, writing", notOlder},
 		alwaysStale:  {"1 shim, Never, 1 kill, each step", "locks, events, writing", allFail},
 		neverStale:   {"1 shim, 3 attempts in tandem, each step", "locks, events, writing", tandem},
 		noHeartbeat:  {"1 shim, Never, 1 kill, each step", "no locks, events, writing", notLost},
