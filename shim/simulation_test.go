@@ -56,7 +56,7 @@ func (s *sim) checkStop(w *situation, i int, why reason) error {
 func (s *sim) checkLaunch(w *situation, main int) error {
 	for i := s.mains; i < s.actors; i++ {
 		a := &w.actors[i]
-		if a.container == containerRunning && a.side == sidecarStopping && a.why == mainEnded && s.follows(i, main) && s.hasBarrier(i) && len(s.shim(i).mains) == 1 {
+		if a.container == containerRunning && a.side == sidecarStopping && a.why == mainEnded && s.follows(i, main) && s.hasBarrier(i) {
 			return violation(notOlder, "%s starts while the sidecar of the %s is being stopped", s.nameOfRun(main), s.nameOfActor(i))
 		}
 	}
@@ -108,13 +108,13 @@ type explorer struct {
 	from   []int32  // the situation that a situation was first reached from
 	by     []choice // and the choice
 	ended  []bool
-	edges  []step2
+	edges  []arc
 	moves  int64
 	buffer []byte
 }
 
-// step2 is a choice between two worlds that need not be injected.
-type step2 struct{ from, to int32 }
+// arc is a choice between two worlds that need not be injected.
+type arc struct{ from, to int32 }
 
 // maxWorlds bounds an exploration.
 const maxWorlds = 60_000_000
@@ -150,7 +150,7 @@ func (x *explorer) explore() error {
 				queue = append(queue, next)
 			}
 			if !m.injected() && to != at {
-				x.edges = append(x.edges, step2{at, to})
+				x.edges = append(x.edges, arc{at, to})
 			}
 		}
 		if len(x.from) > maxWorlds {
