@@ -30,7 +30,7 @@ build: ## both programs as static binaries into bin/
 # Never from the cache, which does not know that tests build and drive the programs.
 test: ## all tests, under the race detector (needs a C compiler)
 	go test -race -count 1 ./...
-	go test -count 1 -run 'Schedule|Defects' ./shim # a simulation: no races, but much to go through
+	go test -count 1 -parallel 4 -run 'Schedule|Defects' ./shim # a simulation: no races, but much to go through
 
 # On one processor, so that a minute is a CPU-minute where nothing else runs.
 fuzz: ## no input breaks a parser: FUZZTIME=10m for each of the four
@@ -42,8 +42,8 @@ fuzz: ## no input breaks a parser: FUZZTIME=10m for each of the four
 soak: ## nothing grows in 10,000 runs and 100,000 looks, SOAK=runs (10 min)
 	go test -count 1 -v -timeout 2h -run '^TestSoak$$' ./cmd/shim -args -soak $(SOAK)
 
-simulate: ## every schedule of small pods, and 200,000 by chance of larger ones (10 min)
-	go test -count 1 -v -timeout 2h -run Schedule ./shim -args -long -schedules 200000
+simulate: ## every schedule of small pods, and 200,000 by chance of larger ones (10 min, some GiB)
+	go test -count 1 -v -parallel 2 -timeout 2h -run Schedule ./shim -args -long -schedules 200000
 
 crash: ## kill or stop a program at a random instant of a pod's life, KILLS=2000 times (1 min)
 	go test -race -count 1 -timeout 1h -run '^TestRandomKills$$' ./cmd -args -kills $(KILLS)
