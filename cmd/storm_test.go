@@ -21,6 +21,9 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/sentinel/lifetime"
 )
 
+// A storm is a neighbour that changes the volume without end. Here the built programs live in
+// one, and what they use is measured: see also hostile_test.go.
+
 // usage is what a process has used, and what it holds.
 type usage struct {
 	at                        time.Time

@@ -469,33 +469,33 @@ func (s *sim) newWorld() situation {
 	return situation{volume: volume{coarse: s.coarse}}
 }
 
-// choice is one thing that may happen next.
-type choice struct {
-	kind  choiceKind
+// podMove is one thing that may happen next.
+type podMove struct {
+	kind  podMoveKind
 	actor uint8
 	arg   uint8
 }
 
-type choiceKind uint8
+type podMoveKind uint8
 
 const (
-	moveStart       choiceKind = iota // the kubelet starts a container
-	moveStep                          // a wrapper takes its next step
-	moveWake                          // a shim's loop wakes
-	moveExit                          // a wrapper exits
-	moveCommand                       // main's command ends with code arg
-	moveWait                          // the goroutine that waits for the lock of main arg goes on
-	moveStopped                       // a sidecar that is being stopped is gone
-	moveTick                          // a second has passed
-	moveKill                          // a wrapper is killed
-	moveSidecarEnds                   // a sidecar ends by itself
-	moveFreeze                        // SIGSTOP
-	moveThaw                          // SIGCONT
-	moveDelete                        // the pod is deleted: SIGTERM to all
+	moveStart       podMoveKind = iota // the kubelet starts a container
+	moveStep                           // a wrapper takes its next step
+	moveWake                           // a shim's loop wakes
+	moveExit                           // a wrapper exits
+	moveCommand                        // main's command ends with code arg
+	moveWait                           // the goroutine that waits for the lock of main arg goes on
+	moveStopped                        // a sidecar that is being stopped is gone
+	moveTick                           // a second has passed
+	moveKill                           // a wrapper is killed
+	moveSidecarEnds                    // a sidecar ends by itself
+	moveFreeze                         // SIGSTOP
+	moveThaw                           // SIGCONT
+	moveDelete                         // the pod is deleted: SIGTERM to all
 )
 
 // injected moves are those that need not happen.
-func (m choice) injected() bool {
+func (m podMove) injected() bool {
 	switch m.kind {
 	case moveKill, moveSidecarEnds, moveFreeze, moveDelete:
 		return true
@@ -504,7 +504,7 @@ func (m choice) injected() bool {
 }
 
 // moves are all that may happen next.
-func (s *sim) movesOf(w *situation, moves []choice) []choice {
+func (s *sim) movesOf(w *situation, moves []podMove) []podMove {
 	// What nobody else can notice is done at once.
 	for i := range s.actors {
 		a := &w.actors[i]
@@ -512,13 +512,13 @@ func (s *sim) movesOf(w *situation, moves []choice) []choice {
 			continue
 		}
 		if n := &s.nodes[a.node]; n.steps() && s.local(w, i, n.op) {
-			return append(moves, choice{moveStep, uint8(i), 0})
+			return append(moves, podMove{moveStep, uint8(i), 0})
 		}
 	}
 	var commands []int
 	busy, starts, cold := false, false, false
-	add := func(kind choiceKind, actor, arg int) {
-		moves = append(moves, choice{kind, uint8(actor), uint8(arg)})
+	add := func(kind podMoveKind, actor, arg int) {
+		moves = append(moves, podMove{kind, uint8(actor), uint8(arg)})
 	}
 	for i := range s.actors {
 		a := &w.actors[i]
@@ -634,8 +634,8 @@ func (s *sim) over(w *situation) bool {
 	})
 }
 
-// do makes a choice. It gives the violation of an invariant, if it is one.
-func (s *sim) do(w *situation, m choice) (violated error) {
+// do makes a move. It gives the violation of an invariant, if it is one.
+func (s *sim) do(w *situation, m podMove) (violated error) {
 	i := int(m.actor)
 	a := &w.actors[i]
 	switch m.kind {
@@ -728,8 +728,8 @@ func (s *sim) do(w *situation, m choice) (violated error) {
 	return nil
 }
 
-// say says in words what a choice is that is about to be made.
-func (s *sim) say(w *situation, m choice) string {
+// say says in words what a move is that is about to be made.
+func (s *sim) say(w *situation, m podMove) string {
 	i := int(m.actor)
 	a := &w.actors[i]
 	who := s.nameOfActor(i)
@@ -806,7 +806,7 @@ func (s *sim) tick(w *situation) {
 			if s.coarse {
 				f.written = w.volume.clocks[i]
 			} else {
-				// Only a change counts; and so there are fewer worlds.
+				// Only a change counts; and so there are fewer situations.
 				f.beat ^= 1
 			}
 			s.written(w, int(n.proc.file-1))

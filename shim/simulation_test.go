@@ -19,6 +19,10 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/sentinel/exitcode"
 )
 
+// What is to hold in a simulated pod, and the two ways through its schedules: all of them,
+// or some by chance. The pod is in simulated_pod_test.go, its volume in
+// simulated_volume_test.go.
+
 // The invariants: see also take and do, which check those that hold at every step.
 
 // checkExit is what is to hold when a wrapper exits.
@@ -100,32 +104,32 @@ const (
 	oneRestart  = "keep-on-failure costs one restart per attempt"
 )
 
-// explorer goes through all worlds of a pod.
+// explorer goes through all situations of a pod.
 type explorer struct {
 	*sim
 	seed   maphash.Seed
 	known  map[uint64]int32
-	from   []int32  // the situation that a situation was first reached from
-	by     []choice // and the choice
+	from   []int32   // the situation that a situation was first reached from
+	by     []podMove // and the move
 	ended  []bool
 	edges  []arc
 	moves  int64
 	buffer []byte
 }
 
-// arc is a choice between two worlds that need not be injected.
+// arc is a move between two situations that need not be injected.
 type arc struct{ from, to int32 }
 
-// maxWorlds bounds an exploration.
-const maxWorlds = 60_000_000
+// maxSituations bounds an exploration.
+const maxSituations = 60_000_000
 
 // explore goes through all of them, the shortest schedules first. The error is a
 // violation, with its story.
 func (x *explorer) explore() error {
 	x.seed, x.known = maphash.MakeSeed(), make(map[uint64]int32)
 	queue := []situation{x.newWorld()}
-	x.add(&queue[0], -1, choice{})
-	var moves []choice
+	x.add(&queue[0], -1, podMove{})
+	var moves []podMove
 	for at := int32(0); len(queue) > 0; at++ {
 		w := queue[0]
 		queue[0] = situation{}
@@ -153,15 +157,15 @@ func (x *explorer) explore() error {
 				x.edges = append(x.edges, arc{at, to})
 			}
 		}
-		if len(x.from) > maxWorlds {
-			return fmt.Errorf("more than %d worlds", maxWorlds)
+		if len(x.from) > maxSituations {
+			return fmt.Errorf("more than %d situations", maxSituations)
 		}
 	}
 	return x.checkLiveness()
 }
 
 // add numbers a situation.
-func (x *explorer) add(w *situation, from int32, by choice) (number int32, fresh bool) {
+func (x *explorer) add(w *situation, from int32, by podMove) (number int32, fresh bool) {
 	key := x.hash(w)
 	if number, ok := x.known[key]; ok {
 		return number, false
@@ -172,7 +176,7 @@ func (x *explorer) add(w *situation, from int32, by choice) (number int32, fresh
 	return number, true
 }
 
-// hash stands for a situation. (That two of some million worlds have the same 64 bits is less
+// hash stands for a situation. (That two of some million situations have the same 64 bits is less
 // likely than one in a hundred thousand.)
 func (x *explorer) hash(w *situation) uint64 {
 	b := x.buffer[:0]
@@ -248,7 +252,7 @@ func (x *explorer) checkLiveness() error {
 
 // story tells how a situation came about.
 func (x *explorer) story(at int32, violated error) error {
-	var schedule []choice
+	var schedule []podMove
 	for ; x.from[at] >= 0; at = x.from[at] {
 		schedule = append(schedule, x.by[at])
 	}
@@ -257,7 +261,7 @@ func (x *explorer) story(at int32, violated error) error {
 }
 
 // tell makes an error of a schedule, for people.
-func tell(s *sim, schedule []choice, violated error) error {
+func tell(s *sim, schedule []podMove, violated error) error {
 	var b strings.Builder
 	w := s.newWorld()
 	var numbers []string
@@ -373,7 +377,7 @@ func TestEverySchedule(t *testing.T) {
 // replay plays a schedule again that a violation has printed.
 func (x *explorer) replay(t *testing.T, schedule string) error {
 	t.Helper()
-	var made []choice
+	var made []podMove
 	w := x.newWorld()
 	var violated error
 	for _, number := range strings.Split(schedule, ",") {
@@ -509,9 +513,9 @@ func playSeed(seed uint64) (moves int, violated error) {
 }
 
 // playRandom plays a pod to its end.
-func (s *sim) playRandom(r *rand.Rand) (made []choice, violated error) {
+func (s *sim) playRandom(r *rand.Rand) (made []podMove, violated error) {
 	w := s.newWorld()
-	var moves []choice
+	var moves []podMove
 	for !s.over(&w) {
 		if len(made) == maxMoves {
 			return made, violation(podEnds, "after %d moves it has not", maxMoves)

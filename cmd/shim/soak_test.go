@@ -21,6 +21,8 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
 )
 
+// In a soak both programs do what they do for so long that whatever grows is seen to grow.
+
 const (
 	// looksPerRun is how many looks at a live main are counted in each run of TestSoak.
 	looksPerRun = 10

@@ -66,57 +66,6 @@ const (
 	settleTime = time.Second
 )
 
-// Observer follows one run, look by look. A [Watcher] is made of these and of what
-// tells when to look; whoever knows that by himself can do with an Observer alone.
-//
-// It is a value: a copy goes on from where the original was.
-type Observer struct {
-	volume Volume
-	name   string
-	judge  judge
-}
-
-// NewObserver follows the named run. lostAfter is as for Watch.
-func NewObserver(v Volume, name string, lostAfter time.Duration) Observer {
-	return Observer{v, name, judge{lostAfter: lostAfter}}
-}
-
-// MaxGlances bounds how often a volume that changes under our eyes is looked at
-// again. What is seen last is then taken for what it is; the change itself wakes the
-// watcher.
-const MaxGlances = 8
-
-// Sight is what one look at a run has shown. It tells nothing about what was seen
-// before: see Observer.Judge.
-type Sight struct{ sight }
-
-// Look looks at the run. pending says that a wait for the run's lock (AwaitUnlocked)
-// had not returned before; elapsed is the time since the look before, cut off at
-// what was to be slept ([LookAgain]): what a watcher was frozen for is no evidence.
-//
-// If the run is locked its open file comes along, for the caller to wait on and to
-// close.
-func (o *Observer) Look(pending bool, elapsed time.Duration) (State, File) {
-	for n := 1; ; n++ {
-		seen, locked, steady := o.Glance(pending)
-		if steady || n == MaxGlances {
-			return o.Judge(seen, pending, elapsed), locked
-		}
-	}
-}
-
-// Glance is the part of Look that asks the volume. It is done again if it was not
-// steady.
-func (o *Observer) Glance(pending bool) (seen Sight, locked File, steady bool) {
-	s, locked, steady := glanceAt(o.volume, o.name, o.judge.held && !pending)
-	return Sight{s}, locked, steady
-}
-
-// Judge is the part of Look that makes a state of what was seen.
-func (o *Observer) Judge(seen Sight, pending bool, elapsed time.Duration) State {
-	return o.judge.see(seen.sight, pending, elapsed)
-}
-
 // judge makes a state of what is seen, by what was seen before. It asks nobody:
 // neither the volume nor the clock.
 type judge struct {
@@ -137,7 +86,7 @@ type judge struct {
 }
 
 // see judges one look: see Observer.Look.
-func (j *judge) see(s sight, pending bool, elapsed time.Duration) State {
+func (j *judge) see(s Sight, pending bool, elapsed time.Duration) State {
 	if !j.looked {
 		j.looked, j.first, elapsed = true, s.live.id, 0
 	}

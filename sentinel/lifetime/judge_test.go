@@ -9,31 +9,31 @@ import (
 
 func file(inode uint64, sec int64) Identity { return Identity{Dev: 1, Ino: inode, Sec: sec} }
 
-func ended(content string) sight {
-	return sight{end: sighting{present: true, readable: true, content: content, id: file(9, 1)}}
+func ended(content string) Sight {
+	return Sight{end: sighting{present: true, readable: true, content: content, id: file(9, 1)}}
 }
 
 // unopenable is an end that cannot be read: a link, a FIFO, another user's.
-var unopenable = sight{end: sighting{present: true, id: file(9, 1)}}
+var unopenable = Sight{end: sighting{present: true, id: file(9, 1)}}
 
-var nothing, beginning = sight{}, sight{beginning: true}
+var nothing, beginning = Sight{}, Sight{beginning: true}
 
-func locked(id Identity) sight {
-	return sight{live: sighting{present: true, locked: true, id: id}}
+func locked(id Identity) Sight {
+	return Sight{live: sighting{present: true, locked: true, id: id}}
 }
 
-func unlocked(id Identity, content string) sight {
-	return sight{live: sighting{present: true, readable: true, content: content, id: id}}
+func unlocked(id Identity, content string) Sight {
+	return Sight{live: sighting{present: true, readable: true, content: content, id: id}}
 }
 
 // unreadable is a NAME-running that cannot be opened, or is no regular file.
-func unreadable(id Identity) sight {
-	return sight{live: sighting{present: true, id: id}}
+func unreadable(id Identity) Sight {
+	return Sight{live: sighting{present: true, id: id}}
 }
 
 // glance is one look, and what is to be made of it.
 type glance struct {
-	seen    sight
+	seen    Sight
 	want    string
 	after   time.Duration // since the look before
 	pending bool          // the wait for the lock goes on
@@ -329,18 +329,18 @@ func TestJudgeIdentity(t *testing.T) {
 	x, y := file(1, 100), file(2, 200)
 	for _, c := range []struct {
 		name string
-		seen []sight
+		seen []Sight
 		want Identity
 	}{
-		{"an end", []sight{ended("3")}, file(9, 1)},
-		{"a run", []sight{locked(x)}, x},
-		{"an unverified run", []sight{unlocked(x, wordRunning)}, x},
-		{"a code in place", []sight{unlocked(x, "3")}, x},
-		{"a lost run", []sight{locked(x), unlocked(x, wordRunning)}, x},
-		{"a lost run that is removed", []sight{locked(x), unlocked(x, wordRunning), nothing}, x},
-		{"the next run", []sight{locked(x), locked(y)}, y},
-		{"a run that is lost without a file", []sight{locked(x), nothing}, Identity{}},
-		{"nothing", []sight{nothing}, Identity{}},
+		{"an end", []Sight{ended("3")}, file(9, 1)},
+		{"a run", []Sight{locked(x)}, x},
+		{"an unverified run", []Sight{unlocked(x, wordRunning)}, x},
+		{"a code in place", []Sight{unlocked(x, "3")}, x},
+		{"a lost run", []Sight{locked(x), unlocked(x, wordRunning)}, x},
+		{"a lost run that is removed", []Sight{locked(x), unlocked(x, wordRunning), nothing}, x},
+		{"the next run", []Sight{locked(x), locked(y)}, y},
+		{"a run that is lost without a file", []Sight{locked(x), nothing}, Identity{}},
+		{"nothing", []Sight{nothing}, Identity{}},
 	} {
 		j, got := judge{lostAfter: time.Minute}, State{}
 		for _, s := range c.seen {

@@ -19,9 +19,9 @@ type sighting struct {
 	id       Identity
 }
 
-// sight is what one look at a run has shown. It tells nothing about what was seen
-// before; that is the judge's.
-type sight struct {
+// Sight is what one look at a run has shown. It tells nothing about what was seen
+// before: see Observer.Judge.
+type Sight struct {
 	end  sighting // NAME-terminated
 	live sighting // NAME-running; not looked at where end is present
 	// beginning says that a Begin of this name is under way. It is only
@@ -36,7 +36,7 @@ type sight struct {
 // lived tells whether the run was seen to live, and its end was not: only then it
 // matters which of them a volume without its files has lost, and a folder may be so
 // large that asking for it is costly.
-func glanceAt(v Volume, name string, lived bool) (s sight, locked File, steady bool) {
+func glanceAt(v Volume, name string, lived bool) (s Sight, locked File, steady bool) {
 	running, terminated := name+runningSuffix, name+terminatedSuffix
 	if s.end = seeEnd(v, terminated); s.end.present {
 		return s, nil, true
