@@ -289,7 +289,7 @@ func TestCoarseTimes(t *testing.T) {
 				if err := os.Mkdir(p.dir, 0o777); err != nil {
 					t.Fatal(err)
 				}
-				time.Sleep(time.Until(time.Now().Truncate(time.Second).Add(time.Second))) // the whole of a second
+				volume.awaitSecond() // to have the whole of it
 				c.fail(p)
 				first := p.modified("main-terminated")
 				s := p.shim("--restart-policy OnFailure", "sleep", "1000")
@@ -335,6 +335,19 @@ func (p pod) modified(file string) time.Time {
 		p.t.Fatal(err)
 	}
 	return info.ModTime()
+}
+
+// awaitSecond waits for the next second of the volume's clock, which is a little behind ours.
+func (p pod) awaitSecond() {
+	p.t.Helper()
+	p.record("time", "now")
+	began := p.modified("time")
+	for deadline := time.Now().Add(drive.Patience); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		if p.record("time", "now"); p.modified("time").After(began) {
+			return
+		}
+	}
+	p.t.Fatalf("%s has had the time %s for %s", p.path("time"), began, drive.Patience)
 }
 
 // coarsePod is a pod whose volume is a disk with ext4, with inodes too small for more than seconds.
