@@ -25,7 +25,7 @@ func (l *loop) tell(before, now state) {
 	switch now.phase {
 	case up:
 		if before.phase == starting {
-			log.Int("pid", l.sidecar.PID()).Msgf("%s started", l.program())
+			log.Int("pid", l.process.PID()).Msgf("%s started", l.program())
 		} else {
 			log.Msgf("%s goes on: main has begun", l.program())
 		}
@@ -102,7 +102,7 @@ func (l *loop) report() {
 	if l.state.code != exitcode.OK {
 		log = l.Log.Error()
 	}
-	if exited, code := l.sidecarStatus(); exited {
+	if exited, _, code := l.sidecar(); exited {
 		log = log.Int("sidecar_code", code)
 	}
 	log.Int("code", l.state.code).Msg(message)
@@ -126,13 +126,13 @@ func (l *loop) summary() string {
 	case startTimedOut:
 		cause = fmt.Sprintf("main did not begin within --start-timeout %s", l.StartTimeout)
 	case sidecarEnded:
-		return fmt.Sprintf("%s before main had ended", describeStatus(l.program(), l.sidecar.Status()))
+		return fmt.Sprintf("%s before main had ended", describeStatus(l.program(), l.process.Status()))
 	}
 	switch {
-	case l.sidecar == nil:
+	case l.process == nil:
 		return fmt.Sprintf("%s; %s was not started", cause, l.program())
 	case l.stopped == nil:
-		return fmt.Sprintf("%s; %s", cause, describeStatus(l.program(), l.sidecar.Status()))
+		return fmt.Sprintf("%s; %s", cause, describeStatus(l.program(), l.process.Status()))
 	case l.killed:
 		return fmt.Sprintf("%s; %s did not heed %s and was killed after %.1fs", cause, l.program(), process.SignalName(l.StopSignal), l.stopTook.Seconds())
 	}

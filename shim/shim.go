@@ -147,7 +147,7 @@ type loop struct {
 	began   time.Time
 	state   state
 
-	sidecar *process.Process // nil before the launch
+	process *process.Process // the sidecar's, nil before the launch
 	early   []syscall.Signal // what came for it before the launch
 	failed  error            // why it could not be launched
 
@@ -155,6 +155,7 @@ type loop struct {
 	stopFrom time.Time
 	stopTook time.Duration
 	killed   bool
+	gone     bool // the stop has ended
 }
 
 // loop runs until all is over, and returns the exit code.
@@ -178,13 +179,11 @@ func (l *loop) loop() int {
 	}
 }
 
-func (l *loop) now() time.Duration { return time.Since(l.began) }
-
 // wait waits until something has happened.
 func (l *loop) wait(timeout <-chan time.Time) (e event) {
 	var exited <-chan struct{}
-	if l.sidecar != nil && l.stopped == nil {
-		exited = l.sidecar.Exited()
+	if l.process != nil && l.stopped == nil {
+		exited = l.process.Exited()
 	}
 	select {
 	case <-l.watcher.Hints():
@@ -193,8 +192,7 @@ func (l *loop) wait(timeout <-chan time.Time) (e event) {
 	case sig := <-l.Signals:
 		e.term = l.receive(sig)
 	case l.killed = <-l.stopped:
-		l.stopTook = time.Since(l.stopFrom)
-		e.gone = true
+		l.gone, l.stopTook = true, time.Since(l.stopFrom)
 	}
 	return e
 }
@@ -204,61 +202,47 @@ func (l *loop) receive(sig os.Signal) (term bool) {
 	switch {
 	case sig == syscall.SIGTERM || sig == l.StopSignal:
 		return true
-	case l.sidecar == nil:
+	case l.process == nil:
 		l.early = append(l.early, sig.(syscall.Signal))
 	default:
-		l.sidecar.Signal(sig.(syscall.Signal))
+		l.process.Signal(sig.(syscall.Signal))
 	}
 	return false
 }
 
-// step looks at everything, asks the rules and does what they say, until they ask
-// for no further look. Then it tells: whoever reads the log may be slow.
+// step takes turns until the next one has to wait for something. Then it logs what has
+// changed, so that the log cannot delay what was decided.
 func (l *loop) step(e event) {
-	story := []state{l.state}
-	for {
-		e.at, e.mains = l.now(), l.watcher.Look()
-		e.exited, e.status = l.sidecarStatus()
-		if e.exited && l.stopped == nil { // else Stop tells
-			e.gone = isClosed(l.sidecar.Gone())
-		}
-		var actions []action
-		l.state, actions = l.rules.next(l.state, e)
-		decided(story[len(story)-1].phase, l.state.phase)
-		for _, a := range actions {
-			l.do(a)
-		}
-		story = append(story, l.state)
-		if l.state.phase != confirming {
-			break
-		}
+	states := []state{l.state}
+	for next := true; next; next = l.state.again() {
+		l.state = l.rules.turn(l, l.state, e)
+		states = append(states, l.state)
 		e = event{}
 	}
-	for i, now := range story[1:] {
-		l.tell(story[i], now)
+	for i, now := range states[1:] {
+		l.tell(states[i], now)
 	}
 }
 
-// decided names the decisions of which the volume has no word.
-func decided(before, now phase) {
+func (l *loop) now() time.Duration { return time.Since(l.began) }
+
+func (l *loop) look() []lifetime.State { return l.watcher.Look() }
+
+// sidecar: one that is left though it was killed hangs in the kernel, and counts as
+// killed.
+func (l *loop) sidecar() (exited, gone bool, code int) {
 	switch {
-	case before == confirming:
-		crashpoint.At("stop.confirmed")
-	case before == draining && now == stopping:
-		crashpoint.At("stop.drained")
+	case l.process == nil:
+		return false, false, exitcode.OK
+	case l.stopped != nil:
+		gone = l.gone
+	default:
+		gone = isClosed(l.process.Gone())
 	}
-}
-
-// sidecarStatus tells whether the sidecar has ended, and its exit code. One that is
-// left though it was killed hangs in the kernel, and counts as killed.
-func (l *loop) sidecarStatus() (exited bool, code int) {
-	if l.sidecar == nil {
-		return false, 0
+	if !isClosed(l.process.Exited()) {
+		return false, gone, exitcode.Lost
 	}
-	if !isClosed(l.sidecar.Exited()) {
-		return false, exitcode.OfSignal(syscall.SIGKILL)
-	}
-	return true, l.sidecar.Status().Code
+	return true, gone, l.process.Status().Code
 }
 
 func isClosed(c <-chan struct{}) bool {
@@ -270,11 +254,10 @@ func isClosed(c <-chan struct{}) bool {
 	}
 }
 
-// do does what the rules say.
-func (l *loop) do(a action) {
+func (l *loop) do(a action, _, _ state) error {
 	switch a {
 	case launch:
-		l.launch()
+		return l.launch()
 	case sayStopping:
 		crashpoint.At("stop.decided")
 		if l.run != nil {
@@ -287,29 +270,23 @@ func (l *loop) do(a action) {
 		}
 	case stop:
 		l.stopFrom, l.stopped = time.Now(), make(chan bool, 1)
-		go func() { l.stopped <- l.sidecar.Stop(l.StopSignal, l.GracePeriod) }()
+		go func() { l.stopped <- l.process.Stop(l.StopSignal, l.GracePeriod) }()
 	case warnNotBegun:
 		l.warnNotBegun()
 	}
+	return nil
 }
 
-// launch starts the sidecar. One that cannot be started ends the shim.
-func (l *loop) launch() {
-	sidecar, err := process.Start(l.Command)
-	if err != nil {
-		l.failed = err
-		l.state.phase, l.state.decided, l.state.code = finished, true, exitcode.Wrapper
-		var start *process.StartError
-		if errors.As(err, &start) {
-			l.state.code = start.Code
-		}
-		return
+func (l *loop) launch() error {
+	l.process, l.failed = process.Start(l.Command)
+	if l.failed != nil {
+		return l.failed
 	}
-	l.sidecar = sidecar
 	crashpoint.At("shim.launched")
 	for _, sig := range l.early {
-		sidecar.Signal(sig)
+		l.process.Signal(sig)
 	}
+	return nil
 }
 
 // program is what the sidecar is called in what is told to people.

@@ -341,60 +341,76 @@ func (s *sim) glance(p *procedure) {
 	}
 }
 
-// act is the rest of a turn of a shim's loop: see step.
+// act is the rest of a turn of a shim's loop: all but the look.
 func (s *sim) act(p *procedure) {
-	t := s.tape
-	e := event{at: p.at, mains: p.seen, term: p.term}
+	w := &simulatedShim{sim: s, procedure: p}
+	p.state = p.rules.turn(w, p.state, event{term: p.term})
+	p.term = false
+	switch {
+	case p.state.again() && s.defect == noConfirming:
+		// The same once more.
+	case p.state.again():
+		p.kind, p.seen, p.interval = turning, nil, simTick
+	case p.state.phase == finished:
+		code := p.state.code
+		if !p.launched {
+			s.tape.do(op{kind: opDecided, why: p.state.why})
+		}
+		if s.defect == zeroIfKilled && code == exitcode.Lost {
+			code = exitcode.OK
+		}
+		s.tape.do(op{kind: opEnds, content: uint8(code)})
+		*p = procedure{kind: ending, actor: p.actor, run: p.run, file: p.file, code: code}
+	default:
+		p.kind, p.seen, p.at = resting, nil, 0
+	}
+}
+
+// simulatedShim is what a turn of a shim looks at and acts upon.
+type simulatedShim struct {
+	*sim
+	*procedure
+}
+
+func (w *simulatedShim) now() time.Duration { return w.at }
+
+func (w *simulatedShim) look() []lifetime.State { return w.seen }
+
+func (w *simulatedShim) sidecar() (exited, gone bool, code int) {
 	look := op{kind: opSidecar}
-	for i, state := range p.seen {
+	for i, state := range w.seen {
 		if state.Phase == lifetime.Ended && state.Cause == lifetime.Lost {
 			look.lost |= 1 << i
 		}
 	}
-	switch t.do(look).side {
+	switch w.tape.do(look).side {
 	case sidecarUp, sidecarStopping:
-		e.status = exitcode.OfSignal(syscall.SIGKILL)
+		return false, false, exitcode.Lost
 	case sidecarDied:
-		e.exited, e.gone, e.status = true, true, sidecarCode
+		return true, true, sidecarCode
 	case sidecarStopped:
-		e.exited, e.gone, e.status = true, true, exitcode.OfSignal(syscall.SIGTERM)
+		return true, true, exitcode.OfSignal(syscall.SIGTERM)
 	}
-	now, actions := p.rules.next(p.state, e)
-	for _, a := range actions {
-		switch a {
-		case launch:
-			t.do(op{kind: opLaunch})
-			p.launched = true
-		case sayStopping:
-			if p.run != nil {
-				_ = p.run.Stopping()
-			}
-		case sayRunning:
-			if p.run != nil {
-				_ = p.run.Running()
-			}
-		case stop:
-			t.do(op{kind: opStop, why: now.why, drained: p.state.phase == draining})
+	return false, false, exitcode.OK
+}
+
+func (w *simulatedShim) do(a action, from, to state) error {
+	switch a {
+	case launch:
+		w.tape.do(op{kind: opLaunch})
+		w.launched = true
+	case sayStopping:
+		if w.run != nil {
+			_ = w.run.Stopping()
 		}
+	case sayRunning:
+		if w.run != nil {
+			_ = w.run.Running()
+		}
+	case stop:
+		w.tape.do(op{kind: opStop, why: to.why, drained: from.phase == draining})
 	}
-	p.state, p.term = now, false
-	switch {
-	case now.phase == confirming && s.defect == noConfirming:
-		// The same once more.
-	case now.phase == confirming:
-		p.kind, p.seen, p.interval = turning, nil, simTick
-	case now.phase == finished:
-		if !p.launched {
-			t.do(op{kind: opDecided, why: now.why})
-		}
-		if s.defect == zeroIfKilled && now.code == exitcode.Lost {
-			now.code = exitcode.OK
-		}
-		t.do(op{kind: opEnds, content: uint8(now.code)})
-		*p = procedure{kind: ending, actor: p.actor, run: p.run, file: p.file, code: now.code}
-	default:
-		p.kind, p.seen, p.at = resting, nil, 0
-	}
+	return nil
 }
 
 const (
