@@ -49,26 +49,11 @@ const barrierPoll = 20 * time.Millisecond
 // own, 128+n if a signal ended it, or one of package exitcode's.
 func Run(cfg Config) int {
 	s := &session{Config: cfg}
-	if err := lifetime.CheckVolume(cfg.Dir); err != nil {
-		return s.report(s.notStarted(err))
+	var p Progress
+	for p.Step != Exit {
+		p = p.Next(s)
 	}
-
-	var run *lifetime.Run
-	var earlier bool
-	err := s.during(func(ctx context.Context) (err error) {
-		run, earlier, err = lifetime.Begin(ctx, lifetime.Dir(cfg.Dir), cfg.Name)
-		return err
-	})
-	if run == nil {
-		return s.notBegun(err)
-	}
-	crashpoint.At("sentinel.begun")
-	code := s.supervise(earlier, err)
-	crashpoint.At("sentinel.ended")
-	if err := run.End(code); err != nil {
-		cfg.Log.Warn().Err(err).Int("code", code).Msgf("the end of %s could not be recorded as it should", cfg.Name)
-	}
-	return s.report(code)
+	return s.report(p.Code)
 }
 
 // interrupted says that a signal came before the command was started.
@@ -88,9 +73,16 @@ func ends(sig os.Signal) bool {
 	return false
 }
 
-// session is one call of Run.
+// session is one call of Run. It performs the Actions.
 type session struct {
 	Config
+	// run is nil until it has begun. Unrecordable: the volume is missing, or another
+	// run has the name.
+	run          *lifetime.Run
+	unrecordable bool
+	// command is nil until it has started.
+	command *process.Process
+	started time.Time
 	// early are the signals that came while we were not yet waiting for
 	// anything, for the command to have as soon as it is there.
 	early []os.Signal
@@ -120,73 +112,80 @@ func (s *session) during(fn func(context.Context) error) error {
 	}
 }
 
-// notBegun ends a session that could not begin its run.
-func (s *session) notBegun(err error) (code int) {
+// Begin begins the run. Where it fails, End records the outcome all the same, unless that
+// cannot be or must not be.
+func (s *session) Begin() (restarted bool, err error) {
+	if err := lifetime.CheckVolume(s.Dir); err != nil {
+		s.unrecordable = true
+		return false, err
+	}
+	err = s.during(func(ctx context.Context) (err error) {
+		s.run, restarted, err = lifetime.Begin(ctx, lifetime.Dir(s.Dir), s.Name)
+		return err
+	})
+	if s.run != nil {
+		crashpoint.At("sentinel.begun")
+		return restarted, err
+	}
+	var live *lifetime.LiveError
 	switch {
+	case errors.As(err, &live):
+		s.unrecordable = true
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
 		err = fmt.Errorf("%w: the volume %s has to be writable for this user (readOnly, fsGroup)", err, s.Dir)
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		err = fmt.Errorf("%w: make room on the volume %s (sizeLimit)", err, s.Dir)
 	}
-	code = s.notStarted(err)
-	var live *lifetime.LiveError
-	if !errors.As(err, &live) {
-		// Nobody may wait for a run that never begins.
-		if err := lifetime.Record(lifetime.Dir(s.Dir), s.Name, code); err != nil {
-			s.Log.Warn().Err(err).Msgf("the end of %s could not be recorded", s.Name)
-		}
-	}
-	return s.report(code)
+	return restarted, err
 }
 
-// supervise takes the command from its start to its end, unless something has come
-// in between already (err).
-func (s *session) supervise(earlier bool, err error) (code int) {
-	if err == nil {
-		err = s.wait(earlier)
+// End records the exit code. A failure to do so never changes it.
+func (s *session) End(code int) {
+	var err error
+	switch {
+	case s.run != nil:
+		crashpoint.At("sentinel.ended")
+		err = s.run.End(code)
+	case !s.unrecordable:
+		err = lifetime.Record(lifetime.Dir(s.Dir), s.Name, code)
 	}
 	if err != nil {
-		return s.notStarted(err)
+		s.Log.Warn().Err(err).Int("code", code).Msgf("the end of %s could not be recorded as it should", s.Name)
+	}
+}
+
+// Launch starts the command, unless a signal has come that means that it must not start.
+func (s *session) Launch() (err error) {
+	if err := s.collectSignals(); err != nil {
+		return err
 	}
 	crashpoint.At("sentinel.waited")
-	started := time.Now()
-	command, err := process.Start(s.Command)
-	if err != nil {
-		return s.notStarted(err)
+	s.started = time.Now()
+	if s.command, err = process.Start(s.Command); err != nil {
+		return err
 	}
 	crashpoint.At("sentinel.launched")
+	return nil
+}
+
+// Supervise passes signals on to the command until it has ended.
+func (s *session) Supervise() (code int) {
 	for _, sig := range s.early {
-		command.Signal(sig.(syscall.Signal))
+		s.command.Signal(sig.(syscall.Signal))
 	}
 	for {
 		select {
 		case sig := <-s.Signals:
-			command.Signal(sig.(syscall.Signal))
-		case <-command.Exited():
-			return s.ended(command.Status(), time.Since(started))
+			s.command.Signal(sig.(syscall.Signal))
+		case <-s.command.Exited():
+			return s.ended(s.command.Status(), time.Since(s.started))
 		}
 	}
 }
 
-// wait waits for all that the command is not to be started before.
-func (s *session) wait(earlier bool) error {
-	if earlier {
-		if err := s.awaitSidecars(); err != nil {
-			return err
-		}
-	}
-	if len(s.WaitFor) > 0 {
-		err := s.during(func(ctx context.Context) error {
-			ctx, cancel := context.WithTimeout(ctx, s.WaitTimeout)
-			defer cancel()
-			return probe.Wait(ctx, s.WaitFor)
-		})
-		s.early = nil // what comes while we wait is for nobody
-		if err != nil {
-			return err
-		}
-	}
-	for { // what has come since, or while there was nothing to wait for
+// collectSignals takes what has come while nothing was waited for.
+func (s *session) collectSignals() error {
+	for {
 		select {
 		case sig := <-s.Signals:
 			if ends(sig) {
@@ -199,18 +198,32 @@ func (s *session) wait(earlier bool) error {
 	}
 }
 
-// awaitSidecars is the restart barrier: the sidecars of the run before are given
+// AwaitTargets waits until the addresses of --wait-for answer.
+func (s *session) AwaitTargets() error {
+	if len(s.WaitFor) == 0 {
+		return nil
+	}
+	err := s.during(func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, s.WaitTimeout)
+		defer cancel()
+		return probe.Wait(ctx, s.WaitFor)
+	})
+	s.early = nil // what comes while we wait is for nobody
+	return err
+}
+
+// AwaitSidecars is the restart barrier: the sidecars of the run before are given
 // time to end, so that this attempt does not work through one that is about to be
 // cut off.
-func (s *session) awaitSidecars() error {
+func (s *session) AwaitSidecars() (done bool, err error) {
 	volume := lifetime.Dir(s.Dir)
 	stopping := lifetime.Stopping(volume)
 	if len(stopping) == 0 {
-		return nil
+		return true, nil
 	}
 	s.Log.Info().Strs("sidecars", stopping).Msg("waiting for the sidecars of the run before to end")
 	crashpoint.At("sentinel.barred")
-	err := s.during(func(ctx context.Context) error {
+	err = s.during(func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, s.WaitTimeout)
 		defer cancel()
 		pause := barrierPoll
@@ -234,13 +247,13 @@ func (s *session) awaitSidecars() error {
 	s.early = nil
 	if errors.Is(err, context.DeadlineExceeded) {
 		s.Log.Warn().Strs("sidecars", stopping).Msgf("the sidecars of the run before have not ended within --wait-timeout %s: going on without waiting", s.WaitTimeout)
-		return nil
+		return true, nil
 	}
-	return err
+	return true, err
 }
 
-// notStarted says why the command was not started, and gives that its exit code.
-func (s *session) notStarted(err error) (code int) {
+// NotStarted says why the command was not started, and gives that its exit code.
+func (s *session) NotStarted(err error) (code int) {
 	code = exitcode.Wrapper
 	var sig interrupted
 	var start *process.StartError

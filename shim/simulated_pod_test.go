@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/sentinel-shim/sentinel-shim/sentinel"
 	"github.com/sentinel-shim/sentinel-shim/sentinel/exitcode"
 	"github.com/sentinel-shim/sentinel-shim/sentinel/lifetime"
 )
@@ -161,17 +162,21 @@ type procedure struct {
 type procedureKind uint8
 
 const (
-	beginning procedureKind = iota
-	atBarrier
-	launching
-	writing   // the end of a foreign main
-	inCommand // waiting for main's command to end
+	// A sentinel's steps. The first and the last two are a shim's, too.
+	beginning = procedureKind(sentinel.Begin)
+	atBarrier = procedureKind(sentinel.AwaitSidecars)
+	launching = procedureKind(sentinel.Launch)
+	inCommand = procedureKind(sentinel.Supervise) // waiting for main's command to end
+	ending    = procedureKind(sentinel.End)
+	exiting   = procedureKind(sentinel.Exit)
+)
+
+const (
+	writing procedureKind = exiting + 1 + iota // the end of a foreign main
 	watching
 	turning // looking at the mains
 	acting  // upon what was seen
 	resting // waiting for something to happen
-	ending
-	exiting
 )
 
 // key tells a procedure from others.
@@ -247,34 +252,80 @@ func (s *sim) play(p *procedure, parent int32, last result) int32 {
 
 // perform is the code of the programs. It gives what the program does next.
 func (s *sim) perform(p procedure) *procedure {
+	if p.actor < s.mains {
+		s.performSentinel(&p)
+	} else {
+		s.performShim(&p)
+	}
+	return &p
+}
+
+func (s *sim) performSentinel(p *procedure) {
 	t := s.tape
-	name := s.nameOfRun(p.actor)
-	switch p.kind {
-	case beginning:
-		run, earlier, err := lifetime.Begin(context.Background(), t, name)
-		if err != nil {
-			panic(fmt.Sprintf("Begin of %s: %v", name, err))
-		}
-		p.run, p.file = run, t.created+1
-		p.kind = launching
-		if p.actor >= s.mains {
-			p.kind = turning
-			p.rules = s.rulesOf(p.actor, earlier)
-		} else if earlier && s.defect != noBarrier {
-			p.kind = atBarrier
-		}
-	case atBarrier:
-		p.polls = true
-		if len(lifetime.Stopping(t)) == 0 {
-			p.kind = launching
-		}
-	case launching:
-		t.do(op{kind: opLaunch})
-		p.kind = inCommand
-	case writing: // echo $? > main-terminated
-		file := t.do(op{kind: opForeign, name: t.name(name + "-terminated")}).file
+	switch {
+	case p.kind == writing: // echo $? > main-terminated
+		file := t.do(op{kind: opForeign, name: t.name(s.nameOfRun(p.actor) + "-terminated")}).file
 		t.do(op{kind: opWriteAt, file: file, content: s.content(fmt.Sprintln(p.code))})
-		p = procedure{kind: exiting, actor: p.actor, code: p.code}
+		p.kind = exiting
+	case p.kind == inCommand && s.foreign:
+		p.kind = writing
+	default:
+		next := sentinel.Progress{Step: sentinel.Step(p.kind), Code: p.code}.Next(&simulatedSentinel{s, p})
+		p.kind, p.code = procedureKind(next.Step), next.Code
+	}
+	if p.kind == exiting {
+		*p = procedure{kind: exiting, actor: p.actor, code: p.code}
+	}
+}
+
+// simulatedSentinel performs the steps of a sentinel.
+type simulatedSentinel struct {
+	*sim
+	*procedure
+}
+
+func (a *simulatedSentinel) Begin() (restarted bool, err error) {
+	name := a.nameOfRun(a.actor)
+	a.run, restarted, err = lifetime.Begin(context.Background(), a.tape, name)
+	if err != nil {
+		panic(fmt.Sprintf("Begin of %s: %v", name, err))
+	}
+	a.file = a.tape.created + 1
+	return restarted && a.defect != noBarrier, nil
+}
+
+func (a *simulatedSentinel) AwaitSidecars() (done bool, err error) {
+	a.polls = true
+	return len(lifetime.Stopping(a.tape)) == 0, nil
+}
+
+func (*simulatedSentinel) AwaitTargets() error { return nil }
+
+func (a *simulatedSentinel) Launch() error {
+	a.tape.do(op{kind: opLaunch})
+	return nil
+}
+
+// Supervise returns what the command has ended with: see moveCommand.
+func (a *simulatedSentinel) Supervise() int { return a.code }
+
+func (a *simulatedSentinel) NotStarted(err error) int { panic(err) }
+
+func (a *simulatedSentinel) End(code int) { a.end(a.procedure, code) }
+
+// end ends a run, if one has begun.
+func (s *sim) end(p *procedure, code int) {
+	if p.run == nil {
+		return
+	}
+	if err := p.run.End(code); err != nil {
+		panic(fmt.Sprintf("End of %s: %v", s.nameOfRun(p.actor), err))
+	}
+}
+
+func (s *sim) performShim(p *procedure) {
+	t := s.tape
+	switch p.kind {
 	case watching:
 		t.do(op{kind: opWatch})
 		p.interval = simTick
@@ -286,19 +337,22 @@ func (s *sim) perform(p procedure) *procedure {
 		if s.shim(p.actor).readOnly {
 			p.kind, p.rules = turning, s.rulesOf(p.actor, false)
 		}
-	case turning:
-		s.glance(&p)
-	case acting:
-		s.act(&p)
-	case ending:
-		if p.run != nil {
-			if err := p.run.End(p.code); err != nil {
-				panic(fmt.Sprintf("End of %s: %v", name, err))
-			}
+	case beginning:
+		name := s.nameOfRun(p.actor)
+		run, earlier, err := lifetime.Begin(context.Background(), t, name)
+		if err != nil {
+			panic(fmt.Sprintf("Begin of %s: %v", name, err))
 		}
-		p = procedure{kind: exiting, actor: p.actor, code: p.code}
+		p.run, p.file = run, t.created+1
+		p.kind, p.rules = turning, s.rulesOf(p.actor, earlier)
+	case turning:
+		s.glance(p)
+	case acting:
+		s.act(p)
+	case ending:
+		s.end(p, p.code)
+		*p = procedure{kind: exiting, actor: p.actor, code: p.code}
 	}
-	return &p
 }
 
 // rulesOf are a shim's.
@@ -690,10 +744,8 @@ func (s *sim) do(w *situation, m podMove) (violated error) {
 		a.command, a.live = false, false
 		a.succeeded = a.succeeded || m.arg == exitcode.OK
 		p := *s.nodes[a.node].proc
-		p.kind, p.code = ending, int(m.arg)
-		if s.foreign {
-			p.kind = writing
-		}
+		p.code = int(m.arg)
+		s.performSentinel(&p)
 		s.goTo(w, i, s.start(&p))
 	case moveWait:
 		wait := &a.waits[m.arg]

@@ -1,0 +1,71 @@
+package sentinel
+
+// Step is one of the things that a sentinel does, one after the other.
+type Step int
+
+// The steps, in their order.
+const (
+	Begin         Step = iota // the run begins on the volume
+	AwaitSidecars             // the restart barrier: the sidecars of an earlier run end
+	AwaitTargets              // the addresses of --wait-for answer
+	Launch                    // the command starts
+	Supervise                 // the command runs
+	End                       // the exit code goes onto the volume
+	Exit                      // nothing is left to do
+)
+
+// Actions are what the steps consist of. The product performs them for real (see Run); the
+// simulation in package shim's tests performs them in a simulated pod. An error means that the
+// command must not start.
+type Actions interface {
+	// Begin reports whether an earlier run of this name was there.
+	Begin() (restarted bool, err error)
+	// AwaitSidecars is called again until it is done.
+	AwaitSidecars() (done bool, err error)
+	AwaitTargets() error
+	Launch() error
+	// Supervise returns the command's exit code, 0 to 255.
+	Supervise() (code int)
+	// NotStarted returns the exit code for an error of any step before Supervise.
+	NotStarted(err error) (code int)
+	End(code int)
+}
+
+// Progress is how far a sentinel has come. The zero value is its start.
+type Progress struct {
+	Step Step
+	Code int // the exit code, valid from End on
+}
+
+// Next does one step and returns where that leads. Every path leads through End, so that no
+// shim waits for a command that never starts.
+func (p Progress) Next(a Actions) Progress {
+	var err error
+	next := p.Step + 1
+	switch p.Step {
+	case Begin:
+		var restarted bool
+		if restarted, err = a.Begin(); !restarted {
+			next = AwaitTargets
+		}
+	case AwaitSidecars:
+		var done bool
+		if done, err = a.AwaitSidecars(); !done {
+			next = AwaitSidecars
+		}
+	case AwaitTargets:
+		err = a.AwaitTargets()
+	case Launch:
+		err = a.Launch()
+	case Supervise:
+		p.Code = a.Supervise()
+	case End:
+		a.End(p.Code)
+	case Exit:
+		return p
+	}
+	if err != nil {
+		return Progress{End, a.NotStarted(err)}
+	}
+	return Progress{next, p.Code}
+}
