@@ -49,9 +49,10 @@ const barrierPoll = 20 * time.Millisecond
 // own, 128+n if a signal ended it, or one of package exitcode's.
 func Run(cfg Config) int {
 	s := &session{Config: cfg}
+	actions := Actions{s.begin, s.awaitSidecars, s.awaitTargets, s.launch, s.supervise, s.notStarted, s.end}
 	var p Progress
 	for p.Step != Exit {
-		p = p.Next(s)
+		p = p.Next(actions)
 	}
 	return s.report(p.Code)
 }
@@ -73,7 +74,7 @@ func ends(sig os.Signal) bool {
 	return false
 }
 
-// session is one call of Run. It performs the Actions.
+// session is one call of Run. Its methods are the Actions.
 type session struct {
 	Config
 	// run is nil until it has begun. Unrecordable: the volume is missing, or another
@@ -112,9 +113,9 @@ func (s *session) during(fn func(context.Context) error) error {
 	}
 }
 
-// Begin begins the run. Where it fails, End records the outcome all the same, unless that
+// begin begins the run. Where it fails, end records the outcome all the same, unless that
 // cannot be or must not be.
-func (s *session) Begin() (restarted bool, err error) {
+func (s *session) begin() (restarted bool, err error) {
 	if err := lifetime.CheckVolume(s.Dir); err != nil {
 		s.unrecordable = true
 		return false, err
@@ -139,8 +140,8 @@ func (s *session) Begin() (restarted bool, err error) {
 	return restarted, err
 }
 
-// End records the exit code. A failure to do so never changes it.
-func (s *session) End(code int) {
+// end records the exit code. A failure to do so never changes it.
+func (s *session) end(code int) {
 	var err error
 	switch {
 	case s.run != nil:
@@ -154,8 +155,8 @@ func (s *session) End(code int) {
 	}
 }
 
-// Launch starts the command, unless a signal has come that means that it must not start.
-func (s *session) Launch() (err error) {
+// launch starts the command, unless a signal has come that means that it must not start.
+func (s *session) launch() (err error) {
 	if err := s.collectSignals(); err != nil {
 		return err
 	}
@@ -168,8 +169,8 @@ func (s *session) Launch() (err error) {
 	return nil
 }
 
-// Supervise passes signals on to the command until it has ended.
-func (s *session) Supervise() (code int) {
+// supervise passes signals on to the command until it has ended.
+func (s *session) supervise() (code int) {
 	for _, sig := range s.early {
 		s.command.Signal(sig.(syscall.Signal))
 	}
@@ -198,8 +199,8 @@ func (s *session) collectSignals() error {
 	}
 }
 
-// AwaitTargets waits until the addresses of --wait-for answer.
-func (s *session) AwaitTargets() error {
+// awaitTargets waits until the addresses of --wait-for answer.
+func (s *session) awaitTargets() error {
 	if len(s.WaitFor) == 0 {
 		return nil
 	}
@@ -212,10 +213,10 @@ func (s *session) AwaitTargets() error {
 	return err
 }
 
-// AwaitSidecars is the restart barrier: the sidecars of the run before are given
+// awaitSidecars is the restart barrier: the sidecars of the run before are given
 // time to end, so that this attempt does not work through one that is about to be
 // cut off.
-func (s *session) AwaitSidecars() (done bool, err error) {
+func (s *session) awaitSidecars() (done bool, err error) {
 	volume := lifetime.Dir(s.Dir)
 	stopping := lifetime.Stopping(volume)
 	if len(stopping) == 0 {
@@ -252,8 +253,8 @@ func (s *session) AwaitSidecars() (done bool, err error) {
 	return true, err
 }
 
-// NotStarted says why the command was not started, and gives that its exit code.
-func (s *session) NotStarted(err error) (code int) {
+// notStarted says why the command was not started, and gives that its exit code.
+func (s *session) notStarted(err error) (code int) {
 	code = exitcode.Wrapper
 	var sig interrupted
 	var start *process.StartError

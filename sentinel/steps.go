@@ -17,18 +17,21 @@ const (
 // Actions are what the steps consist of. The product performs them for real (see Run); the
 // simulation in package shim's tests performs them in a simulated pod. An error means that the
 // command must not start.
-type Actions interface {
+//
+// A struct of functions: an interface would make the linker keep every exported method of all
+// that a session holds, for text/template calls methods by name (160 kB).
+type Actions struct {
 	// Begin reports whether an earlier run of this name was there.
-	Begin() (restarted bool, err error)
+	Begin func() (restarted bool, err error)
 	// AwaitSidecars is called again until it is done.
-	AwaitSidecars() (done bool, err error)
-	AwaitTargets() error
-	Launch() error
+	AwaitSidecars func() (done bool, err error)
+	AwaitTargets  func() error
+	Launch        func() error
 	// Supervise returns the command's exit code, 0 to 255.
-	Supervise() (code int)
+	Supervise func() (code int)
 	// NotStarted returns the exit code for an error of any step before Supervise.
-	NotStarted(err error) (code int)
-	End(code int)
+	NotStarted func(error) (code int)
+	End        func(code int)
 }
 
 // Progress is how far a sentinel has come. The zero value is its start.

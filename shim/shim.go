@@ -107,6 +107,7 @@ func Run(cfg Config) int {
 		state:   newState(len(cfg.Mains)),
 	}
 	l.rules.unheard = run == nil
+	l.surroundings = surroundings{l.now, watcher.Look, l.sidecar, l.do}
 	code := l.loop()
 	crashpoint.At("shim.ended")
 	if run != nil {
@@ -146,6 +147,9 @@ type loop struct {
 	run     *lifetime.Run // nil where it could not be recorded
 	began   time.Time
 	state   state
+
+	// surroundings are the methods below.
+	surroundings surroundings
 
 	process *process.Process // the sidecar's, nil before the launch
 	early   []syscall.Signal // what came for it before the launch
@@ -215,7 +219,7 @@ func (l *loop) receive(sig os.Signal) (term bool) {
 func (l *loop) step(e event) {
 	states := []state{l.state}
 	for next := true; next; next = l.state.again() {
-		l.state = l.rules.turn(l, l.state, e)
+		l.state = l.rules.turn(l.surroundings, l.state, e)
 		states = append(states, l.state)
 		e = event{}
 	}
@@ -225,8 +229,6 @@ func (l *loop) step(e event) {
 }
 
 func (l *loop) now() time.Duration { return time.Since(l.began) }
-
-func (l *loop) look() []lifetime.State { return l.watcher.Look() }
 
 // sidecar: one that is left though it was killed hangs in the kernel, and counts as
 // killed.

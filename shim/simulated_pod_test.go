@@ -270,7 +270,7 @@ func (s *sim) performSentinel(p *procedure) {
 	case p.kind == inCommand && s.foreign:
 		p.kind = writing
 	default:
-		next := sentinel.Progress{Step: sentinel.Step(p.kind), Code: p.code}.Next(&simulatedSentinel{s, p})
+		next := sentinel.Progress{Step: sentinel.Step(p.kind), Code: p.code}.Next(s.actions(p))
 		p.kind, p.code = procedureKind(next.Step), next.Code
 	}
 	if p.kind == exiting {
@@ -278,40 +278,39 @@ func (s *sim) performSentinel(p *procedure) {
 	}
 }
 
-// simulatedSentinel performs the steps of a sentinel.
-type simulatedSentinel struct {
-	*sim
-	*procedure
-}
-
-func (a *simulatedSentinel) Begin() (restarted bool, err error) {
-	name := a.nameOfRun(a.actor)
-	a.run, restarted, err = lifetime.Begin(context.Background(), a.tape, name)
-	if err != nil {
-		panic(fmt.Sprintf("Begin of %s: %v", name, err))
+// actions are what a sentinel's steps do.
+func (s *sim) actions(p *procedure) sentinel.Actions {
+	t := s.tape
+	return sentinel.Actions{
+		Begin: func() (restarted bool, err error) {
+			restarted = s.begin(p)
+			return restarted && s.defect != noBarrier, nil
+		},
+		AwaitSidecars: func() (done bool, err error) {
+			p.polls = true
+			return len(lifetime.Stopping(t)) == 0, nil
+		},
+		AwaitTargets: func() error { return nil },
+		Launch: func() error {
+			t.do(op{kind: opLaunch})
+			return nil
+		},
+		// What the command has ended with: see moveCommand.
+		Supervise:  func() (code int) { return p.code },
+		NotStarted: func(err error) (code int) { panic(err) },
+		End:        func(code int) { s.end(p, code) },
 	}
-	a.file = a.tape.created + 1
-	return restarted && a.defect != noBarrier, nil
 }
 
-func (a *simulatedSentinel) AwaitSidecars() (done bool, err error) {
-	a.polls = true
-	return len(lifetime.Stopping(a.tape)) == 0, nil
+// begin begins a run.
+func (s *sim) begin(p *procedure) (restarted bool) {
+	run, restarted, err := lifetime.Begin(context.Background(), s.tape, s.nameOfRun(p.actor))
+	if err != nil {
+		panic(fmt.Sprintf("Begin of %s: %v", s.nameOfRun(p.actor), err))
+	}
+	p.run, p.file = run, s.tape.created+1
+	return restarted
 }
-
-func (*simulatedSentinel) AwaitTargets() error { return nil }
-
-func (a *simulatedSentinel) Launch() error {
-	a.tape.do(op{kind: opLaunch})
-	return nil
-}
-
-// Supervise returns what the command has ended with: see moveCommand.
-func (a *simulatedSentinel) Supervise() int { return a.code }
-
-func (a *simulatedSentinel) NotStarted(err error) int { panic(err) }
-
-func (a *simulatedSentinel) End(code int) { a.end(a.procedure, code) }
 
 // end ends a run, if one has begun.
 func (s *sim) end(p *procedure, code int) {
@@ -338,13 +337,7 @@ func (s *sim) performShim(p *procedure) {
 			p.kind, p.rules = turning, s.rulesOf(p.actor, false)
 		}
 	case beginning:
-		name := s.nameOfRun(p.actor)
-		run, earlier, err := lifetime.Begin(context.Background(), t, name)
-		if err != nil {
-			panic(fmt.Sprintf("Begin of %s: %v", name, err))
-		}
-		p.run, p.file = run, t.created+1
-		p.kind, p.rules = turning, s.rulesOf(p.actor, earlier)
+		p.kind, p.rules = turning, s.rulesOf(p.actor, s.begin(p))
 	case turning:
 		s.glance(p)
 	case acting:
@@ -397,8 +390,7 @@ func (s *sim) glance(p *procedure) {
 
 // act is the rest of a turn of a shim's loop: all but the look.
 func (s *sim) act(p *procedure) {
-	w := &simulatedShim{sim: s, procedure: p}
-	p.state = p.rules.turn(w, p.state, event{term: p.term})
+	p.state = p.rules.turn(s.surroundings(p), p.state, event{term: p.term})
 	p.term = false
 	switch {
 	case p.state.again() && s.defect == noConfirming:
@@ -420,51 +412,48 @@ func (s *sim) act(p *procedure) {
 	}
 }
 
-// simulatedShim is what a turn of a shim looks at and acts upon.
-type simulatedShim struct {
-	*sim
-	*procedure
-}
-
-func (w *simulatedShim) now() time.Duration { return w.at }
-
-func (w *simulatedShim) look() []lifetime.State { return w.seen }
-
-func (w *simulatedShim) sidecar() (exited, gone bool, code int) {
-	look := op{kind: opSidecar}
-	for i, state := range w.seen {
-		if state.Phase == lifetime.Ended && state.Cause == lifetime.Lost {
-			look.lost |= 1 << i
-		}
+// surroundings are what a turn of a shim looks at and acts upon.
+func (s *sim) surroundings(p *procedure) surroundings {
+	t := s.tape
+	return surroundings{
+		now:  func() time.Duration { return p.at },
+		look: func() []lifetime.State { return p.seen },
+		sidecar: func() (exited, gone bool, code int) {
+			look := op{kind: opSidecar}
+			for i, state := range p.seen {
+				if state.Phase == lifetime.Ended && state.Cause == lifetime.Lost {
+					look.lost |= 1 << i
+				}
+			}
+			switch t.do(look).side {
+			case sidecarUp, sidecarStopping:
+				return false, false, exitcode.Lost
+			case sidecarDied:
+				return true, true, sidecarCode
+			case sidecarStopped:
+				return true, true, exitcode.OfSignal(syscall.SIGTERM)
+			}
+			return false, false, exitcode.OK
+		},
+		do: func(a action, from, to state) error {
+			switch a {
+			case launch:
+				t.do(op{kind: opLaunch})
+				p.launched = true
+			case sayStopping:
+				if p.run != nil {
+					_ = p.run.Stopping()
+				}
+			case sayRunning:
+				if p.run != nil {
+					_ = p.run.Running()
+				}
+			case stop:
+				t.do(op{kind: opStop, why: to.why, drained: from.phase == draining})
+			}
+			return nil
+		},
 	}
-	switch w.tape.do(look).side {
-	case sidecarUp, sidecarStopping:
-		return false, false, exitcode.Lost
-	case sidecarDied:
-		return true, true, sidecarCode
-	case sidecarStopped:
-		return true, true, exitcode.OfSignal(syscall.SIGTERM)
-	}
-	return false, false, exitcode.OK
-}
-
-func (w *simulatedShim) do(a action, from, to state) error {
-	switch a {
-	case launch:
-		w.tape.do(op{kind: opLaunch})
-		w.launched = true
-	case sayStopping:
-		if w.run != nil {
-			_ = w.run.Stopping()
-		}
-	case sayRunning:
-		if w.run != nil {
-			_ = w.run.Running()
-		}
-	case stop:
-		w.tape.do(op{kind: opStop, why: to.why, drained: from.phase == draining})
-	}
-	return nil
 }
 
 const (

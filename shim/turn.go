@@ -12,19 +12,21 @@ import (
 
 // One turn of the shim's loop. It joins the rules to what they rule.
 
-// surroundings are all that a turn looks at and acts upon. The loop in shim.go is one kind,
-// on a real volume with a real sidecar. The simulation in the tests is the other.
-type surroundings interface {
+// surroundings are all that a turn looks at and acts upon. The loop in shim.go gives those of
+// a real volume and a real sidecar, the tests those of a simulated pod.
+//
+// A struct of functions, for the reason that sentinel.Actions names.
+type surroundings struct {
 	// now returns the time since the shim's start.
-	now() time.Duration
+	now func() time.Duration
 	// look returns the state of every main, in the order of Config.Mains.
-	look() []lifetime.State
+	look func() []lifetime.State
 	// sidecar reports whether the sidecar's process has ended, whether nothing of the
 	// sidecar is left, and its exit code.
-	sidecar() (exited, gone bool, code int)
+	sidecar func() (exited, gone bool, code int)
 	// do performs an action, on the way from one state to the next. Only a launch
 	// can fail; its error is a *process.StartError where the sidecar is at fault.
-	do(a action, from, to state) error
+	do func(a action, from, to state) error
 }
 
 // turn looks at everything, asks the rules, and does what they say. An event holds what
