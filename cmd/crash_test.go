@@ -638,7 +638,7 @@ func TestGapBetweenTwoRuns(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if strings.Contains(string(output), "without a word") {
+			if strings.Contains(string(output), "before it could record") {
 				t.Fatalf("the next run of main got its name after step %d of the shim, and ran to its end %t:\n%s", n, whole, output)
 			}
 		}
@@ -684,7 +684,7 @@ func TestInterleaved(t *testing.T) {
 		t.Fatal(err)
 	}
 	story := string(output)
-	for _, wrong := range []string{"without a word", "taken for"} {
+	for _, wrong := range []string{"before it could record", "taken for"} {
 		if strings.Contains(story, wrong) {
 			t.Errorf("seed %d: the shim says %q", seed, wrong)
 		}

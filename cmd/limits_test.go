@@ -649,7 +649,7 @@ func TestWallClock(t *testing.T) {
 			sidecar.AwaitCount("main is running", 2)
 			second.Kill()
 			second.Want(137)
-			sidecar.Await("main was killed without a word")
+			sidecar.Await("main was killed before it could record an exit code")
 			command, open = gated(t, 0)
 			third := drive.Start(t, clock(sentinel(dir, command)))
 			third.Await("ready")

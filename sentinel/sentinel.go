@@ -33,6 +33,8 @@ type Config struct {
 	WaitTimeout time.Duration
 	// Command is the command and its arguments.
 	Command []string
+	// Version is the program's, for the log.
+	Version string
 
 	// Signals is where process.CatchSignals delivers.
 	Signals <-chan os.Signal
@@ -49,6 +51,8 @@ const barrierPoll = 20 * time.Millisecond
 // own, 128+n if a signal ended it, or one of package exitcode's.
 func Run(cfg Config) int {
 	s := &session{Config: cfg}
+	cfg.Log.Info().Str("version", cfg.Version).Str("name", cfg.Name).Str("dir", cfg.Dir).
+		Msgf("sentinel %s records the end of %s as %s", cfg.Version, s.program(), lifetime.TerminatedPath(cfg.Dir, cfg.Name))
 	actions := Actions{s.begin, s.awaitSidecars, s.awaitTargets, s.launch, s.supervise, s.notStarted, s.end}
 	var p Progress
 	for p.Step != Exit {
@@ -126,6 +130,7 @@ func (s *session) begin() (restarted bool, err error) {
 	})
 	if s.run != nil {
 		crashpoint.At("sentinel.begun")
+		s.Log.Debug().Bool("restarted", restarted).Msgf("the run %s has begun", s.Name)
 		return restarted, err
 	}
 	var live *lifetime.LiveError
@@ -166,6 +171,7 @@ func (s *session) launch() (err error) {
 		return err
 	}
 	crashpoint.At("sentinel.launched")
+	s.Log.Info().Int("pid", s.command.PID()).Msgf("%s started", s.program())
 	return nil
 }
 
@@ -274,7 +280,7 @@ func (s *session) notStarted(err error) (code int) {
 // ended gives the end of the command its exit code.
 func (s *session) ended(status process.Status, after time.Duration) (code int) {
 	if status.Signal != 0 {
-		s.message = fmt.Sprintf("%s was killed by %s after %s", filepath.Base(s.Command[0]), process.SignalName(status.Signal), after.Round(time.Millisecond))
+		s.message = fmt.Sprintf("%s was killed by %s after %s", s.program(), process.SignalName(status.Signal), after.Round(time.Millisecond))
 		if status.Signal == syscall.SIGKILL {
 			s.message += " (out of memory?)"
 		}
@@ -282,14 +288,24 @@ func (s *session) ended(status process.Status, after time.Duration) (code int) {
 	return status.Code
 }
 
-// report says how it ended, after the end is on the volume: whoever reads a log may
-// be slow. It returns the code.
+// report says how it ended, after the end is on the volume. It returns the code.
 func (s *session) report(code int) int {
+	log := s.Log.Info()
+	if s.message != "" {
+		log = s.Log.Error()
+	}
+	if s.command != nil {
+		log = log.Float64("duration_seconds", time.Since(s.started).Round(time.Millisecond).Seconds())
+	}
+	log = log.Int("code", code)
 	if s.message == "" {
-		s.Log.Info().Int("code", code).Msgf("%s exited", filepath.Base(s.Command[0]))
+		log.Msgf("%s exited", s.program())
 		return code
 	}
-	s.Log.Error().Int("code", code).Msg(s.message)
+	log.Msg(s.message)
 	terminationlog.Write(s.TerminationLog, s.message)
 	return code
 }
+
+// program is what the command is called in messages.
+func (s *session) program() string { return filepath.Base(s.Command[0]) }

@@ -1,7 +1,10 @@
 package shim
 
 import (
+	"context"
 	"fmt"
+	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -11,10 +14,26 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/sentinel/terminationlog"
 )
 
-// What the shim tells people.
+// What the shim tells people. In every line, "code" is the code that the shim itself exits
+// with, "main_code" a main's, and "sidecar_code" the sidecar's.
 
-// tell logs what has changed.
-func (l *loop) tell(before, now state) {
+// tellStart says who follows whom, so that a log shows it even if nothing ever happens.
+func (cfg Config) tellStart() {
+	cfg.Log.Info().Str("version", cfg.Version).Str("name", cfg.Name).Str("dir", cfg.Dir).Strs("mains", cfg.Mains).
+		Msgf("shim %s follows %s on %s", cfg.Version, strings.Join(cfg.Mains, ", "), cfg.Dir)
+}
+
+// refuse ends a shim that cannot even begin, and returns its exit code.
+func (cfg Config) refuse(err error) (code int) {
+	message := fmt.Sprintf("%s was not started: %v", filepath.Base(cfg.Command[0]), err)
+	cfg.Log.Error().Int("code", exitcode.Wrapper).Msg(message)
+	terminationlog.Write(cfg.TerminationLog, message)
+	return exitcode.Wrapper
+}
+
+// tell logs what a turn has changed. The turn was woken by e.
+func (l *loop) tell(before, now state, e event) {
+	l.tellTurn(before, now, e)
 	for i, main := range now.mains {
 		l.tellMain(l.Mains[i], before.mains[i], main)
 	}
@@ -32,10 +51,62 @@ func (l *loop) tell(before, now state) {
 	case holding:
 		log.Msgf("asked to stop: %s is kept until main has ended, at most %s (--hold)", l.program(), l.Hold)
 	case draining:
-		log.Msgf("main has ended: %s is kept for %s (--drain)", l.program(), (now.deadline - l.now()).Round(time.Millisecond))
+		l.drainFrom = l.now()
+		left := (now.deadline - l.drainFrom).Round(time.Millisecond)
+		if now.why == terminated && left < l.Drain {
+			log.Msgf("main has ended: %s is kept for %s, which is left of --hold %s (--drain is %s)", l.program(), left, l.Hold, l.Drain)
+		} else {
+			log.Msgf("main has ended: %s is kept for %s (--drain)", l.program(), l.Drain)
+		}
 	case stopping:
+		if before.phase == draining && e.term {
+			l.Log.Warn().Msgf("--drain was cut off by SIGTERM after %s of %s: if this is a native sidecar, delay the SIGTERM (lifecycle.preStop.sleep)",
+				(l.now() - l.drainFrom).Round(100*time.Millisecond), l.Drain)
+		}
 		log.Msgf("stopping %s with %s", l.program(), process.SignalName(l.StopSignal))
 	}
+}
+
+// tellTurn logs what the mains looked like: at level debug with each decision, at level trace
+// at each look.
+func (l *loop) tellTurn(before, now state, e event) {
+	log, decided := l.Log.Trace(), before.phase != now.phase
+	if decided {
+		log = l.Log.Debug()
+	}
+	if !log.Enabled() {
+		return
+	}
+	var seen []string
+	for i, main := range now.mains {
+		seen = append(seen, l.Mains[i]+" "+describeState(main))
+	}
+	if e.term {
+		seen = append(seen, "SIGTERM")
+	}
+	log = log.Strs("seen", seen)
+	if decided {
+		log.Msgf("from %s to %s", before.phase, now.phase)
+	} else {
+		log.Msg("nothing to do")
+	}
+}
+
+func describeState(m mainState) string {
+	switch m.Phase {
+	case lifetime.NotStarted:
+		return "not started"
+	case lifetime.Unsettled:
+		return "not settled"
+	case lifetime.Running:
+		return "running"
+	case lifetime.Unverified:
+		return "unverified"
+	}
+	if m.stale {
+		return fmt.Sprintf("ended %d, in an earlier attempt", m.Code)
+	}
+	return fmt.Sprintf("ended %d", m.Code)
 }
 
 func (l *loop) tellMain(name string, before, now mainState) {
@@ -56,7 +127,7 @@ func (l *loop) tellMain(name string, before, now mainState) {
 		if now.Cause != lifetime.Recorded {
 			log = l.Log.Warn().Str("main", name)
 		}
-		log.Int("code", now.Code).Msgf("%s%s", describeEnd(l.Dir, name, now), ifStale(now))
+		log.Int("main_code", now.Code).Msgf("%s%s", describeEnd(l.Dir, name, now), ifStale(now))
 	}
 }
 
@@ -64,7 +135,7 @@ func describeEnd(dir, name string, m mainState) string {
 	file := lifetime.TerminatedPath(dir, name)
 	switch m.Cause {
 	case lifetime.Lost:
-		return fmt.Sprintf("%s was killed without a word (out of memory?)", name)
+		return fmt.Sprintf("%s was killed before it could record an exit code (out of memory?)", name)
 	case lifetime.Touched:
 		return fmt.Sprintf("%s is empty: taken for a success; write the exit code into it", file)
 	case lifetime.Unreadable:
@@ -87,12 +158,31 @@ func (l *loop) warn(err error) {
 	}
 }
 
-func (l *loop) warnNotBegun() {
+// warnNotBegun warns of the mains that have not begun. The first time, it does so only if
+// runs of other names are there.
+func (l *loop) warnNotBegun(first bool) {
+	runs := "no other run is on the volume"
+	if others := l.otherRuns(); len(others) > 0 {
+		runs = "the other runs on the volume are " + strings.Join(others, ", ")
+	} else if first {
+		return
+	}
 	for i, m := range l.state.mains {
 		if !m.hasBegun() {
-			l.Log.Warn().Str("main", l.Mains[i]).Msgf("%s has not begun after %s: is the volume mounted in the main container at the same --dir, is its command wrapped by sentinel, does --main name it?", l.Mains[i], l.now().Round(time.Second))
+			l.Log.Warn().Str("main", l.Mains[i]).Msgf("%s has not begun after %s, %s: is the volume mounted in the main container at the same --dir, is its command wrapped by sentinel, does --main name it?",
+				l.Mains[i], l.now().Round(time.Second), runs)
 		}
 	}
+}
+
+// otherRuns names the runs on the volume that are neither followed nor this shim's own.
+func (l *loop) otherRuns() (names []string) {
+	for _, run := range lifetime.Runs(context.Background(), lifetime.Dir(l.Dir)) {
+		if run.Name != l.Name && !slices.Contains(l.Mains, run.Name) {
+			names = append(names, run.Name)
+		}
+	}
+	return names
 }
 
 // report says how it ended, in the log and to Kubernetes.
@@ -104,6 +194,9 @@ func (l *loop) report() {
 	}
 	if exited, _, code := l.sidecar(); exited {
 		log = log.Int("sidecar_code", code)
+	}
+	if l.process != nil {
+		log = log.Float64("duration_seconds", time.Since(l.launched).Round(time.Millisecond).Seconds())
 	}
 	log.Int("code", l.state.code).Msg(message)
 	terminationlog.Write(l.TerminationLog, message)

@@ -21,7 +21,7 @@ func TestWarnNotBegun(t *testing.T) {
 	}
 	r := Config{}.rules(true)
 	l.state, _ = r.next(l.state, saw(running, notStarted, ended(3))) // the last is stale
-	l.warnNotBegun()
+	l.warnNotBegun(false)
 	for _, text := range []string{"load has not begun after 1m0s", "clean has not begun", "--dir", "sentinel", "--main"} {
 		if !strings.Contains(log.String(), text) {
 			t.Errorf("%q is not in it:\n%s", text, &log)
@@ -35,7 +35,7 @@ func TestWarnNotBegun(t *testing.T) {
 // TestTell: what has become of a main is told once.
 func TestTell(t *testing.T) {
 	var log bytes.Buffer
-	l := &loop{Config: Config{Dir: "/v", Mains: []string{"etl"}, Command: []string{"/bin/proxy"}, LostAfter: time.Minute, Log: zerolog.New(&log)}}
+	l := &loop{Config: Config{Dir: "/v", Mains: []string{"etl"}, Command: []string{"/bin/proxy"}, LostAfter: time.Minute, Log: zerolog.New(&log).Level(zerolog.InfoLevel)}}
 	r := Config{}.rules(false)
 	s := newState(1)
 	s.phase = up
@@ -51,14 +51,14 @@ func TestTell(t *testing.T) {
 		{ended(3), ""},
 		{unverified, "lost if the file stands still for 1m0s (--lost-after)"},
 		{beating, ""},
-		{lost, "etl was killed without a word"},
+		{lost, "etl was killed before it could record an exit code"},
 		{unreadable, "/v/etl-terminated holds no exit code"},
 		{touched, "/v/etl-terminated is empty"},
 	} {
 		before := s
 		s.mains = []mainState{r.follow(s.mains[0], seen.State)}
 		log.Reset()
-		l.tell(before, s)
+		l.tell(before, s, event{})
 		if got := log.String(); !strings.Contains(got, seen.text) || seen.text == "" && got != "" {
 			t.Errorf("after %+v it tells %q, not %q", seen.State, got, seen.text)
 		}

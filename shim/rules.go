@@ -35,6 +35,10 @@ const (
 	finished                // nothing of the sidecar is left
 )
 
+func (p phase) String() string {
+	return [...]string{"starting", "up", "holding", "confirming", "draining", "stopping", "finished"}[p]
+}
+
 // reason is why a sidecar is stopped.
 type reason int
 
@@ -96,8 +100,9 @@ const (
 	warnNotBegun               // a main has not begun for long
 )
 
-// warnAfter are the times at which a main that has not begun is worth a warning.
-var warnAfter = []time.Duration{time.Minute, 10 * time.Minute, time.Hour}
+// warnAfter are the times at which a main that has not begun is worth a warning; the first
+// only if runs of other names are on the volume, for then --main may name the wrong one.
+var warnAfter = []time.Duration{10 * time.Second, time.Minute, 10 * time.Minute, time.Hour}
 
 // newState is the state before the first look.
 func newState(mains int) state {
@@ -200,7 +205,7 @@ func (r rules) run(s state, e event) (state, []action) {
 // onTerm is the rule for the first SIGTERM: who works through the sidecar may
 // finish its work.
 func (r rules) onTerm(s state, e event) (state, []action) {
-	if r.hold <= 0 || !s.any(mainState.isRunning) {
+	if r.hold <= 0 || !s.any(mainState.isAlive) {
 		return s.aboutToStop(terminated)
 	}
 	s.phase, s.why, s.held, s.deadline = holding, terminated, true, e.at+r.hold
@@ -213,7 +218,7 @@ func (r rules) holdOn(s state, e event) (state, []action) {
 	case e.term || e.at >= s.deadline:
 		next, actions := s.stop()
 		return next, append([]action{sayStopping}, actions...)
-	case !s.any(mainState.isRunning):
+	case !s.any(mainState.isAlive):
 		return s.aboutToStop(terminated)
 	}
 	return s, nil
@@ -240,7 +245,7 @@ func (r rules) confirm(s state, e event) (state, []action) {
 			return s.goOn()
 		}
 	case terminated:
-		if s.any(mainState.isRunning) && r.hold > 0 {
+		if s.any(mainState.isAlive) && r.hold > 0 {
 			if !s.held {
 				s.held, s.deadline = true, e.at+r.hold
 			}

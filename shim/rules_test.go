@@ -547,10 +547,30 @@ var table = []story{
 		on(after(9*time.Second, saw(ended(0))), confirming, sayStopping),
 		on(after(9*time.Second, saw(ended(0))), draining),
 	}},
-	{name: "SIGTERM, main unverified: stop at once", cfg: Config{Hold: time.Second}, moves: []move{
+	{name: "hold: main is unverified, for it may be working", cfg: Config{Hold: time.Second}, code: 3, why: terminated, moves: []move{
 		on(saw(unverified), up, launch),
-		on(term(saw(unverified)), confirming, sayStopping),
-		on(saw(unverified), stopping, stop),
+		on(term(saw(unverified)), holding),
+		on(saw(beating), holding),
+		on(saw(ended(3)), confirming, sayStopping),
+		on(saw(ended(3)), stopping, stop),
+		on(gone(143, saw(ended(3))), finished),
+	}},
+	{name: "hold: main is unverified and stays so: it is over", cfg: Config{Hold: time.Second}, moves: []move{
+		on(saw(unverified), up, launch),
+		on(term(saw(unverified)), holding),
+		on(after(time.Second, saw(unverified)), stopping, sayStopping, stop),
+	}},
+	{name: "hold: an unverified main turns out to have been dead", cfg: Config{Hold: time.Second}, code: 137, why: terminated, moves: []move{
+		on(saw(unverified), up, launch),
+		on(term(saw(unverified)), holding),
+		on(saw(silent), confirming, sayStopping),
+		on(saw(silent), stopping, stop),
+		on(gone(143, saw(silent)), finished),
+	}},
+	{name: "SIGTERM, unverified only at the confirming look: held", cfg: Config{Hold: time.Second}, wake: 3 * time.Second, moves: []move{
+		on(saw(notStarted), up, launch),
+		on(after(2*time.Second, term(saw(notStarted))), confirming, sayStopping),
+		on(after(2*time.Second, saw(unverified)), holding, sayRunning),
 	}},
 	{name: "SIGTERM, main's failure is stale: stop at once, the sidecar's code", cfg: Config{Hold: time.Second}, ranBefore: true, code: 143, why: terminated, moves: []move{
 		on(saw(ended(3)), up, launch),
@@ -567,14 +587,16 @@ var table = []story{
 	}},
 
 	// "Main does not begin."
-	{name: "warning after 1 min", wake: 10 * time.Minute, moves: []move{
+	{name: "warnings after 10 s and 1 min", wake: 10 * time.Minute, moves: []move{
 		on(saw(notStarted), up, launch),
+		on(after(10*time.Second, saw(notStarted)), up, warnNotBegun),
 		on(after(59*time.Second, saw(notStarted)), up),
 		on(after(time.Minute, saw(notStarted)), up, warnNotBegun),
 		on(after(time.Minute, saw(notStarted)), up),
 	}},
 	{name: "warnings after 10 min and 1 h, and no more", moves: []move{
 		on(saw(notStarted), up, launch),
+		on(after(10*time.Second, saw(notStarted)), up, warnNotBegun),
 		on(after(time.Minute, saw(notStarted)), up, warnNotBegun),
 		on(after(10*time.Minute, saw(notStarted)), up, warnNotBegun),
 		on(after(time.Hour, saw(notStarted)), up, warnNotBegun),
@@ -594,20 +616,22 @@ var table = []story{
 	}},
 	{name: "--start-timeout: stop, 124", cfg: Config{StartTimeout: 30 * time.Second}, code: 124, why: startTimedOut, moves: []move{
 		on(saw(notStarted), up, launch),
-		on(after(29*time.Second, saw(notStarted)), up),
+		on(after(29*time.Second, saw(notStarted)), up, warnNotBegun),
 		on(after(30*time.Second, saw(notStarted)), confirming, sayStopping),
 		on(after(30*time.Second, saw(notStarted)), stopping, stop),
 		on(gone(0, saw(running)), finished),
 	}},
-	{name: "--start-timeout comes before the first warning", cfg: Config{StartTimeout: 30 * time.Second}, wake: 30 * time.Second, moves: []move{
+	{name: "--start-timeout comes before the first warning", cfg: Config{StartTimeout: 5 * time.Second}, wake: 5 * time.Second, moves: []move{
 		on(saw(notStarted), up, launch),
 	}},
-	{name: "--start-timeout comes after the first warning", cfg: Config{StartTimeout: 5 * time.Minute}, wake: 5 * time.Minute, moves: []move{
+	{name: "--start-timeout comes after the second warning", cfg: Config{StartTimeout: 5 * time.Minute}, wake: 5 * time.Minute, moves: []move{
 		on(saw(notStarted), up, launch),
+		on(after(10*time.Second, saw(notStarted)), up, warnNotBegun),
 		on(after(time.Minute, saw(notStarted)), up, warnNotBegun),
 	}},
 	{name: "--start-timeout comes after the last warning", cfg: Config{StartTimeout: 2 * time.Hour}, wake: 2 * time.Hour, moves: []move{
 		on(saw(notStarted), up, launch),
+		on(after(10*time.Second, saw(notStarted)), up, warnNotBegun),
 		on(after(time.Minute, saw(notStarted)), up, warnNotBegun),
 		on(after(10*time.Minute, saw(notStarted)), up, warnNotBegun),
 		on(after(time.Hour, saw(notStarted)), up, warnNotBegun),
@@ -650,6 +674,7 @@ var table = []story{
 	}},
 	{name: "--start-timeout: every main has to begin", cfg: Config{StartTimeout: 30 * time.Second}, wake: 30 * time.Second, moves: []move{
 		on(saw(running, notStarted), up, launch),
+		on(after(10*time.Second, saw(running, notStarted)), up, warnNotBegun),
 	}},
 	{name: "--start-timeout: one main of two has not begun", cfg: Config{StartTimeout: 30 * time.Second}, moves: []move{
 		on(saw(running, notStarted), up, launch),

@@ -22,7 +22,8 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/sentinel/process"
 )
 
-// RestartPolicy is the pod's restartPolicy, as far as it matters to a Job.
+// RestartPolicy is the restartPolicy of main's container: the pod's, unless the container has
+// one of its own (Kubernetes 1.35 and later, KEP-5307).
 type RestartPolicy string
 
 const (
@@ -55,13 +56,15 @@ type Config struct {
 	LostAfter time.Duration
 	// StartTimeout is within what time every main has to begin; 0 is none.
 	StartTimeout time.Duration
-	// RestartPolicy is the pod's, if declared.
+	// RestartPolicy is that of main's container, if declared.
 	RestartPolicy RestartPolicy
 	// KeepOnFailure keeps the sidecar when a main fails, for it comes back. It
 	// implies OnFailure.
 	KeepOnFailure bool
 	// Command is the sidecar's command and its arguments.
 	Command []string
+	// Version is the program's, for the log.
+	Version string
 
 	// Signals is where process.CatchSignals delivers.
 	Signals <-chan os.Signal
@@ -73,9 +76,9 @@ type Config struct {
 // Run runs the sidecar and returns the exit code for the program: that of the
 // mains, or the sidecar's own if it ends first, or one of package exitcode's.
 func Run(cfg Config) int {
+	cfg.tellStart()
 	if err := lifetime.CheckVolume(cfg.Dir); err != nil {
-		cfg.Log.Error().Msg(err.Error())
-		return exitcode.Wrapper
+		return cfg.refuse(err)
 	}
 	if cfg.LostAfter < lifetime.MinLostAfter {
 		cfg.Log.Warn().Msgf("--lost-after %s is less than %s: where locks are not shared between containers, a live main may be taken for dead", cfg.LostAfter, lifetime.MinLostAfter)
@@ -90,8 +93,7 @@ func Run(cfg Config) int {
 	run, ranBefore, err := lifetime.Begin(context.Background(), lifetime.Dir(cfg.Dir), cfg.Name)
 	var live *lifetime.LiveError
 	if errors.As(err, &live) {
-		cfg.Log.Error().Msg(err.Error())
-		return exitcode.Wrapper
+		return cfg.refuse(err)
 	}
 	if err != nil {
 		cfg.Log.Warn().Err(err).Msgf("the run of %s is not recorded", cfg.Name)
@@ -136,7 +138,9 @@ func (cfg Config) expectsReturn(ranBefore bool) bool {
 	case cfg.RestartPolicy != Undeclared:
 		return cfg.RestartPolicy == OnFailure
 	}
-	return ranBefore // only OnFailure restarts containers
+	// A shim that is started again is in a pod that restarts containers, so main comes back,
+	// too; unless main's container has another policy than the shim's, which must be declared.
+	return ranBefore
 }
 
 // loop is the owner of the state.
@@ -154,6 +158,9 @@ type loop struct {
 	process *process.Process // the sidecar's, nil before the launch
 	early   []syscall.Signal // what came for it before the launch
 	failed  error            // why it could not be launched
+	// launched is when the sidecar was started, drainFrom when --drain began.
+	launched  time.Time
+	drainFrom time.Duration
 
 	stopped  chan bool // from process.Stop: whether SIGKILL was needed
 	stopFrom time.Time
@@ -218,13 +225,16 @@ func (l *loop) receive(sig os.Signal) (term bool) {
 // changed, so that the log cannot delay what was decided.
 func (l *loop) step(e event) {
 	states := []state{l.state}
-	for next := true; next; next = l.state.again() {
-		l.state = l.rules.turn(l.surroundings, l.state, e)
+	for wokenBy := e; ; wokenBy = (event{}) {
+		l.state = l.rules.turn(l.surroundings, l.state, wokenBy)
 		states = append(states, l.state)
-		e = event{}
+		if !l.state.again() {
+			break
+		}
 	}
 	for i, now := range states[1:] {
-		l.tell(states[i], now)
+		l.tell(states[i], now, e)
+		e = event{}
 	}
 }
 
@@ -256,7 +266,7 @@ func isClosed(c <-chan struct{}) bool {
 	}
 }
 
-func (l *loop) do(a action, _, _ state) error {
+func (l *loop) do(a action, _, to state) error {
 	switch a {
 	case launch:
 		return l.launch()
@@ -274,12 +284,13 @@ func (l *loop) do(a action, _, _ state) error {
 		l.stopFrom, l.stopped = time.Now(), make(chan bool, 1)
 		go func() { l.stopped <- l.process.Stop(l.StopSignal, l.GracePeriod) }()
 	case warnNotBegun:
-		l.warnNotBegun()
+		l.warnNotBegun(to.warned == 1)
 	}
 	return nil
 }
 
 func (l *loop) launch() error {
+	l.launched = time.Now()
 	l.process, l.failed = process.Start(l.Command)
 	if l.failed != nil {
 		return l.failed

@@ -71,7 +71,7 @@ func run(args []string, signals <-chan os.Signal) int {
 			return nil
 		},
 		Main: func(log zerolog.Logger) int {
-			cfg.Log = log
+			cfg.Log, cfg.Version = log, app.Version()
 			return sentinel.Run(cfg)
 		},
 		Refused: recordRefusal,

@@ -67,7 +67,7 @@ func TestKilledSentinel(t *testing.T) {
 		if awaitVerdict(s) {
 			took = append(took, time.Since(killed))
 			s.Want(137)
-			s.Await("main was killed without a word")
+			s.Await("main was killed before it could record an exit code")
 			p.want("proxy-terminated", "137\n")
 			continue
 		}

@@ -85,7 +85,7 @@ func run(args []string, signals <-chan os.Signal) int {
 			return check(&cfg)
 		},
 		Main: func(log zerolog.Logger) int {
-			cfg.Log = log
+			cfg.Log, cfg.Version = log, app.Version()
 			return shim.Run(cfg)
 		},
 	}.Run(args)

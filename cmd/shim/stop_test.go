@@ -75,7 +75,7 @@ func TestHold(t *testing.T) {
 		s.Signal(syscall.SIGTERM)
 		s.Await("is kept until main has ended")
 		p.end(run, 0)
-		s.Await("(--drain)")
+		s.Await("which is left of --hold 700ms (--drain is 1h0m0s)")
 		s.Want(0)
 		s.Await("got SIGTERM")
 	})
@@ -108,14 +108,18 @@ func TestHold(t *testing.T) {
 		s.Want(9)
 		p.want("proxy-terminated", "9\n")
 	})
-	t.Run("not where main is not known to be running", func(t *testing.T) {
+	t.Run("also while main is only taken for running", func(t *testing.T) {
 		t.Parallel()
 		p := newPod(t)
-		p.record("main-running", "running\n")
+		p.record("main-running", "running\n") // and nobody holds its lock, as in gVisor
 		s := p.shim("--hold 1h", drive.Command("server", "TERM=9")...)
 		s.Await("ready")
 		s.Signal(syscall.SIGTERM)
-		s.Want(9)
+		s.Await("is kept until main has ended")
+		wantNot(t, s, "got SIGTERM")
+		p.record("main-terminated", "3\n")
+		s.Want(3)
+		s.Await("got SIGTERM")
 	})
 	t.Run("the shim's own --stop-signal means the same as SIGTERM", func(t *testing.T) {
 		t.Parallel()
@@ -167,6 +171,8 @@ func TestDrain(t *testing.T) {
 		s.Await("(--drain)")
 		s.Signal(syscall.SIGTERM)
 		s.Want(3)
+		s.Await("--drain was cut off by SIGTERM after 0")
+		s.Await("of 1h0m0s: if this is a native sidecar, delay the SIGTERM (lifecycle.preStop.sleep)")
 	})
 	t.Run("the sidecar ends within it", func(t *testing.T) {
 		t.Parallel()

@@ -69,7 +69,7 @@ func wantLost(t *testing.T, s *drive.Process, lastSign time.Time, lostAfter time
 	if took := time.Since(lastSign); took < lostAfter {
 		t.Errorf("main was given up %s after its last sign of life, before --lost-after %s:\n%s", took, lostAfter, s.Output())
 	}
-	s.Await("main was killed without a word")
+	s.Await("main was killed before it could record an exit code")
 }
 
 // TestUnshared goes through two attempts: the end of the first does not stop the sidecar of the second.

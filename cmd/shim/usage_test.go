@@ -227,6 +227,21 @@ func TestTerminationMessage(t *testing.T) {
 		s.Want(127)
 		want(t, file, "proxy was not started: /nowhere/proxy: ", "\n")
 	})
+	t.Run("no volume", func(t *testing.T) {
+		t.Parallel()
+		p := pod{t, "/nowhere"}
+		s, file := message(t, p, "", "sleep", "1000")
+		s.Want(125)
+		want(t, file, "sleep was not started: the volume /nowhere does not exist: mount the shared volume", "\n")
+	})
+	t.Run("another run of that name", func(t *testing.T) {
+		t.Parallel()
+		p := newPod(t)
+		p.begin("proxy")
+		s, file := message(t, p, "", "sleep", "1000")
+		s.Want(125)
+		want(t, file, "sleep was not started: another sentinel or shim named proxy is running on this volume", "--name\n")
+	})
 	t.Run("what the sidecar has written stays", func(t *testing.T) {
 		t.Parallel()
 		p := newPod(t)

@@ -55,7 +55,7 @@ func end(main, proxy *container, code int) {
 	}
 	main.t.Logf("the sidecar's container ended %.2f s after main's record", took.Seconds())
 	proxy.never("main is running") // as it says where it can see a lock
-	proxy.never("killed without a word")
+	proxy.never("killed before it could record")
 }
 
 func TestSuccess(t *testing.T) {
@@ -99,7 +99,7 @@ func TestMainKilled(t *testing.T) {
 	if took < lostAfter {
 		t.Errorf("the sidecar's container has ended %s after main's last sign of life, before --lost-after %s:\n%s", took, lostAfter, proxy.log())
 	}
-	proxy.await("killed without a word")
+	proxy.await("killed before it could record")
 	t.Logf("the sidecar's container ended %.1f s after main's last sign of life", took.Seconds())
 }
 
@@ -170,5 +170,5 @@ func TestSharedMount(t *testing.T) {
 	p.do("kill", "--all", main.name, "KILL")
 	main.want(137, patience)
 	proxy.want(137, patience)
-	proxy.await("killed without a word")
+	proxy.await("killed before it could record")
 }

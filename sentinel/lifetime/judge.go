@@ -37,7 +37,7 @@ const (
 	// Unreadable: NAME-terminated holds no code, or cannot be read. The code
 	// is 125.
 	Unreadable
-	// Lost: the owner was killed without a word. The code is 137.
+	// Lost: the owner was killed before it could record an exit code. The code is 137.
 	Lost
 )
 
