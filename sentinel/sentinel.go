@@ -224,9 +224,13 @@ func (s *session) awaitTargets() error {
 // cut off.
 func (s *session) awaitSidecars() (done bool, err error) {
 	volume := lifetime.Dir(s.Dir)
-	stopping := lifetime.Stopping(volume)
-	if len(stopping) == 0 {
-		return true, nil
+	var stopping []string
+	err = s.during(func(ctx context.Context) error {
+		stopping = lifetime.Stopping(ctx, volume)
+		return ctx.Err()
+	})
+	if err != nil || len(stopping) == 0 {
+		return true, err
 	}
 	s.Log.Info().Strs("sidecars", stopping).Msg("waiting for the sidecars of the run before to end")
 	crashpoint.At("sentinel.barred")
@@ -245,11 +249,11 @@ func (s *session) awaitSidecars() (done bool, err error) {
 				// Another may have come since. To look through 50,000 files
 				// takes a while, and is not to be done all the time.
 				began := time.Now()
-				stopping = lifetime.Stopping(volume)
+				stopping = lifetime.Stopping(ctx, volume)
 				pause = min(max(barrierPoll, 10*time.Since(began)), time.Second)
 			}
 		}
-		return nil
+		return ctx.Err()
 	})
 	s.early = nil
 	if errors.Is(err, context.DeadlineExceeded) {

@@ -288,7 +288,7 @@ func (s *sim) actions(p *procedure) sentinel.Actions {
 		},
 		AwaitSidecars: func() (done bool, err error) {
 			p.polls = true
-			return len(lifetime.Stopping(t)) == 0, nil
+			return len(lifetime.Stopping(context.Background(), t)) == 0, nil
 		},
 		AwaitTargets: func() error { return nil },
 		Launch: func() error {

@@ -259,7 +259,7 @@ func nextRunAtCallOfTheStop(t *testing.T, k int) bool {
 		}
 		held, alive = c.String(), hasChild(t, tracee.PID)
 		next = p.begin("main")
-		waits = slices.Contains(lifetime.Stopping(lifetime.Dir(p.dir)), "proxy")
+		waits = slices.Contains(lifetime.Stopping(t.Context(), lifetime.Dir(p.dir)), "proxy")
 		go func() {
 			if !waits {
 				// Its command works through this sidecar meanwhile. Not a

@@ -75,7 +75,7 @@ func begin(ctx context.Context, v Volume, name string, patience time.Duration) (
 		return nil, earlier, err
 	}
 	crashpoint.At("begin.claimed")
-	removeLeftovers(v, name)
+	removeLeftovers(ctx, v, name)
 	return run, earlier, nil
 }
 
@@ -216,10 +216,10 @@ func (r *Run) removeEnd() error {
 }
 
 // removeLeftovers removes the private files of Begins that were killed: not more than
-// maxLeftovers, for the command is not started before.
-func removeLeftovers(v Volume, name string) {
+// maxLeftovers, and none once ctx is done, for the command is not started before.
+func removeLeftovers(ctx context.Context, v Volume, name string) {
 	found := 0
-	for file := range v.Names() {
+	for file := range filesOf(ctx, v) {
 		if !isPrivate(file, name) {
 			continue
 		}

@@ -320,7 +320,7 @@ func TestLeftovers(t *testing.T) {
 	leave(".main-2-"+random, old)                       // of a run whose name begins alike
 	leave(".main-ffff0123456789ab", old.Add(time.Hour)) // may still be locked
 
-	removeLeftovers(Dir(dir), "main")
+	removeLeftovers(t.Context(), Dir(dir), "main")
 	for _, file := range []string{live, ".main-" + random[1:] + "g", ".main-" + random + "0", ".other-" + random, ".main-2-" + random, ".main-ffff0123456789ab"} {
 		if !exists(Dir(dir), file) {
 			t.Errorf("%s was removed", file)

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -247,48 +245,6 @@ func TestReaderSeesWholeEnds(t *testing.T) {
 		t.Error("the reader has seen no end at all")
 	}
 	wantListing(t, dir, fmt.Sprintf("main-terminated=%q", formatCode(codeOf(runs-1))))
-}
-
-// Stopping names those that live and have said so.
-func TestStopping(t *testing.T) {
-	dir := newVolume(t)
-	stopping, running, killed := newPuppet(t), newPuppet(t), newPuppet(t)
-	stopping.do("begin", dir, "a")
-	stopping.do("stopping")
-	running.do("begin", dir, "b")
-	running.do("stopping")
-	running.do("running")
-	killed.do("begin", dir, "c")
-	killed.do("stopping")
-	// What is no run at all is in nobody's way.
-	plant(t, dir+"/-running", wordStopping)
-	plant(t, dir+"/d-running", wordStopping)
-	plant(t, dir+"/stopping", wordStopping)
-	if err := syscall.Mkfifo(dir+"/e-running", 0o666); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink("a-running", dir+"/f-running"); err != nil {
-		t.Fatal(err)
-	}
-
-	want := func(want string) {
-		t.Helper()
-		names := Stopping(Dir(dir))
-		if len(names) > 1 && names[0] > names[1] {
-			names[0], names[1] = names[1], names[0]
-		}
-		if got := strings.Join(names, " "); got != want {
-			t.Errorf("those that are stopping: %q, not %q", got, want)
-		}
-	}
-	want("a c")
-	killed.kill()
-	want("a")
-	stopping.do("end", "0")
-	want("")
-	if names := Stopping(Dir(dir + "/none")); names != nil {
-		t.Errorf("on a volume that is not there, %q are stopping", names)
-	}
 }
 
 // Record leaves the outcome of a command that never begins.

@@ -1,0 +1,141 @@
+package lifetime
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// Stopping names those that live and have said so.
+func TestStopping(t *testing.T) {
+	dir := newVolume(t)
+	stopping, running, killed := newPuppet(t), newPuppet(t), newPuppet(t)
+	stopping.do("begin", dir, "a")
+	stopping.do("stopping")
+	running.do("begin", dir, "b")
+	running.do("stopping")
+	running.do("running")
+	killed.do("begin", dir, "c")
+	killed.do("stopping")
+	// What is no run at all is in nobody's way.
+	plant(t, dir+"/-running", wordStopping)
+	plant(t, dir+"/d-running", wordStopping)
+	plant(t, dir+"/stopping", wordStopping)
+	if err := syscall.Mkfifo(dir+"/e-running", 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("a-running", dir+"/f-running"); err != nil {
+		t.Fatal(err)
+	}
+
+	want := func(want string) {
+		t.Helper()
+		names := Stopping(t.Context(), Dir(dir))
+		if len(names) > 1 && names[0] > names[1] {
+			names[0], names[1] = names[1], names[0]
+		}
+		if got := strings.Join(names, " "); got != want {
+			t.Errorf("those that are stopping: %q, not %q", got, want)
+		}
+	}
+	want("a c")
+	killed.kill()
+	want("a")
+	stopping.do("end", "0")
+	want("")
+	if names := Stopping(t.Context(), Dir(dir+"/none")); names != nil {
+		t.Errorf("on a volume that is not there, %q are stopping", names)
+	}
+}
+
+// Runs tells what is there as the files show it, and passes over what is no run.
+func TestRuns(t *testing.T) {
+	dir := newVolume(t)
+	live, killed, both := newPuppet(t), newPuppet(t), newPuppet(t)
+	live.do("begin", dir, "live")
+	killed.do("begin", dir, "killed")
+	killed.kill()
+	both.do("begin", dir, "both") // and a file of an end beside it, as a shell may leave it
+	plant(t, dir+"/both-terminated", "4\n")
+	plant(t, dir+"/ended-terminated", "3\n")
+	plant(t, dir+"/place-running", "7\n")
+	plant(t, dir+"/empty-terminated", "")
+	plant(t, dir+"/garbage-terminated", "done\n")
+	if err := syscall.Mkfifo(dir+"/fifo-terminated", 0o666); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"-running", ".hidden-terminated", "a b-running", "\x1b[31m-terminated", "log", "live-running.new"} {
+		plant(t, dir+"/"+name, "0\n")
+	}
+	want := "both ended: 4, empty unsettled, ended ended: 3, fifo unsettled, garbage unsettled, killed unverified, live running, place ended: 7"
+	var got []string
+	for _, run := range Runs(t.Context(), Dir(dir)) {
+		got = append(got, run.Name+" "+describe(run.State))
+	}
+	if strings.Join(got, ", ") != want {
+		t.Errorf("the runs are\n%s, not\n%s", strings.Join(got, ", "), want)
+	}
+	if runs := Runs(t.Context(), Dir(dir+"/none")); runs != nil {
+		t.Errorf("on a volume that is not there, the runs are %v", runs)
+	}
+}
+
+// However many there are, a hundred are enough.
+func TestRunsAreBounded(t *testing.T) {
+	dir := newFastVolume(t)
+	for i := range 3 * maxRuns {
+		plant(t, fmt.Sprintf("%s/n%d-terminated", dir, i), "0\n")
+	}
+	runs := Runs(t.Context(), Dir(dir))
+	if len(runs) != maxRuns {
+		t.Errorf("%d runs", len(runs))
+	}
+	for i := range runs[1:] {
+		if runs[i].Name >= runs[i+1].Name {
+			t.Errorf("%s comes before %s", runs[i].Name, runs[i+1].Name)
+		}
+	}
+}
+
+// counted is a volume of many files, of which it counts those that are listed.
+type counted struct {
+	Dir
+	listed func()
+}
+
+func (v counted) Names() iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for range 1000 {
+			if !yield("some-running") {
+				return
+			}
+			v.listed()
+		}
+	}
+}
+
+// A listing ends as soon as its context is done, whatever is left to read.
+func TestListingsEnd(t *testing.T) {
+	const until = 10
+	dir := newVolume(t)
+	for name, list := range map[string]func(context.Context, Volume){
+		"Stopping":        func(ctx context.Context, v Volume) { Stopping(ctx, v) },
+		"Runs":            func(ctx context.Context, v Volume) { Runs(ctx, v) },
+		"removeLeftovers": func(ctx context.Context, v Volume) { removeLeftovers(ctx, v, "main") },
+	} {
+		ctx, cancel := context.WithCancel(t.Context())
+		listed := 0
+		list(ctx, counted{Dir(dir), func() {
+			if listed++; listed == until {
+				cancel()
+			}
+		}})
+		if listed != until {
+			t.Errorf("%s has read %d names, and was to read %d", name, listed, until)
+		}
+	}
+}
