@@ -119,16 +119,19 @@ func TestNotStarted(t *testing.T) {
 }
 
 // wantFailure fails the test unless a command line ends with the code, having written
-// nothing but one line on stderr that has all the words in it.
+// nothing on stdout and one error on stderr, as its last line, that has the code and all the
+// words in it.
 func wantFailure(t *testing.T, argv []string, code int, words []string, changes ...func(*exec.Cmd)) {
 	t.Helper()
 	got, stdout, stderr := ended(t, argv, changes...)
-	if got != code || stdout != "" || strings.Count(stderr, "\n") != 1 {
-		t.Errorf("the exit code is %d, want %d and one line on stderr:\n%s%s", got, code, stdout, stderr)
+	lines := strings.Split(strings.TrimSuffix(stderr, "\n"), "\n")
+	last := lines[len(lines)-1]
+	if got != code || stdout != "" || strings.Count(stderr, `"level":"error"`) != 1 {
+		t.Errorf("the exit code is %d, want %d and one error:\n%s%s", got, code, stdout, stderr)
 	}
-	for _, word := range words {
-		if !strings.Contains(stderr, word) {
-			t.Errorf("it does not say %q:\n%s", word, stderr)
+	for _, word := range append(words, `"level":"error"`, fmt.Sprintf(`"code":%d`, code)) {
+		if !strings.Contains(last, word) {
+			t.Errorf("its last line does not say %q:\n%s", word, stderr)
 		}
 	}
 }

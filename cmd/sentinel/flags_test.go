@@ -46,7 +46,7 @@ func TestFlags(t *testing.T) {
 		{"--log-level", nil, []string{"--dir", one, "--log-level", "error"}, one + "/main", 0, ""},
 		{"SENTINEL_LOG_LEVEL", []string{"SENTINEL_LOG_LEVEL=disabled"}, []string{"--dir", one, "--wait-for", "file://" + none, "--wait-timeout", "0s"}, one + "/main", 124, ""},
 		{"an empty SENTINEL_LOG_LEVEL", []string{"SENTINEL_LOG_LEVEL="}, []string{"--dir", one}, one + "/main", 0, `"level":"info"`},
-		{"--log-format", []string{"SENTINEL_LOG_FORMAT=json"}, []string{"--dir", one, "--log-format", "console"}, one + "/main", 0, " INF sh exited code=0 logger=sentinel\n"},
+		{"--log-format", []string{"SENTINEL_LOG_FORMAT=json"}, []string{"--dir", one, "--log-format", "console"}, one + "/main", 0, " INF sh exited code=0 duration_seconds=0."},
 		{"SENTINEL_LOG_FORMAT", []string{"SENTINEL_LOG_FORMAT=json"}, []string{"--dir", one}, one + "/main", 0, `"logger":"sentinel"`},
 	} {
 		t.Run(c.name, func(t *testing.T) { // they share the volumes, and so are not parallel
@@ -72,20 +72,41 @@ func TestFlags(t *testing.T) {
 	}
 }
 
-// TestLogLines: JSON where nobody has asked for anything else, a line at a time, each
-// with its level, its time and where it comes from.
+// TestLogLines: JSON where nobody has asked for anything else, a line at a time, each with its
+// level, its time and where it comes from; and a log shows what runs, and where its end goes.
 func TestLogLines(t *testing.T) {
 	t.Parallel()
-	_, _, stderr := ended(t, drive.Wrap("sentinel", []string{"--dir", t.TempDir()}, shell("kill -TERM $$")))
-	var line struct {
+	dir := t.TempDir()
+	_, _, stderr := ended(t, drive.Wrap("sentinel", []string{"--dir", dir}, shell("sleep 0.01; kill -TERM $$")))
+	type line struct {
 		Level, Logger, Time, Message string
-		Code                         int
+		Version, Name, Dir           string
+		PID, Code                    int
+		Seconds                      float64 `json:"duration_seconds"`
 	}
-	if err := json.Unmarshal([]byte(stderr), &line); err != nil {
-		t.Fatalf("%v: %s", err, stderr)
+	var lines []line
+	for decoder := json.NewDecoder(strings.NewReader(stderr)); decoder.More(); {
+		var l line
+		if err := decoder.Decode(&l); err != nil {
+			t.Fatalf("%v: %s", err, stderr)
+		}
+		if l.Logger != "sentinel" || l.Time == "" {
+			t.Errorf("a line has no logger or no time: %s", stderr)
+		}
+		lines = append(lines, l)
 	}
-	if line.Level != "error" || line.Logger != "sentinel" || line.Code != 143 || line.Time == "" || !strings.HasPrefix(line.Message, "sh was killed by SIGTERM after ") {
-		t.Errorf("the line is %s", stderr)
+	if len(lines) != 3 {
+		t.Fatalf("%d lines, not 3: %s", len(lines), stderr)
+	}
+	first, started, last := lines[0], lines[1], lines[2]
+	if first.Level != "info" || first.Version == "" || first.Name != "main" || first.Dir != dir || !strings.HasSuffix(first.Message, "records the end of sh as "+dir+"/main-terminated") {
+		t.Errorf("the first line is %+v", first)
+	}
+	if started.Level != "info" || started.PID == 0 || started.Message != "sh started" {
+		t.Errorf("the second line is %+v", started)
+	}
+	if last.Level != "error" || last.Code != 143 || last.Seconds < 0.01 || !strings.HasPrefix(last.Message, "sh was killed by SIGTERM after ") {
+		t.Errorf("the last line is %+v", last)
 	}
 }
 
