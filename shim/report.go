@@ -175,9 +175,12 @@ func (l *loop) warnNotBegun(first bool) {
 	}
 }
 
-// otherRuns names the runs on the volume that are neither followed nor this shim's own.
+// otherRuns names the runs on the volume that are neither followed nor this shim's own. The loop
+// waits for it, so a huge directory is not read to its end.
 func (l *loop) otherRuns() (names []string) {
-	for _, run := range lifetime.Runs(context.Background(), lifetime.Dir(l.Dir)) {
+	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	for _, run := range lifetime.Runs(ctx, lifetime.Dir(l.Dir)) {
 		if run.Name != l.Name && !slices.Contains(l.Mains, run.Name) {
 			names = append(names, run.Name)
 		}
