@@ -5,7 +5,8 @@ COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
 ARG VERSION=dev
-RUN CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags urfave_cli_no_docs -gcflags "text/template/...=-l" \
+RUN CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags urfave_cli_no_docs \
+    -gcflags github.com/urfave/cli/v2=-l -gcflags flag=-l -gcflags regexp/...=-l -gcflags encoding/json=-l -gcflags text/template/...=-l \
     -ldflags "-s -w -X github.com/sentinel-shim/sentinel-shim/cmd/internal/app.version=$VERSION" \
     -o /out/ ./cmd/sentinel ./cmd/shim
 
