@@ -267,23 +267,57 @@ func wallClock(args []string) int {
 // notifyOfClock has the kernel ask us, by the descriptor that is returned, whenever a child
 // of this thread makes the system call for the wall clock.
 func notifyOfClock() (notify int) {
-	const (
-		number, first = 0, 16 // where struct seccomp_data has the call and its first argument
-		userNotify    = 0x7fc00000
-		newListener   = 8
+	const first = 16 // where struct seccomp_data has the call's first argument
+	return notifyOf(
+		load(callNumber), unless(unix.SYS_CLOCK_GETTIME, 3),
+		load(first), unless(unix.CLOCK_REALTIME, 1), verdict(userNotify),
+		verdict(unix.SECCOMP_RET_ALLOW),
 	)
-	load := func(at uint32) unix.SockFilter {
-		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: at}
+}
+
+// stuckDisk runs a program to which no disk ever confirms a sync: the call does not return.
+//
+//	stuckdisk PROGRAM [ARG...]
+func stuckDisk(args []string) int {
+	runtime.LockOSThread() // whose the filter is, and so its child's
+	notifyOf(              // and nobody answers
+		load(callNumber),
+		unless(unix.SYS_FSYNC, 1), verdict(userNotify),
+		unless(unix.SYS_FDATASYNC, 1), verdict(userNotify),
+		unless(unix.SYS_SYNCFS, 1), verdict(userNotify),
+		verdict(unix.SECCOMP_RET_ALLOW),
+	)
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Run(); cmd.ProcessState == nil {
+		panic(err)
 	}
-	unless := func(value uint32, skip uint8) unix.SockFilter {
-		return unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: value, Jf: skip}
-	}
-	answer := func(k uint32) unix.SockFilter { return unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: k} }
-	filter := []unix.SockFilter{
-		load(number), unless(unix.SYS_CLOCK_GETTIME, 3),
-		load(first), unless(unix.CLOCK_REALTIME, 1), answer(userNotify),
-		answer(unix.SECCOMP_RET_ALLOW),
-	}
+	return cmd.ProcessState.ExitCode()
+}
+
+// The instructions of a seccomp filter, see seccomp(2).
+const (
+	callNumber = 0 // where struct seccomp_data has the call
+	userNotify = 0x7fc00000
+)
+
+func load(at uint32) unix.SockFilter {
+	return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: at}
+}
+
+func unless(value uint32, skip uint8) unix.SockFilter {
+	return unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: value, Jf: skip}
+}
+
+func verdict(k uint32) unix.SockFilter {
+	return unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: k}
+}
+
+// notifyOf installs a filter on this thread and its children. By the descriptor that is
+// returned the kernel asks what is to become of the calls for which the verdict is userNotify.
+func notifyOf(filter ...unix.SockFilter) (notify int) {
+	const newListener = 8
 	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		panic(err)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -238,7 +239,7 @@ func wantListing(t testing.TB, dir, want string) {
 // begin begins a run of main in this process.
 func begin(t testing.TB, dir string) *lifetime.Run {
 	t.Helper()
-	run, _, err := lifetime.Begin(context.Background(), lifetime.Dir(dir), "main")
+	run, _, err := lifetime.Begin(context.Background(), lifetime.Dir(dir), "main", nil)
 	if err != nil {
 		t.Fatalf("the next Begin: %v; the volume: %s", err, listing(t, dir))
 	}
@@ -549,7 +550,7 @@ func twoSentinels(t *testing.T, found string, s steps, n int, stays bool) {
 			held = c
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
-			run, _, err := lifetime.Begin(ctx, lifetime.Dir(dir), "main")
+			run, _, err := lifetime.Begin(ctx, lifetime.Dir(dir), "main", nil)
 			if err != nil {
 				if !errors.Is(err, context.DeadlineExceeded) {
 					t.Errorf("the other Begin: %v", err)
@@ -840,4 +841,54 @@ func (s *stepped) until(is func(ptrace.Call) bool) {
 		}
 		s.next()
 	}
+}
+
+// TestNoSync: between the end of the command and its own the sentinel waits for no disk, on
+// none of the ways to record an end: a kill in that time would make the kubelet run a command
+// again that has succeeded.
+func TestNoSync(t *testing.T) {
+	t.Parallel()
+	syncs := []string{"fsync", "fdatasync", "sync_file_range", "syncfs"}
+	isSync := func(c ptrace.Call) bool { return slices.Contains(syncs, c.Name) }
+	for name, c := range map[string]struct {
+		found   string
+		command []string // $0 is the volume
+		code    int
+	}{
+		"nothing there":      {"nothing", failing, 3},
+		"an end there":       {"an end", failing, 3},
+		"a dead run there":   {"a dead run", failing, 3},
+		"its file is stolen": {"nothing", []string{"/bin/sh", "-c", `rm "$0/main-running"; exit 3`}, 3},
+		"it never begins":    {"nothing", []string{"/no/such/command"}, 127},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := newVolume(t)
+			before[c.found](t, dir)
+			argv := sentinel(dir, append(slices.Clone(c.command), dir))
+			result := trace(t, argv, isSync, func(_ *ptrace.Tracee, call ptrace.Call) {
+				t.Errorf("it makes the call %s", call)
+			})
+			if result.ExitCode != c.code {
+				t.Errorf("it ended with %d", result.ExitCode)
+			}
+			wantListing(t, dir, fmt.Sprintf("main-terminated=%q", fmt.Sprintln(c.code)))
+		})
+	}
+}
+
+// TestStuckDisk: a disk that never confirms a sync holds up neither of the two.
+func TestStuckDisk(t *testing.T) {
+	t.Parallel()
+	try := drive.Command("stuckdisk", drive.Program("shim"), "--version")
+	if out, err := exec.Command(try[0], try[1:]...).CombinedOutput(); err != nil {
+		t.Skipf("no system call can be held up here: %v: %s", err, out)
+	}
+	dir := newVolume(t)
+	sidecar := drive.Start(t, drive.Command("stuckdisk", shim(dir)...))
+	sidecar.Await("sleep started")
+	main := drive.Start(t, drive.Command("stuckdisk", sentinel(dir, failing)...))
+	main.Want(3)
+	sidecar.Want(3)
+	wantListing(t, dir, `main-terminated="3\n" sidecar-terminated="3\n"`)
 }

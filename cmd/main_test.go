@@ -9,7 +9,8 @@ import (
 
 func TestMain(m *testing.M) {
 	drive.Main(m, drive.Modes{
-		"confined": confined,
-		"clock":    wallClock,
+		"confined":  confined,
+		"clock":     wallClock,
+		"stuckdisk": stuckDisk,
 	})
 }

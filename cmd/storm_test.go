@@ -237,7 +237,7 @@ func TestManyFiles(t *testing.T) {
 		}
 	}
 	plant(t, filepath.Join(dir, "main-terminated"), "1\n")
-	sidecar, _, err := lifetime.Begin(context.Background(), lifetime.Dir(dir), "sidecar")
+	sidecar, _, err := lifetime.Begin(context.Background(), lifetime.Dir(dir), "sidecar", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -121,7 +121,13 @@ func (s *session) begin() (restarted bool, err error) {
 		return false, err
 	}
 	err = s.during(func(ctx context.Context) (err error) {
-		s.run, restarted, err = lifetime.Begin(ctx, lifetime.Dir(s.Dir), s.Name)
+		waited := false
+		s.run, restarted, err = lifetime.Begin(ctx, lifetime.Dir(s.Dir), s.Name, func(live *lifetime.LiveError) {
+			waited = true
+			s.Log.Warn().Msg(live.Waiting())
+		})
+		// The end of another main of this name stops sidecars as that of an earlier attempt does.
+		restarted = restarted || waited
 		return err
 	})
 	if s.run != nil {

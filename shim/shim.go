@@ -90,7 +90,9 @@ func Run(cfg Config) int {
 	defer watcher.Close()
 	crashpoint.At("shim.watching")
 
-	run, ranBefore, err := lifetime.Begin(context.Background(), lifetime.Dir(cfg.Dir), cfg.Name)
+	run, ranBefore, err := lifetime.Begin(context.Background(), lifetime.Dir(cfg.Dir), cfg.Name, func(live *lifetime.LiveError) {
+		cfg.Log.Warn().Msg(live.Waiting())
+	})
 	var live *lifetime.LiveError
 	if errors.As(err, &live) {
 		return cfg.refuse(err)

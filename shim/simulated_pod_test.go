@@ -304,7 +304,7 @@ func (s *sim) actions(p *procedure) sentinel.Actions {
 
 // begin begins a run.
 func (s *sim) begin(p *procedure) (restarted bool) {
-	run, restarted, err := lifetime.Begin(context.Background(), s.tape, s.nameOfRun(p.actor))
+	run, restarted, err := lifetime.Begin(context.Background(), s.tape, s.nameOfRun(p.actor), nil)
 	if err != nil {
 		panic(fmt.Sprintf("Begin of %s: %v", s.nameOfRun(p.actor), err))
 	}

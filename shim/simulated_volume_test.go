@@ -500,8 +500,6 @@ func (t *tape) Names() iter.Seq[string] {
 // One program alone begins a run of a name: the kubelet runs a container once.
 func (t *tape) Turn(time.Duration) func() { return func() {} }
 
-func (t *tape) Sync() {}
-
 func (t *tape) Now() time.Time { return time.Unix(1, 0).Add(t.now) }
 
 // Sleep may oversleep: that is a schedule, too, and there are fewer of them.
@@ -550,7 +548,6 @@ func (f *tapeFile) Truncate(size int64) error {
 
 // Nobody notices these.
 func (f *tapeFile) Chmod(fs.FileMode) error { return nil }
-func (f *tapeFile) Sync() error             { return nil }
 
 func (f *tapeFile) TryWriteLock() error {
 	r := f.do(op{kind: opTryWriteLock})

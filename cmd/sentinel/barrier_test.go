@@ -21,7 +21,7 @@ import (
 func sidecar(args []string) int {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGUSR1, syscall.SIGTERM)
-	run, _, err := lifetime.Begin(context.Background(), lifetime.Dir(args[0]), args[1])
+	run, _, err := lifetime.Begin(context.Background(), lifetime.Dir(args[0]), args[1], nil)
 	if err == nil {
 		err = run.Stopping()
 	}

@@ -291,7 +291,7 @@ func (p pod) sentinel(flags string, command ...string) *drive.Process {
 // begin begins a run in this process: one that is alive and holds its lock.
 func (p pod) begin(name string) *lifetime.Run {
 	p.t.Helper()
-	run, _, err := lifetime.Begin(context.Background(), lifetime.Dir(p.dir), name)
+	run, _, err := lifetime.Begin(context.Background(), lifetime.Dir(p.dir), name, nil)
 	if err != nil {
 		p.t.Fatal(err)
 	}

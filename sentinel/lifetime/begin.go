@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -35,9 +36,38 @@ const (
 // LiveError says that a run of this name is going on.
 type LiveError struct{ Path string }
 
-func (e *LiveError) Error() string {
-	name := strings.TrimSuffix(e.Path[strings.LastIndexByte(e.Path, '/')+1:], runningSuffix)
-	return fmt.Sprintf("another sentinel or shim named %s is running on this volume (%s is locked): give one of them another --name", name, e.Path)
+func (e *LiveError) Error() string { return e.what() + ": " + e.remedy() }
+
+// Waiting says that Begin waits for that run to end.
+func (e *LiveError) Waiting() string {
+	return fmt.Sprintf("%s: waiting up to %s for it to end: %s", e.what(), liveWait, e.remedy())
+}
+
+func (e *LiveError) name() string {
+	return strings.TrimSuffix(e.Path[strings.LastIndexByte(e.Path, '/')+1:], runningSuffix)
+}
+
+func (e *LiveError) what() string {
+	return fmt.Sprintf("another sentinel or shim named %s is running on this volume (%s is locked)", e.name(), e.Path)
+}
+
+func (e *LiveError) remedy() string {
+	const remedy = "give one of them another --name"
+	if isInterpreter(e.name()) {
+		return fmt.Sprintf("%s (a shim's default is the base name of its program, %s for every script)", remedy, e.name())
+	}
+	return remedy
+}
+
+// interpreters are programs that containers often run to interpret something else.
+var interpreters = []string{
+	"ash", "bash", "busybox", "dash", "ksh", "sh", "zsh",
+	"bun", "deno", "java", "lua", "node", "nodejs", "perl", "php", "python", "pypy", "ruby",
+}
+
+// isInterpreter reports whether a program is one of those, in whatever version: python3.12.
+func isInterpreter(program string) bool {
+	return slices.Contains(interpreters, strings.TrimRight(program, "0123456789.-"))
 }
 
 // Run is a run that has begun. Its methods may be called from any goroutine.
@@ -56,12 +86,17 @@ type Run struct {
 // replaced. It waits up to five seconds for a live one to end, then fails with a
 // *LiveError; or until ctx is done, with ctx's error.
 //
-// earlier tells whether an earlier run had left its file, also when Begin fails.
-func Begin(ctx context.Context, v Volume, name string) (run *Run, earlier bool, err error) {
-	return begin(ctx, v, name, liveWait)
+// Begin calls waiting, if it is not nil, once, as soon as it knows that it has to wait for
+// a live run.
+//
+// earlier reports whether an earlier run had left its file, also when Begin fails. If Begin
+// had to wait for a live run it is false: a container restarts when its old process is dead,
+// so the live run was another's, and nobody knows whose the file was.
+func Begin(ctx context.Context, v Volume, name string, waiting func(*LiveError)) (run *Run, earlier bool, err error) {
+	return begin(ctx, v, name, liveWait, waiting)
 }
 
-func begin(ctx context.Context, v Volume, name string, patience time.Duration) (run *Run, earlier bool, err error) {
+func begin(ctx context.Context, v Volume, name string, patience time.Duration, waiting func(*LiveError)) (run *Run, earlier bool, err error) {
 	earlier = exists(v, name+terminatedSuffix) || exists(v, name+runningSuffix)
 	private, file, err := createPrivate(v, name, wordRunning)
 	if err != nil {
@@ -70,7 +105,13 @@ func begin(ctx context.Context, v Volume, name string, patience time.Duration) (
 	run = &Run{volume: v, name: name, file: file, current: private, word: wordRunning}
 	run.stopBeating = v.Every(Heartbeat, run.beat)
 	crashpoint.At("begin.prepared")
-	if err := run.claim(ctx, patience); err != nil {
+	err = run.claim(ctx, patience, func(live *LiveError) {
+		earlier = false
+		if waiting != nil {
+			waiting(live)
+		}
+	})
+	if err != nil {
 		run.abandon()
 		return nil, earlier, err
 	}
@@ -108,10 +149,12 @@ const (
 	live             // the old file is write-locked: a live run
 )
 
-// claim gives the private file the name NAME-running.
-func (r *Run) claim(ctx context.Context, patience time.Duration) error {
+// claim gives the private file the name NAME-running. It calls waiting once if it waits for
+// a live run.
+func (r *Run) claim(ctx context.Context, patience time.Duration, waiting func(*LiveError)) error {
 	start := r.volume.Now()
 	var softSince time.Time
+	told := false
 	for {
 		now := r.volume.Now()
 		found, err := r.tryClaim(!softSince.IsZero() && now.Sub(softSince) >= softWait)
@@ -130,6 +173,10 @@ func (r *Run) claim(ctx context.Context, patience time.Duration) error {
 			softSince = now
 		case found != soft:
 			softSince = time.Time{}
+		}
+		if found == live && !told {
+			told = true
+			waiting(&LiveError{r.runningPath()})
 		}
 		if err := r.volume.Sleep(ctx, retryEvery); err != nil {
 			return err

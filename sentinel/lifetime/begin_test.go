@@ -139,6 +139,62 @@ func TestBeginWaitsForTheEnd(t *testing.T) {
 	}
 }
 
+// The caller is told, once and at once, that Begin waits for a live run. What that run leaves
+// is no earlier run of the caller's own, even if there is an end from before.
+func TestBeginTellsThatItWaits(t *testing.T) {
+	for _, before := range []string{"nothing", "an end"} {
+		t.Run(before, func(t *testing.T) {
+			dir, owner := newVolume(t), newPuppet(t)
+			owner.do("begin", dir, "main")
+			if before == "an end" {
+				plant(t, TerminatedPath(dir, "main"), "1\n")
+			}
+			told := 0
+			run, earlier, err := Begin(t.Context(), Dir(dir), "main", func(live *LiveError) {
+				told++
+				if says := live.Waiting(); !strings.Contains(says, runningPath(dir, "main")) || !strings.Contains(says, "waiting up to 5s") {
+					t.Errorf("it says %q", says)
+				}
+				owner.do("end", "0")
+			})
+			if err != nil || earlier || told != 1 {
+				t.Fatalf("Begin: %v, earlier %t, told %d times", err, earlier, told)
+			}
+			mustEnd(t, run, 3)
+		})
+	}
+}
+
+// Of what cannot be a live run nobody is told, and it is an earlier run.
+func TestBeginOverADeadFileIsSilent(t *testing.T) {
+	dir := newVolume(t)
+	path := runningPath(dir, "main")
+	plant(t, path, wordRunning)
+	readLock(t, path)
+	run, earlier, err := Begin(t.Context(), Dir(dir), "main", func(live *LiveError) {
+		t.Errorf("it says %s", live.Waiting())
+	})
+	if err != nil || !earlier {
+		t.Fatalf("Begin: %v, earlier %t", err, earlier)
+	}
+	mustEnd(t, run, 3)
+}
+
+// For a shell or an interpreter it is worth to say where the name comes from.
+func TestLiveErrorOfAnInterpreter(t *testing.T) {
+	for name, is := range map[string]bool{
+		"sh": true, "bash": true, "python3": true, "python3.12": true, "node": true, "java": true, "ruby2.7": true,
+		"main": false, "nginx": false, "haproxy": false, "shell": false, "3": false, "cloud-sql-proxy": false,
+	} {
+		live := &LiveError{runningPath("/tmp/pod", name)}
+		for _, says := range []string{live.Error(), live.Waiting()} {
+			if strings.Contains(says, "base name of its program, "+name+" for every script") != is || !strings.Contains(says, "give one of them another --name") {
+				t.Errorf("%s: it says %q", name, says)
+			}
+		}
+	}
+}
+
 // awaitPrivate waits until a Begin is under way and holds its private file.
 func awaitPrivate(t *testing.T, dir string) {
 	t.Helper()
@@ -166,7 +222,7 @@ func TestBeginCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() {
-		_, _, err := Begin(ctx, Dir(dir), "main")
+		_, _, err := Begin(ctx, Dir(dir), "main", nil)
 		done <- err
 	}()
 	awaitPrivate(t, dir)
@@ -415,7 +471,7 @@ func TestHostileVolume(t *testing.T) {
 
 				// A run over it.
 				began := time.Now()
-				run, _, err := Begin(context.Background(), Dir(dir), "main")
+				run, _, err := Begin(context.Background(), Dir(dir), "main", nil)
 				switch {
 				case isFolder && name != private:
 					if err == nil || !strings.Contains(err.Error(), filepath.Join(dir, name)) {

@@ -111,8 +111,6 @@ func writeEnd(v Volume, name string, code int) error {
 		return err
 	}
 	crashpoint.At("end.afresh")
-	_ = f.Sync()
-	v.Sync()
 	return nil
 }
 

@@ -309,7 +309,7 @@ func TestNoVolume(t *testing.T) {
 	if err := os.Remove(dir); err != nil {
 		t.Fatal(err)
 	}
-	if run, earlier, err := Begin(context.Background(), Dir(dir), "main"); run != nil || earlier || !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), dir) {
+	if run, earlier, err := Begin(context.Background(), Dir(dir), "main", nil); run != nil || earlier || !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), dir) {
 		t.Errorf("Begin says %v, earlier %t", err, earlier)
 	}
 	if err := Record(Dir(dir), "main", 125); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), dir) {

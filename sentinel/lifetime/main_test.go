@@ -54,6 +54,7 @@ var refusals = map[string]refusal{
 	"inotify-watches":   {nr: unix.SYS_INOTIFY_ADD_WATCH, arg: -1, errno: unix.ENOSPC},
 	"noreplace":         {nr: unix.SYS_RENAMEAT2, arg: 4, value: unix.RENAME_NOREPLACE, errno: unix.EINVAL},
 	"locks":             {nr: unix.SYS_FCNTL, arg: 1, value: unix.F_OFD_SETLK, errno: unix.ENOLCK},
+	"syncs":             {nr: unix.SYS_FSYNC, arg: -1, errno: unix.EIO},
 	"lock-waits":        {nr: unix.SYS_FCNTL, arg: 1, value: unix.F_OFD_SETLKW, errno: unix.ENOLCK},
 }
 
@@ -137,7 +138,7 @@ var lengths = rand.New(rand.NewPCG(1, 1))
 func obey(verb string, args []string, run **Run, lines *bufio.Scanner) (err error) {
 	switch verb {
 	case "begin": // DIR NAME
-		*run, _, err = Begin(context.Background(), Dir(args[0]), args[1])
+		*run, _, err = Begin(context.Background(), Dir(args[0]), args[1], nil)
 	case "end": // CODE
 		err = (*run).End(number(args[0]))
 	case "stopping":
@@ -146,6 +147,8 @@ func obey(verb string, args []string, run **Run, lines *bufio.Scanner) (err erro
 		err = (*run).Running()
 	case "record": // DIR NAME CODE
 		err = Record(Dir(args[0]), args[1], number(args[2]))
+	case "sync": // DIR NAME
+		err = Sync(Dir(args[0]), args[1])
 	case "umask": // MASK
 		mask, _ := strconv.ParseInt(args[0], 8, 32)
 		syscall.Umask(int(mask))
@@ -156,7 +159,7 @@ func obey(verb string, args []string, run **Run, lines *bufio.Scanner) (err erro
 			}
 		}
 	case "run": // DIR NAME CODE: one that lives for up to 0.2 ms
-		if *run, _, err = Begin(context.Background(), Dir(args[0]), args[1]); err != nil {
+		if *run, _, err = Begin(context.Background(), Dir(args[0]), args[1], nil); err != nil {
 			return err
 		}
 		for until := monotonic() + lengths.Int64N(200_000); monotonic() < until; {
@@ -213,7 +216,7 @@ func number(word string) int {
 func codeOf(i int) int { return i%255 + 1 }
 
 func oneRun(dir, name string, code int) error {
-	run, _, err := Begin(context.Background(), Dir(dir), name)
+	run, _, err := Begin(context.Background(), Dir(dir), name, nil)
 	if err != nil {
 		return err
 	}
@@ -235,7 +238,7 @@ func contend(dir, name string, at int64, seed uint64) error {
 	for monotonic() < at+random.Int64N(300_000) {
 		runtime.Gosched()
 	}
-	run, _, err := Begin(context.Background(), Dir(dir), name)
+	run, _, err := Begin(context.Background(), Dir(dir), name, nil)
 	if err != nil {
 		return err
 	}
@@ -468,7 +471,7 @@ func runningPath(dir, name string) string { return Dir(dir).Path(name + runningS
 // mustBegin begins a run that must succeed.
 func mustBegin(t testing.TB, dir, name string) *Run {
 	t.Helper()
-	run, _, err := Begin(context.Background(), Dir(dir), name)
+	run, _, err := Begin(context.Background(), Dir(dir), name, nil)
 	if err != nil {
 		t.Fatalf("Begin: %v; the volume: %s", err, listing(dir))
 	}

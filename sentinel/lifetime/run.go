@@ -27,6 +27,8 @@ func (r *Run) say(word string) error {
 
 // End ends the run with an exit code from 0 to 255. It is called once. If the
 // end could not be recorded as it should, the error says what was done instead.
+//
+// End does not wait for a disk: see [Sync].
 func (r *Run) End(code int) error {
 	// A late heartbeat, or a late word, would overwrite the code.
 	r.stopBeating()
@@ -38,13 +40,9 @@ func (r *Run) End(code int) error {
 	err := r.record(code)
 	crashpoint.At("end.recorded")
 
-	// The end has its name before the lock is gone: who sees no lock finds
-	// the code. Only then comes what may take its time.
+	// Only after the rename, so that an unlocked run always has a code.
 	_ = r.file.Unlock()
 	crashpoint.At("end.unlocked")
-	_ = r.file.Sync()
-	r.volume.Sync()
-	crashpoint.At("end.synced")
 	return err
 }
 
@@ -73,7 +71,7 @@ func (r *Run) record(code int) error {
 // Record leaves the outcome of a command that will never begin, in one attempt. It
 // never does so over a live run: *LiveError.
 func Record(v Volume, name string, code int) error {
-	run, _, err := begin(context.Background(), v, name, 0)
+	run, _, err := begin(context.Background(), v, name, 0, nil)
 	if err == nil {
 		return run.End(code)
 	}

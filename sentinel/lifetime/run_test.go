@@ -16,7 +16,7 @@ func TestRun(t *testing.T) {
 	dir := newVolume(t)
 	wantState(t, dir, "main", "not started")
 
-	run, earlier, err := Begin(context.Background(), Dir(dir), "main")
+	run, earlier, err := Begin(context.Background(), Dir(dir), "main", nil)
 	if err != nil || earlier {
 		t.Fatalf("Begin: %v, earlier %t; want neither", err, earlier)
 	}
@@ -41,7 +41,7 @@ func TestRun(t *testing.T) {
 	}
 	wantListing(t, dir, `main-terminated="137\n"`)
 
-	run, earlier, err = Begin(context.Background(), Dir(dir), "main")
+	run, earlier, err = Begin(context.Background(), Dir(dir), "main", nil)
 	if err != nil || !earlier {
 		t.Fatalf("Begin after an end: %v, earlier %t; want no error, and an earlier run", err, earlier)
 	}
@@ -170,7 +170,7 @@ func TestHeartbeatWhileWaiting(t *testing.T) {
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan error)
 		go func() {
-			_, _, err := begin(ctx, Dir(dir), "main", time.Hour)
+			_, _, err := begin(ctx, Dir(dir), "main", time.Hour, nil)
 			done <- err
 		}()
 		time.Sleep(Heartbeat / 2)

@@ -44,8 +44,6 @@ type Volume interface {
 	// Turn waits at most atMost for our turn among those that take turns, and
 	// gives the function that ends it.
 	Turn(atMost time.Duration) (done func())
-	// Sync makes the names outlive a crash of the node, where they can.
-	Sync()
 
 	Now() time.Time
 	// Sleep returns ctx's error as soon as ctx is done.
@@ -62,7 +60,6 @@ type File interface {
 	WriteAt(p []byte, off int64) (n int, err error)
 	Truncate(size int64) error
 	Chmod(mode fs.FileMode) error
-	Sync() error
 	// Close gives back the locks that were taken by this File.
 	Close() error
 
@@ -190,14 +187,6 @@ func (d Dir) Turn(atMost time.Duration) (done func()) {
 	return func() { dir.Close() }
 }
 
-func (d Dir) Sync() {
-	// A file system that cannot do so is no reason to fail.
-	if dir, err := os.Open(string(d)); err == nil {
-		_ = dir.Sync()
-		dir.Close()
-	}
-}
-
 func (Dir) Now() time.Time { return time.Now() }
 
 func (Dir) Sleep(ctx context.Context, d time.Duration) error {
@@ -258,5 +247,4 @@ func (f osFile) Read(p []byte) (int, error)               { return f.f.Read(p) }
 func (f osFile) WriteAt(p []byte, off int64) (int, error) { return f.f.WriteAt(p, off) }
 func (f osFile) Truncate(size int64) error                { return f.f.Truncate(size) }
 func (f osFile) Chmod(mode fs.FileMode) error             { return f.f.Chmod(mode) }
-func (f osFile) Sync() error                              { return f.f.Sync() }
 func (f osFile) Close() error                             { return f.f.Close() }
