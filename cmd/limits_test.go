@@ -505,6 +505,52 @@ func TestFullVolume(t *testing.T) {
 	}
 }
 
+// TestEmptyEndOnAFullVolume: a main without a sentinel writes its end, and the volume is full.
+// What remains is an empty file, as a success leaves that is only touched.
+func TestEmptyEndOnAFullVolume(t *testing.T) {
+	t.Parallel()
+	const (
+		writes  = `false; echo $? >"$0/main-terminated"`
+		touches = `: >"$0/main-terminated"`
+		full    = "is empty and the volume is full: counted as a failure (125): free space or raise sizeLimit"
+		empty   = "is empty: taken for a success"
+	)
+	memory := func(t testing.TB) string { return mountedVolume(t, "tmpfs", "size=64k,nr_inodes=16") }
+	disk := func(t testing.TB) string { return mountedDisk(t, 1<<20) }
+	for _, c := range []struct {
+		name   string
+		mount  func(t testing.TB) (dir string)
+		main   string
+		before func(t testing.TB, dir string) // main ends
+		after  func(t testing.TB, dir string)
+		code   int
+		says   string
+	}{
+		{"memory without a block", memory, writes, takeBlocks, nil, 125, full},
+		{"memory without an inode", memory, touches, nil, takeInodes, 0, empty},
+		{"memory", memory, touches, nil, nil, 0, empty},
+		{"a disk without a block", disk, writes, takeBlocks, nil, 125, full},
+		{"a disk without an inode", disk, touches, nil, takeInodes, 0, empty},
+		{"a disk", disk, touches, nil, nil, 0, empty},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			dir := c.mount(t)
+			sidecar := drive.Start(t, shim(dir))
+			sidecar.Await("sleep started")
+			if c.before != nil {
+				c.before(t, dir)
+			}
+			drive.Start(t, []string{"/bin/sh", "-c", c.main, dir}).Code() // a shell fails where the write does
+			if c.after != nil {
+				c.after(t, dir)
+			}
+			sidecar.Want(c.code)
+			sidecar.Await(filepath.Join(dir, "main-terminated") + " " + c.says)
+		})
+	}
+}
+
 // takeBlocks leaves no block on a volume.
 func takeBlocks(t testing.TB, dir string) {
 	t.Helper()

@@ -138,6 +138,8 @@ func describeEnd(dir, name string, m mainState) string {
 		return fmt.Sprintf("%s was killed before it could record an exit code (out of memory?)", name)
 	case lifetime.Touched:
 		return fmt.Sprintf("%s is empty: taken for a success; write the exit code into it", file)
+	case lifetime.NoRoom:
+		return fmt.Sprintf("%s is empty and the volume is full: counted as a failure (%d): free space or raise sizeLimit", file, m.Code)
 	case lifetime.Unreadable:
 		return fmt.Sprintf("%s holds no exit code: taken for a failure; write a number from 0 to 255 into it, readable to all", file)
 	}
@@ -243,7 +245,7 @@ func (l *loop) ends() string {
 		switch m.Cause {
 		case lifetime.Lost:
 			how = fmt.Sprintf("was killed (%d)", m.Code)
-		case lifetime.Unreadable:
+		case lifetime.Unreadable, lifetime.NoRoom:
 			how = fmt.Sprintf("left no exit code (%d)", m.Code)
 		}
 		ends = append(ends, l.Mains[i]+" "+how)

@@ -497,6 +497,8 @@ func (t *tape) Names() iter.Seq[string] {
 	}
 }
 
+func (t *tape) Full() bool { return false }
+
 // One program alone begins a run of a name: the kubelet runs a container once.
 func (t *tape) Turn(time.Duration) func() { return func() {} }
 

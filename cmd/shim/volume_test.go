@@ -163,6 +163,7 @@ func TestSandbox(t *testing.T) {
 		{"watches", 1},
 		{"events", 0}, // nothing tells that it does not work
 		{"locks", 0},
+		{"renames", 0},
 		{"inotify,locks", 1},
 		{"events,locks", 0},
 	} {

@@ -320,21 +320,24 @@ func TestBeginOverALiveRunOfAnotherUser(t *testing.T) {
 
 // Where the file system or the kernel does not know what is asked, the contract holds.
 func TestRefusals(t *testing.T) {
-	t.Run("RENAME_NOREPLACE", func(t *testing.T) {
-		dir, p, q := newVolume(t), newPuppet(t, refusing("noreplace")), newPuppet(t, refusing("noreplace"))
-		p.do("begin", dir, "main")
-		wantListing(t, dir, `main-running="running\n"`)
-		wantState(t, dir, "main", "running")
-		q.say("begin", dir, "main")
-		awaitPrivate(t, dir)
-		p.do("end", "3")
-		if answer := q.hear(); answer != "ok" {
-			t.Fatal(answer)
-		}
-		wantListing(t, dir, `main-running="running\n"`)
-		q.do("end", "4")
-		wantListing(t, dir, `main-terminated="4\n"`)
-	})
+	// By the file system, or by a seccomp profile that does not know the call.
+	for _, refused := range []string{"noreplace", "renameat2"} {
+		t.Run(refused, func(t *testing.T) {
+			dir, p, q := newVolume(t), newPuppet(t, refusing(refused)), newPuppet(t, refusing(refused))
+			p.do("begin", dir, "main")
+			wantListing(t, dir, `main-running="running\n"`)
+			wantState(t, dir, "main", "running")
+			q.say("begin", dir, "main")
+			awaitPrivate(t, dir)
+			p.do("end", "3")
+			if answer := q.hear(); answer != "ok" {
+				t.Fatal(answer)
+			}
+			wantListing(t, dir, `main-running="running\n"`)
+			q.do("end", "4")
+			wantListing(t, dir, `main-terminated="4\n"`)
+		})
+	}
 	t.Run("locks", func(t *testing.T) {
 		dir, p := newVolume(t), newPuppet(t, refusing("locks"))
 		p.do("begin", dir, "main")
@@ -347,6 +350,34 @@ func TestRefusals(t *testing.T) {
 		p.do("end", "4")
 		wantListing(t, dir, `main-terminated="4\n"`)
 	})
+}
+
+// A directory to which names may only be added refuses a rename for good: the error names the
+// file, and no run is live.
+func TestAppendOnlyDirectory(t *testing.T) {
+	dir := newVolume(t)
+	d, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.Close() })
+	const appendOnly = 0x20 // FS_APPEND_FL: chattr +a
+	set := func(flags int) error { return unix.IoctlSetPointerInt(int(d.Fd()), unix.FS_IOC_SETFLAGS, flags) }
+	if err := set(appendOnly); err != nil {
+		t.Skipf("needs root, and a file system that has such directories: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := set(0); err != nil {
+			t.Error(err)
+		}
+	})
+	run, _, err := Begin(t.Context(), Dir(dir), "main", nil)
+	if run != nil || !errors.Is(err, os.ErrPermission) || !strings.Contains(err.Error(), dir+"/") {
+		t.Errorf("Begin says %v; want the file, and that it is not permitted", err)
+	}
+	if state := lookOnce(t, dir, "main"); state == "running" {
+		t.Errorf("a run that could not begin is seen as %q; the volume: %s", state, listing(dir))
+	}
 }
 
 // The private files of Begins that were killed are removed, those of live ones are not.

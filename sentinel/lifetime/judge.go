@@ -39,6 +39,9 @@ const (
 	Unreadable
 	// Lost: the owner was killed before it could record an exit code. The code is 137.
 	Lost
+	// NoRoom: NAME-terminated has stood empty, and the volume was full, so that a code
+	// (echo $? > main-terminated) could not be written into it. The code is 125.
+	NoRoom
 )
 
 // State is what is known of a run.
@@ -78,6 +81,7 @@ type judge struct {
 	settling       bool          // NAME-terminated was there at the look before, without a code
 	wasEmpty       bool          // it was empty at the look before
 	invalid, empty time.Duration // for how long it has held no code, or nothing
+	full           bool          // while it was empty the volume was seen full
 
 	watched Identity // the unverified file
 	still   time.Duration
@@ -119,7 +123,7 @@ func (j *judge) seeEnd(end sighting, elapsed time.Duration) State {
 	j.invalid += elapsed
 	j.empty += elapsed
 	if !empty || !j.wasEmpty {
-		j.empty = 0
+		j.empty, j.full = 0, false
 	}
 	j.wasEmpty = empty
 
@@ -130,6 +134,9 @@ func (j *judge) seeEnd(end sighting, elapsed time.Duration) State {
 		ended.Code, j.settling = code, false
 	case empty && j.empty >= settleTime:
 		ended.Code, ended.Cause = exitcode.OK, Touched
+		if j.full {
+			ended.Code, ended.Cause = unreadableCode, NoRoom
+		}
 	case !empty && j.invalid >= settleTime:
 		ended.Code, ended.Cause = unreadableCode, Unreadable
 	default:
@@ -137,6 +144,23 @@ func (j *judge) seeEnd(end sighting, elapsed time.Duration) State {
 	}
 	j.held, j.lost = false, State{}
 	return ended
+}
+
+// asksForRoom reports whether it matters at this look if the volume is full: when an end is
+// first seen empty, and when that is to be judged. Main may have filled the volume, failed to
+// write its code, and made room again before the judgement.
+func (j *judge) asksForRoom(elapsed time.Duration) bool {
+	due := j.empty >= settleTime && j.empty-elapsed < settleTime
+	return j.settling && j.wasEmpty && (j.empty == 0 || due)
+}
+
+// noRoom takes notice that the volume is full, and corrects what this look was judged.
+func (j *judge) noRoom(judged State) State {
+	j.full = true
+	if judged.Cause == Touched {
+		judged.Code, judged.Cause = unreadableCode, NoRoom
+	}
+	return judged
 }
 
 // seeUnlocked judges a NAME-running that nobody holds.

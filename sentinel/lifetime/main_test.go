@@ -53,6 +53,7 @@ var refusals = map[string]refusal{
 	"inotify-instances": {nr: unix.SYS_INOTIFY_INIT1, arg: -1, errno: unix.EMFILE},
 	"inotify-watches":   {nr: unix.SYS_INOTIFY_ADD_WATCH, arg: -1, errno: unix.ENOSPC},
 	"noreplace":         {nr: unix.SYS_RENAMEAT2, arg: 4, value: unix.RENAME_NOREPLACE, errno: unix.EINVAL},
+	"renameat2":         {nr: unix.SYS_RENAMEAT2, arg: -1, errno: unix.EPERM},
 	"locks":             {nr: unix.SYS_FCNTL, arg: 1, value: unix.F_OFD_SETLK, errno: unix.ENOLCK},
 	"syncs":             {nr: unix.SYS_FSYNC, arg: -1, errno: unix.EIO},
 	"lock-waits":        {nr: unix.SYS_FCNTL, arg: 1, value: unix.F_OFD_SETLKW, errno: unix.ENOLCK},
@@ -392,7 +393,7 @@ func describe(s State) string {
 	case Unverified:
 		return "unverified"
 	}
-	cause := map[Cause]string{Recorded: "ended", Touched: "touched", Unreadable: "unreadable", Lost: "lost"}[s.Cause]
+	cause := map[Cause]string{Recorded: "ended", Touched: "touched", Unreadable: "unreadable", Lost: "lost", NoRoom: "no room"}[s.Cause]
 	if s.Silent {
 		cause += " in silence"
 	}

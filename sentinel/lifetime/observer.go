@@ -43,7 +43,12 @@ func (o *Observer) Glance(pending bool) (seen Sight, locked File, steady bool) {
 	return glanceAt(o.volume, o.name, o.judge.held && !pending)
 }
 
-// Judge is the part of Look that makes a state of what was seen.
+// Judge is the part of Look that makes a state of what was seen. For an end without a code it
+// asks whether the volume is full.
 func (o *Observer) Judge(seen Sight, pending bool, elapsed time.Duration) State {
-	return o.judge.see(seen, pending, elapsed)
+	state := o.judge.see(seen, pending, elapsed)
+	if o.judge.asksForRoom(elapsed) && o.volume.Full() {
+		state = o.judge.noRoom(state)
+	}
+	return state
 }

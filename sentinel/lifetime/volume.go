@@ -41,6 +41,9 @@ type Volume interface {
 	// Names are the names of the files, in no order; none if they cannot be read.
 	// What is renamed meanwhile may come twice or not at all.
 	Names() iter.Seq[string]
+	// Full reports whether no byte can be added to any file, for lack of a free block.
+	// Where the file system cannot say, it is not full.
+	Full() bool
 	// Turn waits at most atMost for our turn among those that take turns, and
 	// gives the function that ends it.
 	Turn(atMost time.Duration) (done func())
@@ -122,19 +125,20 @@ func (d Dir) Create(prefix string) (name string, f File, err error) {
 func (d Dir) Rename(from, to string) error { return os.Rename(d.Path(from), d.Path(to)) }
 
 func (d Dir) RenameNoReplace(from, to string) error {
-	from, to = d.Path(from), d.Path(to)
-	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
+	err := unix.Renameat2(unix.AT_FDCWD, d.Path(from), unix.AT_FDCWD, d.Path(to), unix.RENAME_NOREPLACE)
 	switch err {
 	case nil:
 		return nil
-	case unix.EINVAL, unix.ENOSYS, unix.EOPNOTSUPP:
-		// A file system without it. link(2) never replaces anything.
-		if err := os.Link(from, to); err != nil {
+	case unix.EINVAL, unix.ENOSYS, unix.EOPNOTSUPP, unix.EPERM:
+		// A file system or a kernel without it, or a seccomp profile that does not know
+		// the call (EPERM is also what such a profile says). link(2) never replaces
+		// anything. A directory that may not be changed refuses that, too.
+		if err := os.Link(d.Path(from), d.Path(to)); err != nil {
 			return err
 		}
-		return unix.Unlink(from)
+		return d.Remove(from)
 	}
-	return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}
+	return &os.LinkError{Op: "rename", Old: d.Path(from), New: d.Path(to), Err: err}
 }
 
 func (d Dir) Remove(name string) error {
@@ -168,6 +172,22 @@ func (d Dir) Names() iter.Seq[string] {
 				return
 			}
 		}
+	}
+}
+
+// Full asks for blocks only: whoever has created a file needs no other inode to write to it.
+// What is reserved for root counts as taken (f_bavail, see statfs(2)). A file system that
+// reports no blocks at all (FUSE, a tmpfs without a limit) does not say.
+func (d Dir) Full() bool {
+	var st unix.Statfs_t
+	for {
+		switch unix.Statfs(string(d), &st) {
+		case nil:
+			return st.Blocks > 0 && st.Bavail == 0
+		case unix.EINTR:
+			continue
+		}
+		return false
 	}
 }
 
