@@ -219,7 +219,6 @@ func (s *session) notStarted(err error) (code int) {
 		code = start.Code
 	case errors.Is(err, context.DeadlineExceeded):
 		code = exitcode.TimedOut
-		err = fmt.Errorf("--wait-for did not answer within --wait-timeout %s: %w", s.WaitTimeout, err)
 	}
 	s.message = fmt.Sprintf("%s was not started: %v", s.Command[0], err)
 	return code

@@ -112,7 +112,7 @@ func TestTerminationMessage(t *testing.T) {
 		name: "--wait-for in vain", waitFor: never,
 		command: []string{"true"},
 		code:    124, record: "124\n",
-		message: "true was not started: --wait-for did not answer within --wait-timeout 100ms: " + never + ": ", hint: "no such file",
+		message: "true was not started: --wait-for timed out after --wait-timeout 100ms: " + never + ": ", hint: "no such file",
 	}, {
 		name: "no volume", dir: func(dir string) string { return filepath.Join(dir, "none") },
 		command: []string{"true"},

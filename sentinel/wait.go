@@ -3,6 +3,8 @@ package sentinel
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strings"
 	"time"
 
 	"github.com/sentinel-shim/sentinel-shim/sentinel/crashpoint"
@@ -27,7 +29,8 @@ func (s *session) awaitSidecars() (done bool, err error) {
 	if err != nil || len(stopping) == 0 {
 		return true, err
 	}
-	s.Log.Info().Strs("sidecars", stopping).Msg("waiting for the sidecars of the run before to end")
+	began := time.Now()
+	s.Log.Info().Strs("sidecars", stopping).Msgf("waiting for the sidecars of the run before to end, at most %s", s.WaitTimeout)
 	crashpoint.At("sentinel.barred")
 	err = s.during(func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, s.WaitTimeout)
@@ -43,31 +46,69 @@ func (s *session) awaitSidecars() (done bool, err error) {
 			if stopping = lifetime.StillStopping(volume, stopping); len(stopping) == 0 {
 				// Another may have come since. To look through 50,000 files
 				// takes a while, and is not to be done all the time.
-				began := time.Now()
+				listing := time.Now()
 				stopping = lifetime.Stopping(ctx, volume)
-				pause = min(max(barrierPoll, 10*time.Since(began)), time.Second)
+				pause = min(max(barrierPoll, 10*time.Since(listing)), time.Second)
 			}
 		}
 		return ctx.Err()
 	})
 	s.early = nil
-	if errors.Is(err, context.DeadlineExceeded) {
+	switch {
+	case err == nil:
+		s.Log.Info().Msgf("the sidecars of the run before are no longer stopping: waited %s", waited(began))
+	case errors.Is(err, context.DeadlineExceeded):
 		s.Log.Warn().Strs("sidecars", stopping).Msgf("the sidecars of the run before have not ended within --wait-timeout %s: going on without waiting", s.WaitTimeout)
-		return true, nil
+		err = nil
 	}
 	return true, err
 }
 
-// awaitTargets waits until the addresses of --wait-for answer.
+// awaitTargets waits until the addresses of --wait-for answer. It does not give up early
+// if a sidecar has ended, for the kubelet may restart it; it only says so.
 func (s *session) awaitTargets() error {
 	if len(s.WaitFor) == 0 {
 		return nil
 	}
+	var addresses []string
+	for _, target := range s.WaitFor {
+		addresses = append(addresses, target.String())
+	}
+	began := time.Now()
+	s.Log.Info().Msgf("waiting for %s, at most %s", strings.Join(addresses, ", "), s.WaitTimeout)
 	err := s.during(func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(ctx, s.WaitTimeout)
+		limited, cancel := context.WithTimeout(ctx, s.WaitTimeout)
 		defer cancel()
-		return probe.Wait(ctx, s.WaitFor)
+		err := probe.Wait(limited, s.WaitFor, func(target probe.Target) {
+			s.Log.Info().Msgf("%s answered after %s", target, waited(began))
+		}, func(err error) {
+			s.Log.Info().Msgf("still waiting after %s: %v%s", waited(began), err, s.endedRuns(ctx))
+		})
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = fmt.Errorf("--wait-for timed out after --wait-timeout %s: %w%s", s.WaitTimeout, err, s.endedRuns(ctx))
+		}
+		return err
 	})
 	s.early = nil // what comes while we wait is for nobody
 	return err
+}
+
+// endedRuns names the runs on the volume that have ended, as what follows in a message:
+// who waits for a sidecar's address should know that the sidecar is gone.
+func (s *session) endedRuns(ctx context.Context) (text string) {
+	for _, run := range lifetime.Runs(ctx, lifetime.Dir(s.Dir)) {
+		if run.Phase == lifetime.Ended {
+			text += fmt.Sprintf("; %s has ended with %d: see its log", run.Name, run.Code)
+		}
+	}
+	return text
+}
+
+// waited is the time since a wait began, rounded for people.
+func waited(began time.Time) time.Duration {
+	if d := time.Since(began); d < time.Second {
+		return d.Round(time.Millisecond)
+	} else {
+		return d.Round(100 * time.Millisecond)
+	}
 }

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -271,20 +270,4 @@ func TestSecondSentinel(t *testing.T) {
 	if got := recorded(t, dir, "main"); got != "3\n" {
 		t.Errorf("the end of the first is %q, want 3", got)
 	}
-}
-
-// TestWaitInVain: 124, the command is not launched, and every address that has not
-// answered is named.
-func TestWaitInVain(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	missing := []string{"file://" + dir + "/one", "unix://" + dir + "/two"}
-	start := time.Now()
-	flags := []string{"--dir", dir, "--wait-for", missing[0], "--wait-for", "file://" + dir + " " + missing[1], "--wait-timeout", "300ms"}
-	wantFailure(t, drive.Wrap("sentinel", flags, []string{"echo", "launched"}), 124,
-		[]string{"--wait-for did not answer within --wait-timeout 300ms: " + missing[0] + ": ", "; " + missing[1] + ": "})
-	if took := time.Since(start); took < 300*time.Millisecond {
-		t.Errorf("it gave up after %s, before --wait-timeout was over", took)
-	}
-	wantRecord(t, dir, 124)
 }

@@ -27,11 +27,12 @@ import (
 
 func TestMain(m *testing.M) {
 	drive.Main(m, drive.Modes{
-		"prepared": prepared,
-		"no-fork":  noFork,
-		"limited":  limited,
-		"mounted":  mounted,
-		"sidecar":  sidecar,
+		"prepared":   prepared,
+		"no-fork":    noFork,
+		"limited":    limited,
+		"mounted":    mounted,
+		"sidecar":    sidecar,
+		"nameserved": nameserved,
 	})
 }
 

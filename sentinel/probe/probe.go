@@ -8,8 +8,13 @@
 //
 // HOST is a name, an IPv4 address, or an IPv6 address in brackets; the port is
 // 80 for http if left out. In a path, % begins an escape as in every URL
-// (%20 is a space). An address is asked again every [Interval] until it has
-// answered once, and one attempt lasts at most [Timeout].
+// (%20 is a space).
+//
+// An address is asked again every [Interval] until it has answered once. One
+// attempt lasts at most [Timeout]. A name is resolved anew for each attempt, and
+// that may take as long as it takes: Go gives each nameserver 5 s, twice
+// (resolv.conf(5), timeout and attempts). If a name has several IP addresses,
+// one that answers is enough.
 //
 // The http probe speaks just enough of HTTP/1.1 over a plain connection,
 // because net/http would make up most of the program.
@@ -22,7 +27,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
 	"net/netip"
 	"net/url"
@@ -30,14 +34,22 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
 const (
 	// Interval is the pause between a failed attempt and the next.
 	Interval = 100 * time.Millisecond
-	// Timeout bounds one attempt, name resolution included.
+	// Timeout bounds one attempt: the connection and the answer, but not the
+	// name resolution before.
 	Timeout = 2 * time.Second
+	// ReportInterval is the time between two reports on what has not answered.
+	ReportInterval = 10 * time.Second
+
+	// stagger is the time after which the next IP address of a name is asked, too
+	// (RFC 8305, 5: Connection Attempt Delay).
+	stagger = 250 * time.Millisecond
 
 	maxLine   = 4 << 10  // bytes of one line of an HTTP answer
 	maxAnswer = 64 << 10 // bytes read of an HTTP answer, interim responses included
@@ -89,19 +101,14 @@ func Parse(s string) (Target, error) {
 	}
 	u, err := url.Parse(s)
 	if err != nil {
-		if e := (*url.Error)(nil); errors.As(err, &e) {
-			err = e.Err // the address is named already
-		}
-		return wrong("it is no URL: %v (an IPv6 address goes into brackets, a literal %% is %%25)", err)
+		return wrong("%s", malformed(s, err))
 	}
 	t := Target{text: s, scheme: u.Scheme}
 	switch {
 	case u.Scheme == "https":
 		return wrong("https is not spoken here, the probe has no TLS: wait for its port with tcp://, or for a plain http endpoint")
-	case examples[u.Scheme] == "":
-		return wrong("the scheme is none of tcp, unix, file and http")
-	case !strings.HasPrefix(s[len(u.Scheme):], "://"):
-		return wrong("the scheme must be followed by ://")
+	case examples[u.Scheme] == "", !strings.HasPrefix(s[len(u.Scheme):], "://"):
+		return wrong(noScheme)
 	case u.User != nil:
 		return wrong("credentials are not sent, leave them out")
 	case strings.Contains(s, "#"):
@@ -113,7 +120,7 @@ func Parse(s string) (Target, error) {
 	if u.Scheme == "unix" || u.Scheme == "file" {
 		switch {
 		case u.Host != "":
-			return wrong("%q stands where a host would: an absolute path follows three slashes", u.Host)
+			return wrong("%s", misplaced(u.Host))
 		case strings.Trim(u.Path, "/") == "":
 			return wrong("the path is missing")
 		case strings.Contains(u.Path, "\x00"):
@@ -165,6 +172,32 @@ func Parse(s string) (Target, error) {
 	return t, nil
 }
 
+const noScheme = "it does not begin with tcp://, unix://, file:// or http://"
+
+// malformed says what is wrong with an address that net/url refuses with err.
+func malformed(s string, err error) string {
+	scheme, host, found := strings.Cut(s, "://")
+	scheme = strings.ToLower(scheme)
+	if i := strings.IndexAny(host, "/?#"); i >= 0 {
+		host = host[:i]
+	}
+	var escape url.EscapeError
+	switch {
+	case !found || examples[scheme] == "":
+		return noScheme
+	case errors.As(err, &escape):
+		return fmt.Sprintf("%q is no percent escape (a literal %% is %%25)", string(escape))
+	case scheme == "unix" || scheme == "file":
+		return misplaced(host)
+	}
+	return fmt.Sprintf("%q is no HOST:PORT (a port is a number, an IPv6 address and nothing else goes into brackets)", host)
+}
+
+// misplaced says that there is a host where a path would be.
+func misplaced(host string) string {
+	return fmt.Sprintf("%q stands where a host would: an absolute path follows three slashes", host)
+}
+
 // redact is s as an error may show it, for errors end up in logs: without the
 // credentials, which reach up to the last @ where they are not escaped as they should
 // be. Whoever gives a database's URL by mistake does not find its password there.
@@ -214,51 +247,51 @@ func hostHeader(host string, port uint64) string {
 // asked side by side, so slow ones do not add up. If ctx ends before, the error
 // names every address that has not answered, with its last failure, in the
 // order of targets, and wraps the cause of ctx's end.
-func Wait(ctx context.Context, targets []Target) error {
-	type attempt struct {
+//
+// Wait calls answered once for each target that has answered, and waiting every
+// [ReportInterval] with the error that it would return if ctx ended now. Both
+// calls are made one at a time, while Wait runs.
+func Wait(ctx context.Context, targets []Target, answered func(Target), waiting func(error)) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type result struct {
 		target int
 		err    error
 	}
-	attempts := make(chan attempt)
+	results := make(chan result)
 	last := make([]error, len(targets)) // nil: has answered
 	for i, t := range targets {
 		last[i] = errNoAnswer
 		// Not waited for: stat on a dead network file system returns to
 		// nobody, whatever the context says.
-		go func() {
-			for {
-				err := t.try(ctx)
-				if err != nil && ctx.Err() != nil {
-					return // cut off: the failure before it says more
-				}
-				select {
-				case attempts <- attempt{i, err}:
-				case <-ctx.Done():
-					return
-				}
-				if err == nil {
-					return
-				}
-				select {
-				case <-time.After(Interval):
-				case <-ctx.Done():
-					return
-				}
+		go t.askUntilAnswered(ctx, func(err error) {
+			select {
+			case results <- result{i, err}:
+			case <-ctx.Done():
 			}
-		}()
+		})
 	}
+	failures := func() *waitError {
+		e := &waitError{cause: context.Cause(ctx)}
+		for i, err := range last {
+			if err != nil {
+				e.failures = append(e.failures, fmt.Sprintf("%s: %v", targets[i], err))
+			}
+		}
+		return e
+	}
+	report := time.NewTicker(ReportInterval)
+	defer report.Stop()
 	for slices.ContainsFunc(last, func(err error) bool { return err != nil }) {
 		select {
-		case a := <-attempts:
-			last[a.target] = a.err
-		case <-ctx.Done():
-			e := &waitError{cause: context.Cause(ctx)}
-			for i, err := range last {
-				if err != nil {
-					e.failures = append(e.failures, fmt.Sprintf("%s: %v", targets[i], err))
-				}
+		case r := <-results:
+			if last[r.target] = r.err; r.err == nil {
+				answered(targets[r.target])
 			}
-			return e
+		case <-report.C:
+			waiting(failures())
+		case <-ctx.Done():
+			return failures()
 		}
 	}
 	return nil
@@ -275,35 +308,127 @@ func (e *waitError) Unwrap() error { return e.cause }
 
 var errNoAnswer = errors.New("no answer")
 
-// try asks once, for at most Timeout. Its error says what failed and leaves the
-// address to the caller.
-func (t Target) try(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, Timeout)
-	defer cancel()
-	var err error
+// askUntilAnswered asks again and again, and reports how each attempt has ended;
+// of the first, which may last long, also how far it has come. It returns after it
+// has reported nil, or when ctx is done.
+func (t Target) askUntilAnswered(ctx context.Context, report func(error)) {
+	progress := report
+	for {
+		err := t.try(ctx, progress)
+		// Cut off, and the failure before says more. A dialer knows that the
+		// deadline is over before ctx does.
+		if deadline, ok := ctx.Deadline(); err != nil && (ctx.Err() != nil || ok && !time.Now().Before(deadline)) {
+			return
+		}
+		report(err)
+		if err == nil {
+			return
+		}
+		select {
+		case <-time.After(Interval):
+		case <-ctx.Done():
+			return
+		}
+		progress = func(error) {} // the failure before says more
+	}
+}
+
+// try asks once. Its error says what failed and leaves the address to the caller.
+// Meanwhile it calls progress, possibly from several goroutines, with what the
+// error would be if nothing more happened.
+func (t Target) try(ctx context.Context, progress func(error)) error {
 	switch t.scheme {
 	case "file":
-		_, err = os.Stat(t.address)
+		_, err := os.Stat(t.address)
+		return plain(err)
 	case "unix":
-		err = t.connect(ctx, "unix")
-	default:
-		err = t.connect(ctx, "tcp")
+		return t.ask(ctx, "unix", t.address)
 	}
-	if e := (net.Error)(nil); ctx.Err() != nil || errors.As(err, &e) && e.Timeout() {
-		return errNoAnswer
+	addresses, err := resolve(ctx, t.address, progress)
+	if err != nil {
+		return err
 	}
-	if e := (*net.OpError)(nil); errors.As(err, &e) {
-		return e.Err
+	progress(errNoAnswer)
+	return t.ask(ctx, "tcp", addresses...)
+}
+
+// resolve returns the IP addresses, with the port, of an address HOST:PORT. It calls
+// progress as try does, whenever it asks a nameserver.
+func resolve(ctx context.Context, address string, progress func(error)) (addresses []string, err error) {
+	host, port, _ := net.SplitHostPort(address) // Parse has joined them
+	resolver := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, server string) (net.Conn, error) {
+		progress(unresolved(host, server, "has not answered"))
+		return new(net.Dialer).DialContext(ctx, network, server)
+	}}
+	found, err := resolver.LookupIPAddr(ctx, host)
+	for _, ip := range found {
+		addresses = append(addresses, net.JoinHostPort(ip.String(), port))
 	}
-	if e := (*fs.PathError)(nil); errors.As(err, &e) {
-		return e.Err
+	if e := (*net.DNSError)(nil); errors.As(err, &e) {
+		switch {
+		case e.IsNotFound:
+			err = fmt.Errorf("cannot resolve %s: no such host", host)
+		case e.IsTimeout:
+			err = unresolved(host, e.Server, "did not answer")
+		default: // "read udp 127.0.0.1:40000->127.0.0.1:53: read: connection refused"
+			words := strings.Split(e.Err, ": ")
+			err = unresolved(host, e.Server, "failed: "+words[len(words)-1])
+		}
+	}
+	return addresses, err
+}
+
+// unresolved says that a nameserver, IP:PORT, was of no help.
+func unresolved(host, server, what string) error {
+	return fmt.Errorf("cannot resolve %s: the nameserver %s %s (see /etc/resolv.conf)", host, strings.TrimSuffix(server, ":53"), what)
+}
+
+// ask connects to the addresses, and has an http target's request answered, for at most
+// Timeout. The next address is asked when one has failed, or has not answered within
+// stagger. One that answers is enough; the error is that of the first one that failed.
+func (t Target) ask(ctx context.Context, network string, addresses ...string) (failure error) {
+	ctx, cancel := context.WithTimeout(ctx, Timeout)
+	defer cancel()
+	results := make(chan error, len(addresses))
+	for asked, failed := 0, 0; failed < len(addresses); {
+		var next <-chan time.Time
+		if asked < len(addresses) {
+			go func(address string) {
+				err := t.connect(ctx, network, address)
+				if e := (net.Error)(nil); err != nil && (ctx.Err() != nil || errors.As(err, &e) && e.Timeout()) {
+					err = errNoAnswer
+				}
+				results <- plain(err)
+			}(addresses[asked])
+			asked++
+			next = time.After(stagger)
+		}
+		select {
+		case err := <-results:
+			if err == nil {
+				return nil
+			}
+			failed++
+			if failure == nil {
+				failure = err
+			}
+		case <-next:
+		}
+	}
+	return failure
+}
+
+// plain is an error of a system call without the call's name and arguments.
+func plain(err error) error {
+	if e := syscall.Errno(0); errors.As(err, &e) {
+		return e
 	}
 	return err
 }
 
 // connect connects, and has an http target's request answered.
-func (t Target) connect(ctx context.Context, network string) error {
-	conn, err := new(net.Dialer).DialContext(ctx, network, t.address)
+func (t Target) connect(ctx context.Context, network, address string) error {
+	conn, err := new(net.Dialer).DialContext(ctx, network, address)
 	if err != nil {
 		return err
 	}

@@ -15,12 +15,14 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/iotest"
+	"testing/synctest"
 	"time"
 )
 
@@ -61,28 +63,31 @@ func TestParse(t *testing.T) {
 func TestParseRefuses(t *testing.T) {
 	for _, c := range []struct{ in, says string }{
 		{"", "it is empty"},
-		{"db", "scheme is none of"},
-		{"db:5432", "scheme is none of"},
-		{"/run/app.sock", "scheme is none of"},
-		{"udp://db:53", "scheme is none of"},
+		{"db", "does not begin with tcp://, unix://, file:// or http://"},
+		{"db:5432", "does not begin with tcp://, unix://, file:// or http://"},
+		{"/run/app.sock", "does not begin with tcp://, unix://, file:// or http://"},
+		{"udp://db:53", "does not begin with tcp://, unix://, file:// or http://"},
 		{"https://web/", "no TLS"},
-		{"://", "missing protocol scheme"},
-		{"tcp:db:5432", "followed by ://"},
-		{"tcp:/db:5432", "followed by ://"},
-		{"unix:/run/app.sock", "followed by ://"},
+		{"://", "does not begin with tcp://"},
+		{"127.0.0.1:5432", "does not begin with tcp://"},
+		{"%zz", "does not begin with tcp://"},
+		{"tcp:db:5432", "does not begin with tcp://"},
+		{"tcp:/db:5432", "does not begin with tcp://"},
+		{"unix:/run/app.sock", "does not begin with tcp://"},
 		{"tcp://db", "the port is missing"},
 		{"tcp://db:", "the port is missing"},
 		{"tcp://[::1]", "the port is missing"},
 		{"http://web:/", "the port is missing"},
 		{"tcp://db:0", `"0" is no port`},
 		{"tcp://db:65536", `"65536" is no port`},
-		{"tcp://db:postgres", "invalid port"},
-		{"tcp://db:+1", "invalid port"},
+		{"tcp://db:postgres", `"db:postgres" is no HOST:PORT (a port is a number`},
+		{"tcp://db:+1", `"db:+1" is no HOST:PORT`},
 		{"tcp://:5432", "the host is missing"},
 		{"http:///ready", "the host is missing"},
 		{"tcp://::1:5432", "into brackets"},
-		{"tcp://[127.0.0.1]:5432", "IP-literal"},
-		{"tcp://[::1]x:5432", "no URL"},
+		{"tcp://[127.0.0.1]:5432", "an IPv6 address and nothing else goes into brackets"},
+		{"tcp://[::1]x:5432", `"[::1]x:5432" is no HOST:PORT`},
+		{"http://[::1/ready?x", `"[::1" is no HOST:PORT`},
 		{"tcp://d\"b:5432", "neither a host name nor an IPv4 address"},
 		{"tcp://dß:5432", "neither a host name nor an IPv4 address"},
 		{"tcp://" + strings.Repeat("d", 255) + ":1", "neither a host name nor an IPv4 address"},
@@ -94,10 +99,10 @@ func TestParseRefuses(t *testing.T) {
 		{"http://me:secret@web/", "credentials"},
 		{"http://@web/", "credentials"},
 		{"https://me:secret@web/", "no TLS"},
-		{"postgres://me:secret@db:5432/app", "scheme is none of"},
+		{"postgres://me:secret@db:5432/app", "does not begin with tcp://, unix://, file:// or http://"},
 		{"postgres://me:se/cret:secret@db:5432/app", "credentials"}, // not escaped: no URL
 		{"tcp://me:12/secret@db:5432", "credentials"},
-		{"me:secret@db", "scheme is none of"},
+		{"me:secret@db", "does not begin with tcp://, unix://, file:// or http://"},
 		{"https://secret@web/", "xxxxx@web"},
 		{"file:///a:b@c?", `"file:///a:b@c?"`},
 		{"http://web/a@b#", `"http://web/a@b#"`},
@@ -108,7 +113,8 @@ func TestParseRefuses(t *testing.T) {
 		{"http://web/?a\r\nX: y", `contains '\r'`},
 		{"http://web/ü", `contains "ü": percent-encode`},
 		{"http://web/?ü", `contains "ü": percent-encode`},
-		{"http://web/%zz", "invalid URL escape"},
+		{"http://web/%zz", `"%zz" is no percent escape`},
+		{"unix://[::1/app.sock", `"[::1" stands where a host would`},
 		{"unix://run/app.sock", `"run" stands where a host would`},
 		{"file://localhost/x", `"localhost" stands where a host would`},
 		{"unix://", "the path is missing"},
@@ -128,6 +134,11 @@ func TestParseRefuses(t *testing.T) {
 		}
 		if strings.Contains(err.Error(), "secret") {
 			t.Errorf("Parse(%q) shows the password: %q", c.in, err)
+		}
+		for _, wording := range []string{"first path segment", "missing protocol", "invalid", "IP-literal", "missing ']'", "parse "} {
+			if strings.Contains(err.Error(), wording) {
+				t.Errorf("Parse(%q) says %q, in the words of net/url", c.in, err)
+			}
 		}
 		checkRefusal(t, c.in, err)
 	}
@@ -229,6 +240,11 @@ func unused(t *testing.T) string {
 	return c.LocalAddr().String()
 }
 
+// wait is Wait without reports.
+func wait(ctx context.Context, targets []Target) error {
+	return Wait(ctx, targets, func(Target) {}, func(error) {})
+}
+
 func TestWaitAnswered(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -250,10 +266,10 @@ func TestWaitAnswered(t *testing.T) {
 		target(t, "%s/ready", web.URL),
 		target(t, "tcp://%s", tcp.Addr()), // the same twice
 	}
-	if err := Wait(within(t), targets); err != nil {
+	if err := wait(within(t), targets); err != nil {
 		t.Error(err)
 	}
-	if err := Wait(within(t), nil); err != nil {
+	if err := wait(within(t), nil); err != nil {
 		t.Errorf("no targets: %v", err)
 	}
 }
@@ -280,13 +296,93 @@ func TestWaitAppears(t *testing.T) {
 		}
 	}))
 	defer web.Close()
-	err := Wait(within(t), []Target{
+	err := wait(within(t), []Target{
 		target(t, "file://%s/file", dir), target(t, "unix://%s/sock", dir), target(t, "%s/", web.URL)})
 	if err != nil {
 		t.Error(err)
 	}
 	if n := asked.Load(); n != 4 {
 		t.Errorf("asked %d times, want 4: once an answer is had, no more", n)
+	}
+}
+
+// What has answered once is done with, whatever it would answer later.
+func TestWaitAsksNoMore(t *testing.T) {
+	t.Parallel()
+	var asked atomic.Int32
+	once := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if asked.Add(1) > 1 {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	}))
+	defer once.Close()
+	// It is asked as often as the other would be: every Interval.
+	var attempts atomic.Int32
+	later := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if asked.Load() == 0 || attempts.Add(1) < 5 {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	}))
+	defer later.Close()
+	var answered []string
+	targets := []Target{target(t, "%s/once", once.URL), target(t, "%s/later", later.URL)}
+	err := Wait(within(t), targets, func(t Target) { answered = append(answered, t.String()) }, func(error) {})
+	if want := []string{targets[0].String(), targets[1].String()}; err != nil || !slices.Equal(answered, want) {
+		t.Errorf("Wait = %v, answered: %q; want %q", err, answered, want)
+	}
+	if n := asked.Load(); n != 1 {
+		t.Errorf("asked %d times, want once", n)
+	}
+}
+
+// Every ReportInterval there is a report of what has not answered by then, and why.
+func TestWaitReports(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	here, missing := target(t, "file://%s", dir), target(t, "file://%s/missing", dir)
+	synctest.Test(t, func(t *testing.T) {
+		begin := time.Now()
+		var events []string
+		event := func(what any) {
+			events = append(events, fmt.Sprintf("%s: %v", time.Since(begin).Truncate(time.Second), what))
+		}
+		err := Wait(t.Context(), []Target{here, missing}, func(t Target) { event(t) }, func(err error) {
+			if event(err); len(events) == 3 {
+				if err := os.WriteFile(filepath.Join(dir, "missing"), nil, 0o600); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+		failure := missing.String() + ": no such file or directory"
+		want := []string{"0s: " + here.String(), "10s: " + failure, "20s: " + failure, "20s: " + missing.String()}
+		if err != nil || !slices.Equal(events, want) {
+			t.Errorf("Wait = %v, having reported %q, want %q", err, events, want)
+		}
+	})
+}
+
+// Of the addresses of a name, one that answers is enough, and one that does not costs
+// the others no time: all have Timeout together.
+func TestAskSeveral(t *testing.T) {
+	t.Parallel()
+	mute := listen(t, "tcp", "127.0.0.1:0", quiet).Addr().String()
+	answering := listen(t, "tcp", "127.0.0.1:0", func(_ int, c net.Conn) {
+		request(c)
+		io.WriteString(c, "HTTP/1.0 200\n")
+	}).Addr().String()
+	refusing, web := unused(t), target(t, "http://web/")
+	for _, addresses := range [][]string{{answering}, {refusing, answering}, {mute, answering}, {mute, mute, refusing, mute, answering}, {answering, mute}} {
+		if err := web.ask(within(t), "tcp", addresses...); err != nil {
+			t.Errorf("%q: %v", addresses, err)
+		}
+	}
+	for _, c := range []struct {
+		addresses []string
+		says      string
+	}{{[]string{refusing, refusing}, "connection refused"}, {[]string{refusing, mute}, "connection refused"}, {[]string{mute, mute}, "no answer"}} {
+		if err := web.ask(within(t), "tcp", c.addresses...); err == nil || err.Error() != c.says {
+			t.Errorf("%q: %v, want %q", c.addresses, err, c.says)
+		}
 	}
 }
 
@@ -302,7 +398,7 @@ func TestWaitConcurrently(t *testing.T) {
 		io.WriteString(c, "HTTP/1.0 200\n")
 	}
 	a, b := listen(t, "tcp", "127.0.0.1:0", handle), listen(t, "tcp", "127.0.0.1:0", handle)
-	if err := Wait(within(t), []Target{target(t, "http://%s", a.Addr()), target(t, "http://%s", b.Addr())}); err != nil {
+	if err := wait(within(t), []Target{target(t, "http://%s", a.Addr()), target(t, "http://%s", b.Addr())}); err != nil {
 		t.Error(err)
 	}
 }
@@ -325,7 +421,7 @@ func TestWaitGivesAttemptUp(t *testing.T) {
 		io.WriteString(c, "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\n")
 	})
 	begin := time.Now()
-	if err := Wait(within(t), []Target{target(t, "http://%s", silent.Addr()), target(t, "http://%s", trickling.Addr())}); err != nil {
+	if err := wait(within(t), []Target{target(t, "http://%s", silent.Addr()), target(t, "http://%s", trickling.Addr())}); err != nil {
 		t.Fatal(err)
 	}
 	if took := time.Since(begin); took < Timeout {
@@ -358,10 +454,10 @@ func TestTry(t *testing.T) {
 		target Target
 		says   string
 	}{
-		{target(t, "tcp://%s", refusing), "connect: connection refused"},
-		{target(t, "http://%s/", refusing), "connect: connection refused"},
-		{target(t, "unix://%s/sock", dir), "connect: no such file or directory"},
-		{target(t, "unix://%s/plain", dir), "connect: connection refused"},
+		{target(t, "tcp://%s", refusing), "connection refused"},
+		{target(t, "http://%s/", refusing), "connection refused"},
+		{target(t, "unix://%s/sock", dir), "no such file or directory"},
+		{target(t, "unix://%s/plain", dir), "connection refused"},
 		{target(t, "file://%s/none", dir), "no such file or directory"},
 		{target(t, "file://%s/plain/none", dir), "not a directory"},
 		{target(t, "http://%s/", server("HTTP/1.1 503 Service Unavailable\r\n\r\n")), "answered with status 503"},
@@ -369,7 +465,7 @@ func TestTry(t *testing.T) {
 		{target(t, "http://%s/", server("SSH-2.0-OpenSSH_9.2\r\n")), `not an HTTP answer: "SSH-2.0-OpenSSH_9.2"`},
 		{target(t, "http://%s/", server("")), "the connection was closed without an HTTP answer"},
 	} {
-		if err := c.target.try(within(t)); err == nil || err.Error() != c.says {
+		if err := c.target.try(within(t), func(error) {}); err == nil || err.Error() != c.says {
 			t.Errorf("%s: %v, want %q", c.target, err, c.says)
 		}
 	}
@@ -382,11 +478,26 @@ func TestWaitEnds(t *testing.T) {
 		tt := target(t, "http://%s/", listen(t, "tcp", "127.0.0.1:0", handle).Addr())
 		ctx, cancel := context.WithTimeout(t.Context(), Interval)
 		defer cancel()
-		err := Wait(ctx, []Target{tt})
+		err := wait(ctx, []Target{tt})
 		if want := tt.String() + ": no answer"; !errors.Is(err, context.DeadlineExceeded) || err.Error() != want {
 			t.Errorf("%s server: Wait = %v, want %q, being context.DeadlineExceeded", name, err, want)
 		}
 	}
+}
+
+// late is a context whose deadline is over, and that has not noticed yet.
+type late struct{ context.Context }
+
+func (late) Deadline() (time.Time, bool) { return time.Now().Add(-time.Second), true }
+
+// An attempt that the deadline cuts off is no failure of the target: what it said before
+// stays.
+func TestWaitKeepsFailure(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	target(t, "unix://%s/sock", dir).askUntilAnswered(late{within(t)}, func(err error) {
+		t.Errorf("reported: %v", err)
+	})
 }
 
 // The error of Wait has each address that has not answered with its last
@@ -409,7 +520,7 @@ func TestWaitNamesFailures(t *testing.T) {
 	a, b, c := server(""), target(t, "file:///proc/self"), server("HTTP/1.0 500\n\n")
 	stop := errors.New("SIGTERM")
 	go func() { again.Wait(); cancel(stop) }()
-	err := Wait(ctx, []Target{a, b, c})
+	err := wait(ctx, []Target{a, b, c})
 	want := fmt.Sprintf("%s: the connection was closed without an HTTP answer; %s: answered with status 500", a, c)
 	if err == nil || err.Error() != want || !errors.Is(err, stop) {
 		t.Errorf("Wait = %v, want %q, being the context's cause", err, want)
@@ -500,7 +611,7 @@ func TestRequest(t *testing.T) {
 	web.Listener = l
 	web.Start()
 	defer web.Close()
-	if err := Wait(within(t), []Target{target(t, "http://%s/a%%2Fb^?c=d,e&f=%%20", l.Addr())}); err != nil {
+	if err := wait(within(t), []Target{target(t, "http://%s/a%%2Fb^?c=d,e&f=%%20", l.Addr())}); err != nil {
 		t.Fatal(err)
 	}
 	want := seen{"HTTP/1.1", "GET", "/a%2Fb^?c=d,e&f=%20", l.Addr().String(), "sentinel", "*/*"}

@@ -1,0 +1,237 @@
+package main_test
+
+import (
+	"errors"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
+)
+
+// What --wait-for does and says.
+
+// TestWaitInVain: 124, the command is not launched, and every address that has not
+// answered is named.
+func TestWaitInVain(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	here, missing := "file://"+dir, []string{"file://" + dir + "/one", "unix://" + dir + "/two"}
+	start := time.Now()
+	p := sentinel(t, dir, []string{"--wait-for", missing[0], "--wait-for", here + " " + missing[1], "--wait-timeout", "300ms"}, "echo", "launched")
+	p.Want(124)
+	if took := time.Since(start); took < 300*time.Millisecond {
+		t.Errorf("it gave up after %s, before --wait-timeout was over", took)
+	}
+	p.Await("waiting for " + missing[0] + ", " + here + ", " + missing[1] + ", at most 300ms\"")
+	p.Await(here + " answered after ")
+	const why = ": no such file or directory"
+	p.Await("echo was not started: --wait-for timed out after --wait-timeout 300ms: " + missing[0] + why + "; " + missing[1] + why + "\"")
+	if strings.Contains(p.Output(), "launched\n") {
+		t.Errorf("the command was launched:\n%s", p.Output())
+	}
+	wantRecord(t, dir, 124)
+}
+
+// TestWaitNamesEndedSidecars: whoever waits in vain reads which sidecars are gone, and
+// nothing of those that live.
+func TestWaitNamesEndedSidecars(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	stopping(t, dir, "lives")
+	if err := errors.Join(
+		os.WriteFile(filepath.Join(dir, "cloud-sql-proxy-terminated"), []byte("1\n"), 0o644),
+		os.WriteFile(filepath.Join(dir, "statsd-terminated"), []byte("0\n"), 0o644),
+	); err != nil {
+		t.Fatal(err)
+	}
+	p := sentinel(t, dir, []string{"--wait-for", "file:///no/such/file", "--wait-timeout", "50ms"}, "true")
+	p.Want(124)
+	p.Await("file:///no/such/file: no such file or directory; cloud-sql-proxy has ended with 1: see its log; statsd has ended with 0: see its log\"")
+}
+
+// TestWaitSpeaks: what is waited for is said at once, what has not answered every ten
+// seconds, and what has, when it does.
+func TestWaitSpeaks(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	ready, flaky := "file://"+dir+"/ready", "file://"+dir+"/flaky"
+	p := sentinel(t, dir, []string{"--wait-for", flaky + " " + ready}, "echo", "launched")
+	p.Await("waiting for " + flaky + ", " + ready + ", at most 1m0s\"")
+	create(t, filepath.Join(dir, "flaky"))
+	p.Await(flaky + " answered after ")
+	// What has answered may go again.
+	if err := errors.Join(os.Remove(filepath.Join(dir, "flaky")),
+		os.WriteFile(filepath.Join(dir, "proxy-terminated"), []byte("1\n"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	p.Await("still waiting after 10s: " + ready + ": no such file or directory; proxy has ended with 1: see its log\"")
+	create(t, filepath.Join(dir, "ready"))
+	p.Await(ready + " answered after 10")
+	p.Await("launched\n")
+	p.Want(0)
+}
+
+func create(t *testing.T, path string) {
+	t.Helper()
+	if err := os.WriteFile(path, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The name that a test waits for, and where a nameserver says that it is.
+const (
+	waitedName = "db.example"
+	waitedIP   = "127.0.0.9"
+)
+
+// TestNameservers: a nameserver that does not answer delays the wait and does not make it
+// vain, for Go gives it 5 s and one attempt has 2 s; and where the name cannot be resolved,
+// that is what is said.
+func TestNameservers(t *testing.T) {
+	t.Parallel()
+	const target = "tcp://" + waitedName + ":5432"
+	const mute, answering = "127.0.0.2", "127.0.0.3"
+	const inVain = target + ": cannot resolve " + waitedName + ": the nameserver "
+	for _, c := range []struct {
+		name       string
+		resolvConf string
+		timeout    string
+		wait       string // an address
+		code       int
+		says       []string
+	}{
+		{"the first is mute", "nameserver " + mute + "\nnameserver " + answering, "1m", target, 0, []string{target + " answered after "}},
+		{"all are mute", "nameserver " + mute, "300ms", target, 124, []string{inVain + mute + " has not answered (see /etc/resolv.conf)"}},
+		{"all are mute, and Go gives up", "nameserver " + mute + "\noptions timeout:1 attempts:1", "5s", target, 124,
+			[]string{inVain + mute + " did not answer (see /etc/resolv.conf)"}},
+		// Go asks this machine then.
+		{"there is none", "", "300ms", target, 124, []string{inVain, " failed: connection refused (see /etc/resolv.conf)"}},
+		{"none is needed", "", "300ms", "tcp://" + waitedIP + ":5432", 0, []string{"tcp://" + waitedIP + ":5432 answered after "}},
+		{"no such name", "nameserver " + answering, "300ms", "http://cache.example/", 124,
+			[]string{"http://cache.example/: cannot resolve cache.example: no such host"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			needRoot(t, "it makes a network")
+			t.Parallel()
+			dir := t.TempDir()
+			conf := filepath.Join(t.TempDir(), "resolv.conf")
+			if err := os.WriteFile(conf, []byte(c.resolvConf+"\n"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			argv := drive.Wrap("sentinel", []string{"--dir", dir, "--wait-for", c.wait, "--wait-timeout", c.timeout}, []string{"true"})
+			p := drive.Start(t, drive.Command("nameserved", append([]string{conf, mute, answering}, argv...)...), inNetwork(t))
+			p.Want(c.code)
+			for _, text := range c.says {
+				p.Await(text)
+			}
+			if out := p.Output(); strings.Contains(out, "no answer") || strings.Contains(out, "lookup") {
+				t.Errorf("it says \"no answer\", or what Go calls a resolution:\n%s", out)
+			}
+			wantRecord(t, dir, c.code)
+		})
+	}
+}
+
+// inNetwork gives a command a network and mounts of its own, as those of a container are.
+func inNetwork(t *testing.T) func(*exec.Cmd) {
+	t.Helper()
+	namespace := func(cmd *exec.Cmd) {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS}
+	}
+	try := exec.Command("true")
+	if namespace(try); try.Run() != nil {
+		t.Skip("needs root with the right to make a network namespace (CAP_SYS_ADMIN)")
+	}
+	return namespace
+}
+
+// nameserved is a mode that runs a command line in a network of its own with two
+// nameservers, one that is mute and one that knows waitedName, where a server listens.
+func nameserved(args []string) int {
+	conf, mute, answering, argv := args[0], args[1], args[2], args[3:]
+	must := func(err error) {
+		if err != nil {
+			panic(err)
+		}
+	}
+	must(unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""))
+	must(unix.Mount(conf, "/etc/resolv.conf", "", unix.MS_BIND, ""))
+	must(loopbackUp())
+	if _, err := net.ListenPacket("udp", mute+":53"); err != nil {
+		panic(err)
+	}
+	nameserver, err := net.ListenPacket("udp", answering+":53")
+	must(err)
+	go serveNames(nameserver)
+	_, err = net.Listen("tcp", waitedIP+":5432") // the kernel accepts
+	must(err)
+
+	runtime.LockOSThread() // whose end the child does not survive
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Run(); cmd.ProcessState == nil {
+		panic(err)
+	}
+	return cmd.ProcessState.ExitCode()
+}
+
+// loopbackUp is ip link set lo up.
+func loopbackUp() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	lo, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	lo.SetUint16(unix.IFF_UP)
+	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo)
+}
+
+// serveNames is a nameserver (RFC 1035, 4.1) that knows the IPv4 address of waitedName.
+func serveNames(conn net.PacketConn) {
+	const header = 12 // bytes
+	query := make([]byte, 512)
+	for {
+		n, from, err := conn.ReadFrom(query)
+		if err != nil || n < header {
+			return
+		}
+		// The question: labels with their lengths, of which the last is empty; type; class.
+		var labels []string
+		at := header
+		for ; query[at] > 0; at += 1 + int(query[at]) {
+			labels = append(labels, string(query[at+1:at+1+int(query[at])]))
+		}
+		known := strings.Join(labels, ".") == waitedName
+		typeA := query[at+1] == 0 && query[at+2] == 1
+		question := query[header : at+5]
+
+		flags, answers := uint8(0), uint8(0)
+		if !known {
+			flags = 3 // NXDOMAIN
+		}
+		if known && typeA {
+			answers = 1
+		}
+		reply := []byte{query[0], query[1], 0x81, 0x80 | flags, 0, 1, 0, answers, 0, 0, 0, 0}
+		reply = append(reply, question...)
+		if answers > 0 { // the name of the question, A, IN, valid for 0 s, 4 bytes
+			reply = append(reply, 0xc0, header, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4)
+			reply = append(reply, net.ParseIP(waitedIP).To4()...)
+		}
+		_, _ = conn.WriteTo(reply, from)
+	}
+}
