@@ -119,6 +119,7 @@ func Run(cfg Config) int {
 			cfg.Log.Warn().Err(err).Int("code", code).Msgf("the end of %s could not be recorded as it should", cfg.Name)
 		}
 	}
+	l.awaitSync()
 	l.report()
 	return code
 }
@@ -156,6 +157,8 @@ type loop struct {
 
 	// surroundings are the methods below.
 	surroundings surroundings
+	// synced is closed when the mains' ends are on disk; nil if nobody has asked for that.
+	synced chan struct{}
 
 	process *process.Process // the sidecar's, nil before the launch
 	early   []syscall.Signal // what came for it before the launch
@@ -283,6 +286,9 @@ func (l *loop) do(a action, _, to state) error {
 			l.warn(l.run.Running())
 		}
 	case stop:
+		if to.ends != nil {
+			l.syncEnds()
+		}
 		l.stopFrom, l.stopped = time.Now(), make(chan bool, 1)
 		go func() { l.stopped <- l.process.Stop(l.StopSignal, l.GracePeriod) }()
 	case warnNotBegun:
@@ -302,6 +308,35 @@ func (l *loop) launch() error {
 		l.process.Signal(sig)
 	}
 	return nil
+}
+
+// syncWait is for how long a shim that is done waits until the mains' ends are on disk. A disk
+// that does not answer must not keep the pod from ending.
+const syncWait = time.Second
+
+// syncEnds makes the mains' ends outlive a crash of the node, in the background: the sentinels
+// do not wait for the disk themselves.
+func (l *loop) syncEnds() {
+	l.synced = make(chan struct{})
+	go func() {
+		defer close(l.synced)
+		for _, main := range l.Mains {
+			if err := lifetime.Sync(lifetime.Dir(l.Dir), main); err != nil {
+				l.Log.Debug().Err(err).Msgf("the end of %s may be lost if the node crashes", main)
+			}
+		}
+	}()
+}
+
+func (l *loop) awaitSync() {
+	if l.synced == nil {
+		return
+	}
+	select {
+	case <-l.synced:
+	case <-time.After(syncWait):
+		l.Log.Warn().Msgf("the mains' ends are not on disk after %s: they may be lost if the node crashes", syncWait)
+	}
 }
 
 // program is what the sidecar is called in what is told to people.
