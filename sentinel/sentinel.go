@@ -84,6 +84,8 @@ type session struct {
 	// command is nil until it has started.
 	command *process.Process
 	started time.Time
+	// refused: it was said that the command may not be signalled.
+	refused bool
 	// early are the signals that came while we were not yet waiting for
 	// anything, for the command to have as soon as it is there.
 	early []os.Signal
@@ -177,18 +179,30 @@ func (s *session) launch() (err error) {
 	return nil
 }
 
-// supervise passes signals on to the command until it has ended.
+// supervise passes signals on to the command until it has ended; if it has died of one of
+// them, until its process group has.
 func (s *session) supervise() (code int) {
 	for _, sig := range s.early {
-		s.command.Signal(sig.(syscall.Signal))
+		s.signal(sig)
 	}
+	exited, ended := s.command.Exited(), (<-chan struct{})(nil)
 	for {
 		select {
 		case sig := <-s.Signals:
-			s.command.Signal(sig.(syscall.Signal))
-		case <-s.command.Exited():
+			s.signal(sig)
+		case <-exited:
+			exited, ended = nil, s.command.EndGroup()
+		case <-ended:
 			return s.ended(s.command.Status(), time.Since(s.started))
 		}
+	}
+}
+
+// signal passes a signal on to the command. That this is not permitted is said once.
+func (s *session) signal(sig os.Signal) {
+	if err := s.command.Signal(sig.(syscall.Signal)); err != nil && !s.refused {
+		s.refused = true
+		s.Log.Error().Msg(err.Error())
 	}
 }
 
@@ -226,6 +240,9 @@ func (s *session) notStarted(err error) (code int) {
 
 // ended gives the end of the command its exit code.
 func (s *session) ended(status process.Status, after time.Duration) (code int) {
+	if status.Err != nil {
+		s.message = status.Err.Error()
+	}
 	if status.Signal != 0 {
 		s.message = fmt.Sprintf("%s was killed by %s after %s", s.program(), process.SignalName(status.Signal), after.Round(time.Millisecond))
 		if status.Signal == syscall.SIGKILL {

@@ -231,10 +231,26 @@ func (l *loop) summary() string {
 		return fmt.Sprintf("%s; %s was not started", cause, l.program())
 	case l.stopped == nil:
 		return fmt.Sprintf("%s; %s", cause, describeStatus(l.program(), l.process.Status()))
-	case l.killed:
-		return fmt.Sprintf("%s; %s did not heed %s and was killed after %.1fs", cause, l.program(), process.SignalName(l.StopSignal), l.stopTook.Seconds())
 	}
-	return fmt.Sprintf("%s; %s stopped by %s in %.1fs", cause, l.program(), process.SignalName(l.StopSignal), l.stopTook.Seconds())
+	return fmt.Sprintf("%s; %s", cause, l.describeStop())
+}
+
+// describeStop names what did not stop, which need not be the sidecar itself.
+func (l *loop) describeStop() string {
+	stopped := fmt.Sprintf("%s stopped by %s in %.1fs", l.program(), process.SignalName(l.StopSignal), l.stopTook.Seconds())
+	switch {
+	case l.stopped.Refused != nil:
+		return fmt.Sprintf("%s was not stopped: %v", l.program(), l.stopped.Refused)
+	case !l.stopped.Killed:
+		return stopped
+	case !l.stopped.Exited:
+		return fmt.Sprintf("%s did not stop within %s of %s and was killed", l.program(), l.GracePeriod, process.SignalName(l.StopSignal))
+	}
+	left := "processes that it had started"
+	if len(l.stopped.Left) > 0 {
+		left = strings.Join(l.stopped.Left, ", ")
+	}
+	return fmt.Sprintf("%s, but %s did not stop within %s (--grace-period) and had to be killed", describeStatus(l.program(), l.process.Status()), left, l.GracePeriod)
 }
 
 // ends are the mains' ends that the exit code was made of.
@@ -254,6 +270,9 @@ func (l *loop) ends() string {
 }
 
 func describeStatus(program string, status process.Status) string {
+	if status.Err != nil {
+		return status.Err.Error()
+	}
 	if status.Signal != 0 {
 		return fmt.Sprintf("%s died of %s", program, process.SignalName(status.Signal))
 	}

@@ -167,11 +167,11 @@ type loop struct {
 	launched  time.Time
 	drainFrom time.Duration
 
-	stopped  chan bool // from process.Stop: whether SIGKILL was needed
+	stopping chan process.Stopped // from process.Stop
 	stopFrom time.Time
 	stopTook time.Duration
-	killed   bool
-	gone     bool // the stop has ended
+	stopped  *process.Stopped // nil until the stop has ended
+	refused  bool             // it was said that the sidecar may not be signalled
 }
 
 // loop runs until all is over, and returns the exit code.
@@ -198,7 +198,7 @@ func (l *loop) loop() int {
 // wait waits until something has happened.
 func (l *loop) wait(timeout <-chan time.Time) (e event) {
 	var exited <-chan struct{}
-	if l.process != nil && l.stopped == nil {
+	if l.process != nil && l.stopping == nil {
 		exited = l.process.Exited()
 	}
 	select {
@@ -207,8 +207,8 @@ func (l *loop) wait(timeout <-chan time.Time) (e event) {
 	case <-exited:
 	case sig := <-l.Signals:
 		e.term = l.receive(sig)
-	case l.killed = <-l.stopped:
-		l.gone, l.stopTook = true, time.Since(l.stopFrom)
+	case stopped := <-l.stopping:
+		l.stopped, l.stopTook = &stopped, time.Since(l.stopFrom)
 	}
 	return e
 }
@@ -221,9 +221,17 @@ func (l *loop) receive(sig os.Signal) (term bool) {
 	case l.process == nil:
 		l.early = append(l.early, sig.(syscall.Signal))
 	default:
-		l.process.Signal(sig.(syscall.Signal))
+		l.signal(sig.(syscall.Signal))
 	}
 	return false
+}
+
+// signal passes a signal on to the sidecar. That this is not permitted is said once.
+func (l *loop) signal(sig syscall.Signal) {
+	if err := l.process.Signal(sig); err != nil && !l.refused {
+		l.refused = true
+		l.Log.Error().Msg(err.Error())
+	}
 }
 
 // step takes turns until the next one has to wait for something. Then it logs what has
@@ -251,8 +259,8 @@ func (l *loop) sidecar() (exited, gone bool, code int) {
 	switch {
 	case l.process == nil:
 		return false, false, exitcode.OK
-	case l.stopped != nil:
-		gone = l.gone
+	case l.stopping != nil:
+		gone = l.stopped != nil
 	default:
 		gone = isClosed(l.process.Gone())
 	}
@@ -289,8 +297,8 @@ func (l *loop) do(a action, _, to state) error {
 		if to.ends != nil {
 			l.syncEnds()
 		}
-		l.stopFrom, l.stopped = time.Now(), make(chan bool, 1)
-		go func() { l.stopped <- l.process.Stop(l.StopSignal, l.GracePeriod) }()
+		l.stopFrom, l.stopping = time.Now(), make(chan process.Stopped, 1)
+		go func() { l.stopping <- l.process.Stop(l.StopSignal, l.GracePeriod) }()
 	case warnNotBegun:
 		l.warnNotBegun(to.warned == 1)
 	}
@@ -305,7 +313,7 @@ func (l *loop) launch() error {
 	}
 	crashpoint.At("shim.launched")
 	for _, sig := range l.early {
-		l.process.Signal(sig)
+		l.signal(sig)
 	}
 	return nil
 }

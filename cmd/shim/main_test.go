@@ -200,8 +200,8 @@ var refusals = map[string][]unix.SockFilter{
 	"inotify": refusal(unix.SYS_INOTIFY_INIT1, unix.EMFILE),
 	"watches": refusal(unix.SYS_INOTIFY_ADD_WATCH, unix.ENOSPC),
 	// It succeeds, but nothing is ever told: gVisor does so.
-	"events": refusal(unix.SYS_INOTIFY_ADD_WATCH, 0),
-	"locks":  refusal(unix.SYS_FCNTL, unix.EINVAL, unix.F_OFD_GETLK, unix.F_OFD_SETLKW),
+	"events":  refusal(unix.SYS_INOTIFY_ADD_WATCH, 0),
+	"locks":   refusal(unix.SYS_FCNTL, unix.EINVAL, unix.F_OFD_GETLK, unix.F_OFD_SETLKW),
 	"renames": refusal(unix.SYS_RENAMEAT2, unix.EPERM), // by an old runtime's profile
 	// All are granted at once, and none is ever in the way: gVisor does so between containers.
 	"sharing": append(refusal(unix.SYS_FCNTL, 0, unix.F_OFD_GETLK, unix.F_OFD_SETLKW), refusal(unix.SYS_FLOCK, 0)...),

@@ -1,13 +1,22 @@
 // Package process owns one command: it starts it, signals it, stops it, and
 // reaps it and every orphan that it leaves behind. It is the only place that
-// knows wait(2), process groups and the arithmetic of exit statuses.
+// knows wait(2), process groups, /proc, and the arithmetic of exit statuses.
 //
 // There is one command per program: being the subreaper and the one waiter for
 // all children are properties of the whole process.
+//
+// Process 1 of a container ignores every signal that it does not handle
+// (pid_namespaces(7)), so a shell that is process 1 and has no trap outlives
+// SIGTERM, and its child works on. The same shell under a wrapper is not
+// process 1, and dies. That is why [Process.EndGroup] exists.
 package process
 
 import (
+	"errors"
+	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"runtime"
 	"sync"
 	"syscall"
@@ -16,7 +25,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sentinel-shim/sentinel-shim/sentinel/crashpoint"
-	"github.com/sentinel-shim/sentinel-shim/sentinel/exitcode"
 )
 
 // Status is how a command ended.
@@ -26,28 +34,39 @@ type Status struct {
 	Code int
 	// Signal is what the command died of, 0 if it exited.
 	Signal syscall.Signal
+	// Err is not nil if the kernel refuses to say how the command ended. Code
+	// is then exitcode.Wrapper.
+	Err error
 }
 
 // Process is a command that was started.
 type Process struct {
 	pid      int
+	name     string
 	terminal bool // the command's group has the terminal that we had
+	adopts   bool // orphans become our children, so ECHILD means that nothing is left
 
 	exited chan struct{}
 	gone   chan struct{}
-	status Status // valid once exited is closed
+	reaps  chan struct{} // a value whenever something may have been reaped
+	status Status        // valid once exited is closed
 
 	// mu makes "is it still there" and the kill(2) or wait(2) that follows
 	// one step: a process id may be another's as soon as it is reaped.
-	mu        sync.Mutex
-	reaped    bool
-	groupGone bool
+	mu         sync.Mutex
+	reaped     bool
+	childless  bool // no child of ours is left
+	groupEmpty bool
+	isGone     bool
+	passedOn   map[syscall.Signal]bool
+	ending     bool // EndGroup passes signals on to the group
+	refused    error
 }
 
 // Start starts argv with our standard files, environment, working directory,
 // umask and limits, in a process group of its own; where we have the terminal,
-// the group gets it. The command dies with us. A command that cannot be started
-// is a *StartError.
+// the group gets it. The command dies with us, unless prctl(2) is refused
+// (seccomp). A command that cannot be started is a *StartError.
 func Start(argv []string) (*Process, error) {
 	path, err := lookPath(argv[0])
 	if err != nil {
@@ -55,9 +74,12 @@ func Start(argv []string) (*Process, error) {
 	}
 	spare(spareThreads)
 	p := &Process{
+		name:     filepath.Base(path),
 		terminal: hasTerminal(),
 		exited:   make(chan struct{}),
 		gone:     make(chan struct{}),
+		reaps:    make(chan struct{}, 1),
+		passedOn: make(map[syscall.Signal]bool),
 	}
 	started := make(chan error)
 	go p.own(path, argv, started)
@@ -73,20 +95,21 @@ func Start(argv []string) (*Process, error) {
 func (p *Process) own(path string, argv []string, started chan<- error) {
 	runtime.LockOSThread()
 
-	// Orphans come to us even if we are not process 1. Refused only by
-	// kernels that do not know it; then they are process 1's to reap.
-	_ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+	// Orphans come to process 1, or to us if we are the subreaper.
+	p.adopts = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == nil || os.Getpid() == 1
 
-	pid, err := syscall.ForkExec(path, argv, &syscall.ProcAttr{
-		Env:   os.Environ(),
-		Files: []uintptr{0, 1, 2},
-		Sys: &syscall.SysProcAttr{
-			Setpgid:    true,
-			Foreground: p.terminal, // implies Setpgid, and alone would do
-			Ctty:       0,
-			Pdeathsig:  syscall.SIGKILL,
-		},
-	})
+	attributes := syscall.SysProcAttr{
+		Setpgid:    true,
+		Foreground: p.terminal, // implies Setpgid, and alone would do
+		Ctty:       0,
+		Pdeathsig:  syscall.SIGKILL,
+	}
+	pid, err := fork(path, argv, attributes)
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.ENOSYS) {
+		// Perhaps it is prctl(2) that is refused (seccomp), and not the file.
+		attributes.Pdeathsig = 0
+		pid, err = fork(path, argv, attributes)
+	}
 	p.pid = pid
 	if err != nil {
 		p.returnTerminal() // the child takes it before it executes anything
@@ -98,59 +121,12 @@ func (p *Process) own(path string, argv []string, started chan<- error) {
 	p.reap()
 }
 
-// reap is the one waiter. It returns when no child is left, which with a
-// subreaper means that nothing is left of all that the command has started.
-func (p *Process) reap() {
-	for {
-		// Look without reaping, so that the reaping is done under mu.
-		err := unix.Waitid(unix.P_ALL, 0, nil, unix.WEXITED|unix.WNOWAIT, nil)
-		if err == unix.EINTR {
-			continue
-		}
-		p.mu.Lock()
-		var ended bool
-		for {
-			var ws unix.WaitStatus
-			pid, err := unix.Wait4(-1, &ws, unix.WNOHANG, nil)
-			if err == unix.EINTR {
-				continue
-			}
-			if err != nil || pid <= 0 {
-				break
-			}
-			if pid == p.pid {
-				p.status, p.reaped, ended = statusOf(ws), true, true
-				p.returnTerminal()
-			}
-		}
-		p.checkGroup()
-		if ended { // after gone, so that who sees the end sees the whole
-			close(p.exited)
-		}
-		p.mu.Unlock()
-		if err != nil { // ECHILD
-			return
-		}
-	}
-}
-
-func statusOf(ws unix.WaitStatus) Status {
-	if ws.Signaled() {
-		return Status{Code: exitcode.OfSignal(ws.Signal()), Signal: ws.Signal()}
-	}
-	return Status{Code: ws.ExitStatus()}
-}
-
-// checkGroup closes gone once no process of the command's group is left. The
-// caller holds mu.
-func (p *Process) checkGroup() {
-	if p.groupGone || !p.reaped {
-		return
-	}
-	if unix.Kill(-p.pid, 0) == unix.ESRCH {
-		p.groupGone = true
-		close(p.gone)
-	}
+func fork(path string, argv []string, attributes syscall.SysProcAttr) (pid int, err error) {
+	return syscall.ForkExec(path, argv, &syscall.ProcAttr{
+		Env:   os.Environ(),
+		Files: []uintptr{0, 1, 2},
+		Sys:   &attributes,
+	})
 }
 
 // PID is the process id of the command.
@@ -159,49 +135,100 @@ func (p *Process) PID() int { return p.pid }
 // Exited is closed when the command itself has ended.
 func (p *Process) Exited() <-chan struct{} { return p.exited }
 
-// Gone is closed when no process of the command's group is left.
+// Gone is closed when nothing is left of all that the command has started, in its process
+// group or out of it. Where orphans do not come to us, because prctl(2) is refused, it is
+// closed when only zombies are left in its group.
 func (p *Process) Gone() <-chan struct{} { return p.gone }
 
 // Status is how the command ended. It is valid once Exited is closed.
 func (p *Process) Status() Status { return p.status }
 
-// Signal sends sig to the command's own process, or to nobody if it has ended.
-func (p *Process) Signal(sig syscall.Signal) {
+// Signal sends sig to the command's own process; to nobody if that has ended; to its
+// process group after EndGroup. An error says that the kernel does not permit it, and what
+// to do.
+func (p *Process) Signal(sig syscall.Signal) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.reaped {
-		// The only errors left are that it is dead but not yet reaped,
-		// and that it has become another user's (EPERM).
-		_ = unix.Kill(p.pid, sig)
+	switch {
+	case !p.reaped:
+		p.passedOn[sig] = true
+		return p.explain(sig, p.name, unix.Kill(p.pid, sig))
+	case p.ending:
+		return p.explain(sig, p.name, p.killGroup(sig))
 	}
+	return nil
 }
 
-// signalGroup sends sig to every process of the command's group.
-func (p *Process) signalGroup(sig syscall.Signal) {
+// explain makes an error of what kill(2) has answered if the process may not be signalled.
+// Its other errors say that the process has ended.
+func (p *Process) explain(sig syscall.Signal, name string, err error) error {
+	if err != unix.EPERM {
+		return nil
+	}
+	return fmt.Errorf("%s could not be sent to %s: it runs as another user than its wrapper: give the container the capability KILL (securityContext.capabilities.add)", SignalName(sig), name)
+}
+
+// EndGroup is for a command that has ended. If it has died of a signal that Signal had
+// passed on, what is left of its process group gets the same signal, and all that come
+// later. The channel is closed when nothing of the group is left that may be signalled; at
+// once if the command has ended in another way.
+func (p *Process) EndGroup() <-chan struct{} {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !p.groupGone {
-		_ = unix.Kill(-p.pid, sig)
+	p.ending = p.status.Signal != 0 && p.passedOn[p.status.Signal]
+	ending := p.ending
+	p.mu.Unlock()
+
+	ended := make(chan struct{})
+	if !ending || p.groupEnded() || p.Signal(p.status.Signal) != nil {
+		close(ended)
+		return ended
 	}
-	p.checkGroup()
+	go func() {
+		defer close(ended)
+		ticker := time.NewTicker(poll)
+		defer ticker.Stop()
+		for !p.groupEnded() {
+			select {
+			case <-p.reaps:
+			case <-ticker.C:
+			}
+		}
+	}()
+	return ended
 }
 
-// poll is how often Stop asks whether the group is empty once the command
-// itself has ended: of a member that is reaped by another than us, we hear
-// nothing.
+// poll is how often EndGroup and Stop look at processes that are not our children: of
+// their end we hear nothing.
 const poll = 50 * time.Millisecond
 
-// lastWait is for how long Stop waits for processes that have been killed.
+// killWait is for how long Stop waits for processes that have been killed.
 // What is left after that hangs in the kernel (a dead network file system, say).
-const lastWait = 5 * time.Second
+const killWait = 5 * time.Second
 
-// Stop ends the command: sig to its process; the same once to its process
-// group, as soon as the process has ended or half of grace is over (a shell that
-// runs a server in the foreground delays its trap until then); SIGKILL to the
-// group when grace is over. It returns when no process of the group is left, and
-// whether SIGKILL was needed.
-func (p *Process) Stop(sig syscall.Signal, grace time.Duration) (killed bool) {
-	p.Signal(sig)
+// Stopped is how a Stop ended.
+type Stopped struct {
+	// Killed: SIGKILL was needed.
+	Killed bool
+	// Left are the names (comm, proc_pid_comm(5)) of the processes that it was needed for.
+	// Where /proc does not tell, there are none.
+	Left []string
+	// Exited: the command itself had ended before that.
+	Exited bool
+	// Refused is not nil if some may not be signalled. Stop has not waited for these: they
+	// end with the container.
+	Refused error
+}
+
+// Stop ends the command and all that it has started. It sends sig to the command's
+// process; if that runs on, sig once to its process group when half of grace is over (a
+// shell that runs a server in the foreground delays its trap until then). As soon as the
+// process has ended, what is left gets SIGTERM: not sig, for what a shell starts with &
+// ignores SIGINT and SIGQUIT (POSIX.1, Shell Command Language, 2.11). SIGKILL to all when
+// grace is over. It returns when nothing is left that may be signalled.
+func (p *Process) Stop(sig syscall.Signal, grace time.Duration) (s Stopped) {
+	if s.Refused = p.Signal(sig); s.Refused != nil {
+		return s
+	}
 	crashpoint.At("stop.signalled")
 	half := time.NewTimer(grace / 2)
 	defer half.Stop()
@@ -211,31 +238,39 @@ func (p *Process) Stop(sig syscall.Signal, grace time.Duration) (killed bool) {
 	defer ticker.Stop()
 
 	exited, last := p.exited, (<-chan time.Time)(nil)
+	groupHasTERM := false
 	for {
 		select {
 		case <-p.gone:
 			<-p.exited // closed a moment later, and Status is valid only then
 			crashpoint.At("stop.gone")
-			return killed
+			return s
 		case <-exited:
 			exited = nil
+			half.Stop()
 			crashpoint.At("stop.exited")
-			if half.Stop() {
-				p.signalGroup(sig)
-				crashpoint.At("stop.group-signalled")
+			if !s.Killed {
+				s.Exited = true
+				p.signalLeft(unix.SIGTERM, groupHasTERM)
+				crashpoint.At("stop.left-signalled")
 			}
 		case <-half.C:
 			p.signalGroup(sig)
+			groupHasTERM = sig == unix.SIGTERM
 			crashpoint.At("stop.half-time")
 		case <-end.C:
-			killed = true
-			p.signalGroup(syscall.SIGKILL)
+			s.Killed, s.Left = true, p.signalLeft(unix.SIGKILL, false)
 			crashpoint.At("stop.killed")
-			last = time.After(lastWait)
+			last = time.After(killWait)
 		case <-ticker.C:
-			p.signalGroup(0)
+			if s.Killed { // some may have been started meanwhile
+				p.signalLeft(unix.SIGKILL, false)
+			}
+			if s.Refused = p.onlyRefusedLeft(); s.Refused != nil {
+				return s
+			}
 		case <-last:
-			return killed
+			return s
 		}
 	}
 }

@@ -14,7 +14,7 @@ import (
 // lastSignal is Linux' SIGRTMAX.
 const lastSignal = syscall.Signal(64)
 
-// kept are the signals that are never caught, and so never forwarded.
+// kept are the signals that are never forwarded.
 var kept = map[syscall.Signal]bool{
 	// Nobody can catch these two.
 	syscall.SIGKILL: true, syscall.SIGSTOP: true,
@@ -24,6 +24,8 @@ var kept = map[syscall.Signal]bool{
 	// Faults speak of the process that they hit, which is us.
 	syscall.SIGSEGV: true, syscall.SIGBUS: true, syscall.SIGFPE: true, syscall.SIGILL: true,
 	syscall.SIGABRT: true, syscall.SIGTRAP: true, syscall.SIGSYS: true,
+	// Limits and log lines of ours: see CatchSignals.
+	syscall.SIGPIPE: true, syscall.SIGXFSZ: true, syscall.SIGXCPU: true,
 	// Go's runtime does not hand these over: the profiler's, and those that
 	// the C library keeps for its threads.
 	syscall.SIGPROF: true, 32: true, 33: true, 34: true,
@@ -38,14 +40,16 @@ var kept = map[syscall.Signal]bool{
 // Signals that were inherited as ignored (SIGHUP under nohup(1), SIGINT in the
 // background of a shell) stay ignored, and so reach the command as ignored.
 func CatchSignals() <-chan os.Signal {
-	// SIGPIPE is caught for good and forgotten: a log line to a closed
-	// stderr must not end us before the exit code is recorded.
-	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	// Caught and dropped, so that they cannot kill us before the exit code is
+	// recorded: a log line to a closed stderr raises SIGPIPE, one beyond
+	// RLIMIT_FSIZE SIGXFSZ, and RLIMIT_CPU SIGXCPU (getrlimit(2)). They speak of
+	// the process that they hit; the command gets its own.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE, syscall.SIGXFSZ, syscall.SIGXCPU)
 
 	// signal.Notify drops what finds no room.
 	caught := make(chan os.Signal, 256)
 	for sig := syscall.Signal(1); sig <= lastSignal; sig++ {
-		if kept[sig] || sig == syscall.SIGPIPE || signal.Ignored(sig) {
+		if kept[sig] || signal.Ignored(sig) {
 			continue
 		}
 		signal.Notify(caught, sig)
