@@ -79,6 +79,7 @@ func TestRestartBarrier(t *testing.T) {
 			other.Signal(syscall.SIGTERM)
 			other.Want(0)
 			proxy.Signal(end)
+			p.Await("the sidecars of the run before are no longer stopping: waited ")
 			p.Await("launched\n")
 			p.Want(0)
 			// What is seen at the launch; of the killed one, its word is left.

@@ -185,12 +185,12 @@ func malformed(s string, err error) string {
 	switch {
 	case !found || examples[scheme] == "":
 		return noScheme
-	case errors.As(err, &escape):
+	case errors.As(err, &escape) && !strings.Contains(host, "%"):
 		return fmt.Sprintf("%q is no percent escape (a literal %% is %%25)", string(escape))
 	case scheme == "unix" || scheme == "file":
 		return misplaced(host)
 	}
-	return fmt.Sprintf("%q is no HOST:PORT (a port is a number, an IPv6 address and nothing else goes into brackets)", host)
+	return fmt.Sprintf("%q is no HOST:PORT (a port is a number; an IPv6 address and nothing else goes into brackets, the %% of its zone as %%25)", host)
 }
 
 // misplaced says that there is a host where a path would be.

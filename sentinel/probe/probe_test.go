@@ -88,6 +88,8 @@ func TestParseRefuses(t *testing.T) {
 		{"tcp://[127.0.0.1]:5432", "an IPv6 address and nothing else goes into brackets"},
 		{"tcp://[::1]x:5432", `"[::1]x:5432" is no HOST:PORT`},
 		{"http://[::1/ready?x", `"[::1" is no HOST:PORT`},
+		{"tcp://[fe80::1%eth0]:80", "the % of its zone as %25"},
+		{"tcp://d%41b:80", `"d%41b:80" is no HOST:PORT`},
 		{"tcp://d\"b:5432", "neither a host name nor an IPv4 address"},
 		{"tcp://dß:5432", "neither a host name nor an IPv4 address"},
 		{"tcp://" + strings.Repeat("d", 255) + ":1", "neither a host name nor an IPv4 address"},
@@ -309,9 +311,12 @@ func TestWaitAppears(t *testing.T) {
 // What has answered once is done with, whatever it would answer later.
 func TestWaitAsksNoMore(t *testing.T) {
 	t.Parallel()
+	ctx, cancel := context.WithCancel(within(t))
+	defer cancel()
 	var asked atomic.Int32
 	once := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if asked.Add(1) > 1 {
+			cancel()
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
 	}))
@@ -326,7 +331,7 @@ func TestWaitAsksNoMore(t *testing.T) {
 	defer later.Close()
 	var answered []string
 	targets := []Target{target(t, "%s/once", once.URL), target(t, "%s/later", later.URL)}
-	err := Wait(within(t), targets, func(t Target) { answered = append(answered, t.String()) }, func(error) {})
+	err := Wait(ctx, targets, func(t Target) { answered = append(answered, t.String()) }, func(error) {})
 	if want := []string{targets[0].String(), targets[1].String()}; err != nil || !slices.Equal(answered, want) {
 		t.Errorf("Wait = %v, answered: %q; want %q", err, answered, want)
 	}
@@ -495,8 +500,11 @@ func (late) Deadline() (time.Time, bool) { return time.Now().Add(-time.Second), 
 func TestWaitKeepsFailure(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	target(t, "unix://%s/sock", dir).askUntilAnswered(late{within(t)}, func(err error) {
+	ctx, cancel := context.WithCancel(within(t))
+	defer cancel()
+	target(t, "unix://%s/sock", dir).askUntilAnswered(late{ctx}, func(err error) {
 		t.Errorf("reported: %v", err)
+		cancel()
 	})
 }
 
