@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -26,15 +27,15 @@ func TestWaitInVain(t *testing.T) {
 	dir := t.TempDir()
 	here, missing := "file://"+dir, []string{"file://" + dir + "/one", "unix://" + dir + "/two"}
 	start := time.Now()
-	p := sentinel(t, dir, []string{"--wait-for", missing[0], "--wait-for", here + " " + missing[1], "--wait-timeout", "300ms"}, "echo", "launched")
+	p := sentinel(t, dir, []string{"--wait-for", missing[0], "--wait-for", here + " " + missing[1], "--wait-timeout", "1s"}, "echo", "launched")
 	p.Want(124)
-	if took := time.Since(start); took < 300*time.Millisecond {
+	if took := time.Since(start); took < time.Second {
 		t.Errorf("it gave up after %s, before --wait-timeout was over", took)
 	}
-	p.Await("waiting for " + missing[0] + ", " + here + ", " + missing[1] + ", at most 300ms\"")
+	p.Await("waiting for " + missing[0] + ", " + here + ", " + missing[1] + ", at most 1s\"")
 	p.Await(here + " answered after ")
 	const why = ": no such file or directory"
-	p.Await("echo was not started: --wait-for timed out after --wait-timeout 300ms: " + missing[0] + why + "; " + missing[1] + why + "\"")
+	p.Await("echo was not started: --wait-for timed out after --wait-timeout 1s: " + missing[0] + why + "; " + missing[1] + why + "\"")
 	if strings.Contains(p.Output(), "launched\n") {
 		t.Errorf("the command was launched:\n%s", p.Output())
 	}
@@ -53,7 +54,7 @@ func TestWaitNamesEndedSidecars(t *testing.T) {
 	); err != nil {
 		t.Fatal(err)
 	}
-	p := sentinel(t, dir, []string{"--wait-for", "file:///no/such/file", "--wait-timeout", "50ms"}, "true")
+	p := sentinel(t, dir, []string{"--wait-for", "file:///no/such/file", "--wait-timeout", "500ms"}, "true")
 	p.Want(124)
 	p.Await("file:///no/such/file: no such file or directory; cloud-sql-proxy has ended with 1: see its log; statsd has ended with 0: see its log\"")
 }
@@ -110,13 +111,14 @@ func TestNameservers(t *testing.T) {
 		says       []string
 	}{
 		{"the first is mute", "nameserver " + mute + "\nnameserver " + answering, "1m", target, 0, []string{target + " answered after "}},
-		{"all are mute", "nameserver " + mute, "300ms", target, 124, []string{inVain + mute + " has not answered (see /etc/resolv.conf)"}},
+		{"all are mute", "nameserver " + mute, "2s", target, 124, []string{inVain + mute + " has not answered (see /etc/resolv.conf)"}},
 		{"all are mute, and Go gives up", "nameserver " + mute + "\noptions timeout:1 attempts:1", "5s", target, 124,
 			[]string{inVain + mute + " did not answer (see /etc/resolv.conf)"}},
 		// Go asks this machine then.
-		{"there is none", "", "300ms", target, 124, []string{inVain, " failed: connection refused (see /etc/resolv.conf)"}},
-		{"none is needed", "", "300ms", "tcp://" + waitedIP + ":5432", 0, []string{"tcp://" + waitedIP + ":5432 answered after "}},
-		{"no such name", "nameserver " + answering, "300ms", "http://cache.example/", 124,
+		{"all are mute, and SIGTERM comes", "nameserver " + mute, "1h", target, 143, []string{"true was not started: SIGTERM came before"}},
+		{"there is none", "", "2s", target, 124, []string{inVain, " failed: connection refused (see /etc/resolv.conf)"}},
+		{"none is needed", "", "1m", "tcp://" + waitedIP + ":5432", 0, []string{"tcp://" + waitedIP + ":5432 answered after "}},
+		{"no such name", "nameserver " + answering, "2s", "http://cache.example/", 124,
 			[]string{"http://cache.example/: cannot resolve cache.example: no such host"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -129,6 +131,10 @@ func TestNameservers(t *testing.T) {
 			}
 			argv := drive.Wrap("sentinel", []string{"--dir", dir, "--wait-for", c.wait, "--wait-timeout", c.timeout}, []string{"true"})
 			p := drive.Start(t, drive.Command("nameserved", append([]string{conf, mute, answering}, argv...)...), inNetwork(t))
+			if c.code == 128+int(syscall.SIGTERM) {
+				p.Await("waiting for ")
+				p.Signal(syscall.SIGTERM)
+			}
 			p.Want(c.code)
 			for _, text := range c.says {
 				p.Await(text)
@@ -166,22 +172,25 @@ func nameserved(args []string) int {
 	must(unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""))
 	must(unix.Mount(conf, "/etc/resolv.conf", "", unix.MS_BIND, ""))
 	must(loopbackUp())
-	if _, err := net.ListenPacket("udp", mute+":53"); err != nil {
-		panic(err)
-	}
+	silent, err := net.ListenPacket("udp", mute+":53")
+	must(err)
+	defer silent.Close()
 	nameserver, err := net.ListenPacket("udp", answering+":53")
 	must(err)
 	go serveNames(nameserver)
-	_, err = net.Listen("tcp", waitedIP+":5432") // the kernel accepts
+	server, err := net.Listen("tcp", waitedIP+":5432") // the kernel accepts
 	must(err)
+	defer server.Close()
 
 	runtime.LockOSThread() // whose end the child does not survive
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Run(); cmd.ProcessState == nil {
-		panic(err)
-	}
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM)
+	must(cmd.Start())
+	go func() { _ = cmd.Process.Signal(<-signals) }()
+	_ = cmd.Wait()
 	return cmd.ProcessState.ExitCode()
 }
 
