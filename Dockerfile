@@ -6,7 +6,8 @@ RUN go mod download
 COPY . .
 ARG VERSION=dev
 RUN CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags urfave_cli_no_docs \
-    -gcflags github.com/urfave/cli/v2=-l -gcflags flag=-l -gcflags regexp/...=-l -gcflags encoding/json=-l -gcflags text/template/...=-l \
+    -gcflags all=-l -gcflags runtime/...= -gcflags internal/...= -gcflags sync/...= -gcflags syscall/...= \
+    -gcflags github.com/fsnotify/fsnotify/...= -gcflags github.com/sentinel-shim/sentinel-shim/...= \
     -ldflags "-s -w -X github.com/sentinel-shim/sentinel-shim/cmd/internal/app.version=$VERSION" \
     -o /out/ ./cmd/sentinel ./cmd/shim
 

@@ -76,7 +76,7 @@ func TestSidecarIgnoresStopSignal(t *testing.T) {
 	_, end := play(t, newJob(onFailure, 3, stubborn, worker(query+failing("1"))), complete,
 		codes{"main": {3, 0}, "proxy": {3, 0}})
 	run, _ := end.Last(scenario, "proxy")
-	if !strings.Contains(run.Message, "did not heed SIGTERM") {
+	if !strings.Contains(run.Message, "did not stop within") {
 		t.Errorf("the shim's termination message is %q, want one that says that SIGTERM was not heeded", run.Message)
 	}
 	if got := lag(end, scenario, "proxy"); got < 2*time.Second {

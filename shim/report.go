@@ -237,12 +237,11 @@ func (l *loop) summary() string {
 
 // describeStop names what did not stop, which need not be the sidecar itself.
 func (l *loop) describeStop() string {
-	stopped := fmt.Sprintf("%s stopped by %s in %.1fs", l.program(), process.SignalName(l.StopSignal), l.stopTook.Seconds())
 	switch {
 	case l.stopped.Refused != nil:
 		return fmt.Sprintf("%s was not stopped: %v", l.program(), l.stopped.Refused)
 	case !l.stopped.Killed:
-		return stopped
+		return fmt.Sprintf("%s stopped by %s in %.1fs", l.program(), process.SignalName(l.StopSignal), l.stopTook.Seconds())
 	case !l.stopped.Exited:
 		return fmt.Sprintf("%s did not stop within %s of %s and was killed", l.program(), l.GracePeriod, process.SignalName(l.StopSignal))
 	}
@@ -250,7 +249,7 @@ func (l *loop) describeStop() string {
 	if len(l.stopped.Left) > 0 {
 		left = strings.Join(l.stopped.Left, ", ")
 	}
-	return fmt.Sprintf("%s, but %s did not stop within %s (--grace-period) and had to be killed", describeStatus(l.program(), l.process.Status()), left, l.GracePeriod)
+	return fmt.Sprintf("%s ended, but %s did not stop within %s (--grace-period) and had to be killed", l.program(), left, l.GracePeriod)
 }
 
 // ends are the mains' ends that the exit code was made of.

@@ -89,7 +89,7 @@ func TestVariables(t *testing.T) {
 		s.Want(3)
 		s.Await("(--drain)")
 		s.Await("got SIGUSR1")
-		s.Await("did not heed SIGUSR1 and was killed after ")
+		s.Await("did not stop within ")
 		wantNot(t, s, `{"level"`)
 		p.want("side-terminated", "3\n")
 	})

@@ -241,6 +241,7 @@ func outsiderMode(args []string) int {
 	if err != nil {
 		panic(err)
 	}
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGTERM) // it goes on until the member has ended
 	member := exec.Command("sleep", "1000")
 	member.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pgid: group}
 	if err := member.Start(); err != nil {
@@ -248,7 +249,6 @@ func outsiderMode(args []string) int {
 	}
 	fmt.Println("ready")
 	fmt.Println("member:", member.Wait())
-	_, _ = io.Copy(io.Discard, os.Stdin) // until the test ends
 	return 0
 }
 

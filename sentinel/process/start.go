@@ -1,10 +1,13 @@
 package process
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
-	"io/fs"
+	"io"
 	"os"
+	"runtime"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -57,7 +60,31 @@ func lookPath(name string) (string, error) {
 	if refused != "" {
 		return "", startError(refused, unix.EACCES)
 	}
+	if hint := shellHint(name); hint != "" {
+		return "", &StartError{exitcode.NotFound, fmt.Errorf("%s: %s", name, hint)}
+	}
 	return "", &StartError{exitcode.NotFound, fmt.Errorf("%s: not found in PATH (%s): check the command's name, or give its full path", name, search)}
+}
+
+// shellWords are commands that only a shell knows (POSIX.1, Shell Command Language, 2.9 and
+// 2.14), and no program of the same name does the same.
+var shellWords = []string{
+	".", ":", "alias", "cd", "eval", "exec", "exit", "export", "for", "if", "readonly", "set", "shift",
+	"source", "trap", "ulimit", "umask", "unset", "until", "wait", "while",
+}
+
+// shellHint is what to do about a command that was not found and that only a shell
+// understands, or "".
+func shellHint(name string) string {
+	first, rest, several := strings.Cut(name, " ")
+	variable, _, assigns := strings.Cut(first, "=")
+	switch {
+	case assigns && !strings.Contains(variable, "/"), slices.Contains(shellWords, first):
+		return "this takes a shell: sh -c '…'"
+	case several && rest != "":
+		return "it is one argument with a space: give each word as an item of its own, or run sh -c '…'"
+	}
+	return ""
 }
 
 // startError gives the errno of a fork or an execve its code.
@@ -68,7 +95,10 @@ func startError(path string, err error) *StartError {
 	switch {
 	case errors.Is(err, unix.ENOENT):
 		if _, statErr := os.Stat(path); statErr == nil {
-			return explain(exitcode.NotFound, "the file is there, but not the interpreter or loader that it names in its first line or its ELF header")
+			return explain(exitcode.NotFound, "the file is there, but not "+interpreter(path)+", which runs it")
+		}
+		if hint := shellHint(path); hint != "" {
+			return explain(exitcode.NotFound, hint)
 		}
 		return explain(exitcode.NotFound, "check the command's path")
 	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ENAMETOOLONG):
@@ -76,14 +106,70 @@ func startError(path string, err error) *StartError {
 	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ENOMEM), errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE):
 		return explain(exitcode.Wrapper, "no process could be made: raise the container's limits (pids, memory, open files)")
 	case errors.Is(err, unix.ENOEXEC):
+		if machine := machineOf(path); machine != "" && machine != runtime.GOARCH {
+			return explain(exitcode.NotExecutable, fmt.Sprintf("it is built for %s, this is %s: take the image for %s", machine, runtime.GOARCH, runtime.GOARCH))
+		}
 		return explain(exitcode.NotExecutable, "no program for this machine, and a script needs a first line such as #!/bin/sh")
 	case errors.Is(err, unix.E2BIG):
 		return explain(exitcode.NotExecutable, "shorten the arguments or the environment")
-	case errors.Is(err, fs.ErrPermission):
+	case errors.Is(err, unix.EPERM):
+		return explain(exitcode.NotExecutable, "a security policy refuses it: check the container's seccomp profile, AppArmor and SELinux")
+	case errors.Is(err, unix.EACCES):
 		if info, statErr := os.Stat(path); statErr == nil && info.IsDir() {
 			return explain(exitcode.NotExecutable, "it is a folder: give the program in it")
 		}
 		return explain(exitcode.NotExecutable, "make it executable (chmod +x), and check the user that the container runs as and the volume's mount options")
 	}
 	return explain(exitcode.NotExecutable, "the kernel refuses to execute it")
+}
+
+// header is the beginning of a file: as much of it as the kernel looks at to know what
+// executes it (BINPRM_BUF_SIZE, execve(2)).
+func header(path string) []byte {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	begin := make([]byte, 256)
+	n, _ := io.ReadFull(f, begin)
+	return begin[:n]
+}
+
+// interpreter is what the first line of a script names, in words.
+func interpreter(path string) string {
+	line, _, _ := strings.Cut(string(header(path)), "\n")
+	if script, ok := strings.CutPrefix(line, "#!"); ok {
+		if words := strings.Fields(script); len(words) > 0 {
+			hint := words[0]
+			if strings.HasSuffix(line, "\r") {
+				hint += `\r (the file has the line ends of Windows)`
+			}
+			return hint
+		}
+	}
+	return "the loader that its ELF header names (a program for another libc?)"
+}
+
+// machines are the processors of ELF files, by e_machine (elf(5)), in Go's words.
+var machines = map[uint16]string{
+	3: "386", 20: "ppc", 21: "ppc64", 22: "s390x", 40: "arm", 62: "amd64", 183: "arm64", 243: "riscv64", 258: "loong64",
+}
+
+// machineOf is what an ELF file was built for, in Go's words, or "".
+func machineOf(path string) string {
+	const data, machine = 5, 18 // where the header has them
+	h := header(path)
+	if len(h) < machine+2 || string(h[:4]) != "\x7fELF" {
+		return ""
+	}
+	order := binary.ByteOrder(binary.LittleEndian)
+	if h[data] == 2 {
+		order = binary.BigEndian
+	}
+	name := machines[order.Uint16(h[machine:])]
+	if name == "ppc64" && h[data] == 1 {
+		name = "ppc64le"
+	}
+	return name
 }

@@ -94,8 +94,10 @@ func build(into string, tags ...string) error {
 	_, here, _, _ := runtime.Caller(0)
 	tags = append(tags, "urfave_cli_no_docs")
 	args := []string{"build", "-trimpath", "-buildvcs=false", "-tags", strings.Join(tags, ",")}
-	for _, small := range []string{"github.com/urfave/cli/v2", "flag", "regexp/...", "encoding/json", "text/template/..."} {
-		args = append(args, "-gcflags", small+"=-l") // as in the Makefile
+	// As in the Makefile.
+	args = append(args, "-gcflags", "all=-l")
+	for _, urgent := range []string{"runtime", "internal", "sync", "syscall", "github.com/fsnotify/fsnotify", "github.com/sentinel-shim/sentinel-shim"} {
+		args = append(args, "-gcflags", urgent+"/...=")
 	}
 	cmd := exec.Command("go", append(args, "-ldflags", "-s -w", "-o", into+"/", "./cmd/sentinel", "./cmd/shim")...)
 	cmd.Dir = filepath.Join(filepath.Dir(here), "../../..")
