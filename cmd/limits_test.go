@@ -445,6 +445,28 @@ func TestNoInotifyInstance(t *testing.T) {
 	}
 }
 
+// TestNoFileForInotify: it is the program's limit that is said to be reached, not the node's.
+func TestNoFileForInotify(t *testing.T) {
+	t.Parallel()
+	told := newTally()
+	told.want(t, 1, "ulimit -n")
+	for limit := 4; limit <= 9; limit++ {
+		t.Run(strconv.Itoa(limit), func(t *testing.T) {
+			t.Parallel()
+			sidecar := drive.Start(t, confine(shim(newVolume(t)), "nofile="+strconv.Itoa(limit)))
+			awaitStarted(sidecar)
+			for _, cause := range []string{"ulimit -n", "max_user_"} {
+				if strings.Contains(sidecar.Output(), cause) {
+					told.add(cause)
+				}
+			}
+			if strings.Contains(sidecar.Output(), "max_user_") {
+				t.Errorf("the node's limits are not the cause:\n%s", sidecar.Output())
+			}
+		})
+	}
+}
+
 // TestFullVolume has the volume full from some instant on.
 func TestFullVolume(t *testing.T) {
 	t.Parallel()

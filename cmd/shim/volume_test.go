@@ -17,6 +17,28 @@ import (
 // nobody is a user that owns nothing.
 const nobody = 65534
 
+// TestUnreadableVolume: a shim that may not read the volume's names is told no events. It says
+// why, and follows main all the same.
+func TestUnreadableVolume(t *testing.T) {
+	t.Parallel()
+	p := pod{t, sharedFolder(t)}
+	needRoot(t, "to run the shim as another user than main")
+	if err := os.Chmod(p.dir, 0o733); err != nil {
+		t.Fatal(err)
+	}
+	run := p.begin("main")
+	s := drive.Start(t, drive.Wrap("shim", p.flags(""), []string{"sleep", "1000"}), func(c *exec.Cmd) {
+		c.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	})
+	s.Await("the directory is not readable for this user")
+	s.Await("main is running")
+	p.end(run, 4)
+	s.Want(4)
+	if strings.Contains(s.Output(), "max_user_") {
+		t.Errorf("a limit is not the cause:\n%s", s.Output())
+	}
+}
+
 // sharedFolder is a folder that every user can reach, which a test's own is not.
 func sharedFolder(t *testing.T) string {
 	t.Helper()

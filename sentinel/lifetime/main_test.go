@@ -52,6 +52,10 @@ func TestMain(m *testing.M) {
 var refusals = map[string]refusal{
 	"inotify-instances": {nr: unix.SYS_INOTIFY_INIT1, arg: -1, errno: unix.EMFILE},
 	"inotify-watches":   {nr: unix.SYS_INOTIFY_ADD_WATCH, arg: -1, errno: unix.ENOSPC},
+	"inotify-profile":   {nr: unix.SYS_INOTIFY_INIT1, arg: -1, errno: unix.EPERM},
+	"inotify-sandbox":   {nr: unix.SYS_INOTIFY_INIT1, arg: -1, errno: unix.ENOSYS},
+	"inotify-denied":    {nr: unix.SYS_INOTIFY_ADD_WATCH, arg: -1, errno: unix.EACCES},
+	"inotify-broken":    {nr: unix.SYS_INOTIFY_ADD_WATCH, arg: -1, errno: unix.EIO},
 	"noreplace":         {nr: unix.SYS_RENAMEAT2, arg: 4, value: unix.RENAME_NOREPLACE, errno: unix.EINVAL},
 	"renameat2":         {nr: unix.SYS_RENAMEAT2, arg: -1, errno: unix.EPERM},
 	"locks":             {nr: unix.SYS_FCNTL, arg: 1, value: unix.F_OFD_SETLK, errno: unix.ENOLCK},

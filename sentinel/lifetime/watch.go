@@ -3,11 +3,13 @@ package lifetime
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"sync/atomic"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+	"golang.org/x/sys/unix"
 )
 
 // Watcher follows runs on a volume. What wakes it are hints (inotify, the end of a
@@ -55,11 +57,11 @@ func Watch(dir Dir, names []string, lostAfter time.Duration) (*Watcher, error) {
 func (w *Watcher) subscribe() error {
 	notify, err := fsnotify.NewWatcher()
 	if err != nil {
-		return fmt.Errorf("inotify: %w (fs.inotify.max_user_instances is what a user may have on this node)", err)
+		return w.explain(err)
 	}
 	if err := notify.Add(string(w.dir)); err != nil {
 		notify.Close()
-		return fmt.Errorf("inotify on %s: %w (fs.inotify.max_user_watches is what a user may have on this node)", w.dir, err)
+		return w.explain(err)
 	}
 	w.notify = notify
 	names := make(map[string]bool)
@@ -91,6 +93,34 @@ func (w *Watcher) subscribe() error {
 		}
 	}()
 	return nil
+}
+
+// explain says why there is no inotify, as far as its error tells (inotify_init(2),
+// inotify_add_watch(2)).
+func (w *Watcher) explain(err error) error {
+	why := ""
+	switch {
+	case errors.Is(err, unix.EMFILE) && noDescriptorLeft():
+		why = ": this process may have no more files open: raise its limit (ulimit -n)"
+	case errors.Is(err, unix.EMFILE):
+		why = ": this user has all instances that the node allows: raise fs.inotify.max_user_instances"
+	case errors.Is(err, unix.ENOSPC):
+		why = ": this user has all watches that the node allows: raise fs.inotify.max_user_watches"
+	case errors.Is(err, unix.EACCES):
+		why = ": the directory is not readable for this user: set fsGroup, or its mode"
+	case errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EPERM):
+		why = ": refused by a seccomp profile or the sandbox: allow inotify_init1 and inotify_add_watch"
+	}
+	return fmt.Errorf("inotify on %s: %w%s", w.dir, err, why)
+}
+
+// noDescriptorLeft reports whether this process can open no file at all: EMFILE means that, too.
+func noDescriptorLeft() bool {
+	f, err := os.Open(os.DevNull)
+	if err == nil {
+		f.Close()
+	}
+	return outOfDescriptors(err)
 }
 
 // Hints delivers a value whenever it is worth to look. Many hints may come as one.

@@ -142,8 +142,12 @@ func TestWatchRefused(t *testing.T) {
 		says   string
 	}{
 		{nil, ""},
-		{[]string{"inotify-instances"}, "fs.inotify.max_user_instances"},
-		{[]string{"inotify-watches"}, "fs.inotify.max_user_watches"},
+		{[]string{"inotify-instances"}, "raise fs.inotify.max_user_instances"},
+		{[]string{"inotify-watches"}, "raise fs.inotify.max_user_watches"},
+		{[]string{"inotify-profile"}, "operation not permitted: refused by a seccomp profile or the sandbox"},
+		{[]string{"inotify-sandbox"}, "function not implemented: refused by a seccomp profile or the sandbox"},
+		{[]string{"inotify-denied"}, "permission denied: the directory is not readable for this user"},
+		{[]string{"inotify-broken"}, "input/output error"},
 		{[]string{"lock-waits"}, ""},
 		{[]string{"inotify-instances", "lock-waits"}, "fs.inotify.max_user_instances"},
 	} {
@@ -153,8 +157,12 @@ func TestWatchRefused(t *testing.T) {
 			watcher := newPuppet(t, refusing(c.refuse...))
 			watcher.say("watch", dir, "main")
 			if c.says != "" {
-				if line := watcher.hear(); !strings.HasPrefix(line, "warning: inotify") || !strings.Contains(line, c.says) {
-					t.Errorf("Watch says %q; want a warning about inotify that names %s", line, c.says)
+				line := watcher.hear()
+				if !strings.HasPrefix(line, "warning: inotify on "+dir+": ") || !strings.Contains(line, c.says) {
+					t.Errorf("Watch says %q; want a warning about inotify that says %s", line, c.says)
+				}
+				if strings.Contains(line, "max_user_") != strings.Contains(c.says, "max_user_") {
+					t.Errorf("Watch says %q, which is not the cause", line)
 				}
 			}
 			hear := func(want string) {
