@@ -283,6 +283,13 @@ func TestJudge(t *testing.T) {
 			{seen: ended("1000"), want: "unsettled"},
 			{seen: ended("100"), want: "ended: 100", after: second - 1},
 		}},
+		{"garbage after a code settles anew", minute, []glance{
+			{seen: ended("x"), want: "unsettled"},
+			{seen: ended("3"), want: "ended: 3", after: second},
+			{seen: ended("x"), want: "unsettled", after: 1},
+			{seen: ended("x"), want: "unsettled", after: second - 1},
+			{seen: ended("x"), want: "unreadable: 125", after: 1},
+		}},
 		{"cannot be opened for a second", minute, []glance{
 			{seen: unopenable, want: "unsettled"},
 			{seen: unopenable, want: "unsettled", after: second - 1},

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/sentinel-shim/sentinel-shim/sentinel/crashpoint"
 )
 
@@ -89,9 +87,6 @@ func Record(v Volume, name string, code int) error {
 	}
 	if outOfDescriptors(openErr) {
 		return openErr // it may be live
-	}
-	if errors.Is(err, unix.EROFS) || errors.Is(err, unix.EACCES) {
-		return err // nothing else can succeed
 	}
 	return writeEnd(v, name, code)
 }

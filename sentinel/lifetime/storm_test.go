@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/fsnotify/fsnotify"
 )
 
 func TestPurse(t *testing.T) {
@@ -134,18 +136,23 @@ func TestStorm(t *testing.T) {
 	}
 }
 
-// An end that comes at the end of a storm is seen long before the tick.
+// An end that comes at the end of a storm is told long before the tick.
 func TestEndAfterAStorm(t *testing.T) {
 	t.Parallel()
 	least := time.Hour // one that is held up by a loaded machine proves nothing
 	for range 3 {
 		dir, owner := newFastVolume(t), newPuppet(t)
 		w := watchRun(t, dir)
+		deafen(w, events)
 		for w.purse.spend(lookCost, time.Now()) {
 		}
 		rewrite(t, dir, 2*pause)
+		for len(w.Hints()) > 0 {
+			<-w.Hints()
+		}
 		began := time.Now()
 		owner.do("record", dir, "main", "3")
+		awaitHint(t, w) // before any look
 		await(t, w, "ended: 3")
 		least = min(least, time.Since(began))
 	}
@@ -153,6 +160,73 @@ func TestEndAfterAStorm(t *testing.T) {
 	if least >= tick/2 {
 		t.Errorf("it never took less than %s, and the tick is %s", least, tick)
 	}
+}
+
+// awaitHint waits for a hint.
+func awaitHint(t testing.TB, w *Watcher) {
+	t.Helper()
+	select {
+	case <-w.Hints():
+	case <-time.After(patience):
+		t.Fatalf("no hint has come within %s", patience)
+	}
+}
+
+// After a pause a watch that cannot be had at once is had later; and nobody waits for one when
+// the watcher is closed.
+func TestRestWithoutAWatch(t *testing.T) {
+	t.Parallel()
+	for _, closed := range []bool{false, true} {
+		t.Run(fmt.Sprintf("closed %t", closed), func(t *testing.T) {
+			t.Parallel()
+			parent := newVolume(t)
+			dir := filepath.Join(parent, "volume")
+			if err := os.Mkdir(dir, 0o777); err != nil {
+				t.Fatal(err)
+			}
+			w := watchRun(t, dir)
+			deafen(w, events)
+			if err := os.Rename(dir, dir+"-away"); err != nil {
+				t.Fatal(err)
+			}
+			rested := make(chan struct{})
+			go func() {
+				w.rest(w.notify)
+				close(rested)
+			}()
+			select {
+			case <-rested:
+				t.Fatal("it goes on without a watch")
+			case <-time.After(2 * pause):
+			}
+			if closed {
+				w.Close()
+			} else if err := os.Rename(dir+"-away", dir); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case <-rested:
+			case <-time.After(patience):
+				t.Fatal("it rests for ever")
+			}
+			if closed {
+				return
+			}
+			for len(w.Hints()) > 0 {
+				<-w.Hints()
+			}
+			plant(t, TerminatedPath(dir, "main"), "3\n")
+			awaitHint(t, w)
+		})
+	}
+}
+
+// Where the kernel has dropped events, because there were too many, that is a hint.
+func TestLostEventsAreAHint(t *testing.T) {
+	w := watchRun(t, newVolume(t))
+	deafen(w, events)
+	w.notify.Errors <- fsnotify.ErrEventOverflow
+	awaitHint(t, w)
 }
 
 // Among however many files, the private one of a Begin is found: a run that ended unseen
