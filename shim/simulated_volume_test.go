@@ -168,12 +168,13 @@ type result struct {
 	names   uint32 // opNames: one bit each
 }
 
-var errnos = []error{nil, unix.ENOENT, unix.EEXIST, errLocked}
+var errnos = []error{nil, unix.ENOENT, unix.EEXIST, errLocked, unix.ENOSPC}
 
 const (
 	enoent = 1 + iota
 	eexist
 	elocked
+	enospc
 )
 
 var errLocked = errors.New("locked")
@@ -224,6 +225,9 @@ func (s *sim) step(w *situation, actor int, o op) (r result) {
 	case opRename, opRenameNoReplace:
 		if v.names[o.name] == 0 {
 			return result{err: enoent}
+		}
+		if s.refusesEnds && kindOf(int(o.to)) == terminatedFile {
+			return result{err: enospc}
 		}
 		if v.names[o.to] != 0 {
 			if o.kind == opRenameNoReplace {

@@ -300,6 +300,10 @@ var families = map[string]pod{
 	"1 shim kept, 3 attempts, 1 kill, each look": {policy: OnFailure, attempts: 3, kills: 1, whole: true, shims: []follower{{keep: true}}},
 	"2 shims, Never, 1 kill, each look":          {policy: Never, attempts: 1, kills: 1, whole: true, shims: make([]follower, 2)},
 	"2 shims, 3 attempts in tandem, each look":   {policy: OnFailure, attempts: 3, prompt: true, whole: true, shims: make([]follower, 2)},
+
+	"ends in place: 1 shim, Never, 1 kill, each step":        {policy: Never, attempts: 1, kills: 1, refusesEnds: true},
+	"ends in place: 1 shim, 3 attempts in tandem, each step": {policy: OnFailure, attempts: 3, prompt: true, refusesEnds: true},
+	"ends in place: 1 shim kept, 2 attempts, each step":      {policy: OnFailure, attempts: 2, refusesEnds: true, shims: []follower{{keep: true}}},
 }
 
 // longFamilies take minutes: see -long.
@@ -427,11 +431,10 @@ func TestDefectsAreFound(t *testing.T) {
 // Beyond what can be gone through: pods and schedules by chance. Each seed is a pod of its
 // own, with up to four shims, two mains, chains of shims, mains without a sentinel,
 // --drain and --hold, processes that are stopped for a while, coarse clocks and ones
-// that go back, and a pod that is deleted.
+// that go back, ends that can only be recorded in place, and a pod that is deleted.
 func TestRandomSchedules(t *testing.T) {
 	if *seedFlag != 0 {
-		r := rand.New(rand.NewPCG(*seedFlag, 0))
-		s := newSim(randomPod(r))
+		s, r := randomSim(*seedFlag)
 		made, violated := s.playRandom(r)
 		t.Logf("%+v\n%v", s.pod, tell(s, made, violated))
 		return
@@ -453,7 +456,15 @@ func TestRandomSchedules(t *testing.T) {
 	t.Cleanup(func() { t.Logf("%d schedules, %d moves", *schedulesFlag, moves.Load()) })
 }
 
-// randomPod is the pod of a seed.
+// randomSim is the pod of a seed, and what draws its schedule.
+func randomSim(seed uint64) (*sim, *rand.Rand) {
+	r := rand.New(rand.NewPCG(seed, 0))
+	p := randomPod(r)
+	p.refusesEnds = rand.New(rand.NewPCG(seed, 1)).IntN(6) == 0 // apart, so that older seeds stay what they were
+	return newSim(p), r
+}
+
+// randomPod is the pod of a seed, but for whether ends are refused.
 func randomPod(r *rand.Rand) pod {
 	one := func(n int) bool { return r.IntN(n) == 0 }
 	p := pod{
@@ -503,8 +514,7 @@ const maxMoves = 20_000
 
 // playSeed plays one schedule.
 func playSeed(seed uint64) (moves int, violated error) {
-	r := rand.New(rand.NewPCG(seed, 0))
-	s := newSim(randomPod(r))
+	s, r := randomSim(seed)
 	made, violated := s.playRandom(r)
 	if violated != nil {
 		violated = fmt.Errorf("%+v\n%w", s.pod, tell(s, made, violated))
