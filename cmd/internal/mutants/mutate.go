@@ -1,0 +1,398 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"go/ast"
+	"go/token"
+	"go/types"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// mutant is one change of one file.
+type mutant struct {
+	file          string // relative to the module
+	line          int
+	function      string // Type.Method, or what a declaration outside of functions declares
+	before, after string // the change, to show: in one line, and shortened
+	ordinal       int    // from 1, among those of the function that look the same
+
+	start, end  int // the bytes of the file that are replaced
+	replacement string
+}
+
+// name identifies the mutant for as long as its function is not edited at this place.
+func (m mutant) name() string {
+	name := fmt.Sprintf("%s: %s: %s → %s", m.file, m.function, m.before, m.after)
+	if m.ordinal > 1 {
+		name += fmt.Sprintf(" #%d", m.ordinal)
+	}
+	return name
+}
+
+// String is the name with the line.
+func (m mutant) String() string {
+	return fmt.Sprintf("%s:%d%s", m.file, m.line, strings.TrimPrefix(m.name(), m.file))
+}
+
+// apply returns the file with the change.
+func (m mutant) apply(source []byte) []byte {
+	return slices.Concat(source[:m.start], []byte(m.replacement), source[m.end:])
+}
+
+// mutate returns the mutants of a file, in the order of their places. Some of them may not
+// compile.
+func mutate(fset *token.FileSet, path string, source []byte, file *ast.File, info *types.Info) []mutant {
+	w := &walker{fset: fset, path: path, source: source, info: info}
+	ast.PreorderStack(file, nil, w.visit)
+	slices.SortStableFunc(w.mutants, func(a, b mutant) int { return cmp.Compare(a.start, b.start) })
+	seen := make(map[string]int)
+	for i := range w.mutants {
+		name := w.mutants[i].name()
+		seen[name]++
+		w.mutants[i].ordinal = seen[name]
+	}
+	return w.mutants
+}
+
+type walker struct {
+	fset    *token.FileSet
+	path    string
+	source  []byte
+	info    *types.Info
+	mutants []mutant
+
+	function string // see mutant
+}
+
+// visit adds the mutants of a node, and reports whether those of its children are wanted, too.
+func (w *walker) visit(n ast.Node, parents []ast.Node) bool {
+	var parent ast.Node
+	if len(parents) > 0 {
+		parent = parents[len(parents)-1]
+	}
+	switch n := n.(type) {
+	case *ast.FuncDecl:
+		w.function = nameOf(n)
+	case *ast.ValueSpec:
+		if _, isFile := parents[0].(*ast.File); isFile && len(parents) == 2 {
+			w.function = n.Names[0].Name
+		}
+	case *ast.ImportSpec, *ast.TypeSpec:
+		return false
+	case *ast.CallExpr:
+		if w.isText(n) {
+			return false
+		}
+		w.swapMinMax(n)
+	case *ast.IfStmt:
+		if n.Else == nil && !slices.ContainsFunc(n.Body.List, func(s ast.Stmt) bool { return !w.isTextStatement(s) }) {
+			return false
+		}
+	case *ast.BlockStmt:
+		_, inIf := parent.(*ast.IfStmt)
+		w.dropStatements(n.List, inIf)
+	case *ast.CaseClause:
+		w.dropStatements(n.Body, true)
+		w.dropCase(n, parents[len(parents)-2])
+	case *ast.CommClause:
+		w.dropStatements(n.Body, false)
+		w.add(n, n, "", "no case")
+	case *ast.ReturnStmt:
+		w.dropErrors(n, parents)
+	case *ast.AssignStmt:
+		switch n.Tok {
+		case token.ADD_ASSIGN, token.SUB_ASSIGN:
+			w.swap(n, n.TokPos, n.Tok, map[token.Token]token.Token{token.ADD_ASSIGN: token.SUB_ASSIGN, token.SUB_ASSIGN: token.ADD_ASSIGN}[n.Tok], n.Lhs[0])
+		}
+	case *ast.BinaryExpr:
+		w.binary(n)
+	case *ast.BasicLit:
+		w.number(n, parent)
+	}
+	if e, ok := n.(ast.Expr); ok && w.isBool(e) && isValue(e, parent) {
+		w.condition(e, parent)
+	}
+	return true
+}
+
+func nameOf(f *ast.FuncDecl) string {
+	if f.Recv == nil {
+		return f.Name.Name
+	}
+	receiver := f.Recv.List[0].Type
+	for {
+		switch t := receiver.(type) {
+		case *ast.StarExpr:
+			receiver = t.X
+		case *ast.IndexExpr: // of a generic type
+			receiver = t.X
+		case *ast.Ident:
+			return t.Name + "." + f.Name.Name
+		}
+	}
+}
+
+// text is the source from one node to another.
+func (w *walker) text(from, to ast.Node) string {
+	return string(w.source[w.offset(from.Pos()):w.offset(to.End())])
+}
+
+func (w *walker) offset(p token.Pos) int { return w.fset.Position(p).Offset }
+
+// add adds the mutant that has replacement where n is. It is shown as a change of shown to
+// after.
+func (w *walker) add(n, shown ast.Node, replacement, after string) {
+	w.addAt(n.Pos(), n.End(), replacement, w.text(shown, shown), after)
+}
+
+// replace adds the mutant that has replacement where e is, and shows it as a change of the
+// parent if that is short.
+func (w *walker) replace(e, parent ast.Node, replacement string) {
+	text, start, end := w.text(parent, parent), w.offset(e.Pos())-w.offset(parent.Pos()), w.offset(e.End())-w.offset(parent.Pos())
+	if brief(text) != strings.Join(strings.Fields(text), " ") {
+		w.add(e, e, replacement, replacement)
+		return
+	}
+	w.add(e, parent, replacement, text[:start]+replacement+text[end:])
+}
+
+func (w *walker) addAt(start, end token.Pos, replacement, before, after string) {
+	w.mutants = append(w.mutants, mutant{
+		file: w.path, line: w.fset.Position(start).Line, function: w.function,
+		before: brief(before), after: brief(after),
+		start: w.offset(start), end: w.offset(end), replacement: replacement,
+	})
+}
+
+// brief is a piece of source in one line, shortened.
+func brief(source string) string {
+	const most = 80
+	line := []rune(strings.Join(strings.Fields(source), " "))
+	if len(line) > most {
+		line = append(line[:most-1], '…')
+	}
+	return string(line)
+}
+
+// isText reports whether a call makes or logs text for people, ends the program by a panic, or
+// is a crash point.
+func (w *walker) isText(call *ast.CallExpr) bool {
+	var name *ast.Ident
+	switch f := ast.Unparen(call.Fun).(type) {
+	case *ast.Ident:
+		name = f
+	case *ast.SelectorExpr:
+		name = f.Sel
+	default:
+		return false
+	}
+	switch object := w.info.Uses[name]; {
+	case object == nil:
+		return false
+	case object.Pkg() == nil:
+		return object.Name() == "panic"
+	case object.Pkg().Path() == "errors":
+		return object.Name() == "New"
+	default:
+		return slices.Contains([]string{"fmt", "github.com/rs/zerolog"}, object.Pkg().Path()) ||
+			strings.HasSuffix(object.Pkg().Path(), "/crashpoint")
+	}
+}
+
+func (w *walker) isTextStatement(s ast.Stmt) bool {
+	switch s := s.(type) {
+	case *ast.ExprStmt:
+		call, ok := s.X.(*ast.CallExpr)
+		return ok && w.isText(call)
+	case *ast.AssignStmt: // log = log.Int("code", code)
+		call, ok := s.Rhs[0].(*ast.CallExpr)
+		return ok && w.isText(call) && strings.HasSuffix(w.info.TypeOf(s.Lhs[0]).String(), "zerolog.Event")
+	}
+	return false
+}
+
+// dropStatements removes each statement for which that is worth a try.
+func (w *walker) dropStatements(list []ast.Stmt, conditional bool) {
+	for _, s := range list {
+		switch s := s.(type) {
+		case *ast.ExprStmt, *ast.AssignStmt:
+			assignment, ok := s.(*ast.AssignStmt)
+			if w.isTextStatement(s) || ok && assignment.Tok == token.DEFINE {
+				continue
+			}
+		case *ast.IncDecStmt, *ast.DeferStmt, *ast.GoStmt, *ast.SendStmt, *ast.RangeStmt:
+		case *ast.BranchStmt:
+			if s.Tok != token.BREAK && s.Tok != token.CONTINUE {
+				continue
+			}
+		case *ast.ReturnStmt:
+			if conditional && len(list) == 1 {
+				continue // much as if the condition were false
+			}
+		default:
+			continue
+		}
+		w.add(s, s, "", "no statement")
+	}
+}
+
+// dropCase removes a case of a switch, and each of several values of a case.
+func (w *walker) dropCase(c *ast.CaseClause, block ast.Node) {
+	conditions := false
+	if s, ok := block.(*ast.SwitchStmt); ok {
+		conditions = s.Tag == nil
+	}
+	if !conditions || len(c.List) != 1 { // else as if the condition were false
+		w.add(c, c, "", "no case")
+	}
+	if conditions || len(c.List) < 2 {
+		return
+	}
+	for i, value := range c.List {
+		start, end := value.Pos(), value.End()
+		if i == 0 {
+			end = c.List[1].Pos()
+		} else {
+			start = c.List[i-1].End()
+		}
+		w.addAt(start, end, "", "case "+w.text(value, value), "no value")
+	}
+}
+
+// dropErrors returns no error instead of one.
+func (w *walker) dropErrors(r *ast.ReturnStmt, parents []ast.Node) {
+	results := w.results(parents)
+	if results == nil || results.Len() != len(r.Results) {
+		return
+	}
+	for i, e := range r.Results {
+		if results.At(i).Type().String() == "error" && !w.info.Types[e].IsNil() {
+			w.replace(e, r, "nil")
+		}
+	}
+}
+
+// results are what the innermost function returns.
+func (w *walker) results(parents []ast.Node) *types.Tuple {
+	for _, p := range slices.Backward(parents) {
+		switch f := p.(type) {
+		case *ast.FuncLit:
+			return w.info.TypeOf(f).(*types.Signature).Results()
+		case *ast.FuncDecl:
+			return w.info.Defs[f.Name].Type().(*types.Signature).Results()
+		}
+	}
+	return nil
+}
+
+func (w *walker) isBool(e ast.Expr) bool {
+	t := w.info.Types[e]
+	if t.Type == nil || !t.IsValue() {
+		return false
+	}
+	basic, ok := t.Type.Underlying().(*types.Basic)
+	return ok && basic.Info()&types.IsBoolean != 0
+}
+
+// isValue reports whether the value of e is used as it is, and not as a part of a condition.
+func isValue(e ast.Expr, parent ast.Node) bool {
+	switch p := parent.(type) {
+	case *ast.IfStmt, *ast.ForStmt, *ast.CaseClause, *ast.ReturnStmt, *ast.ValueSpec, *ast.CompositeLit, *ast.SendStmt:
+		return true
+	case *ast.AssignStmt:
+		return slices.Contains(p.Rhs, e)
+	case *ast.CallExpr:
+		return slices.Contains(p.Args, e)
+	case *ast.KeyValueExpr:
+		return p.Value == e
+	}
+	return false
+}
+
+// condition makes a boolean value always and never true. What it is made of is evaluated all the
+// same.
+func (w *walker) condition(e ast.Expr, parent ast.Node) {
+	text := w.text(e, e)
+	if text == "true" || text == "false" {
+		w.replace(e, parent, strconv.FormatBool(text == "false"))
+		return
+	}
+	if _, loop := parent.(*ast.ForStmt); !loop { // it would never end
+		w.add(e, e, "("+text+") || true", "true")
+	}
+	w.add(e, e, "("+text+") && false", "false")
+}
+
+// binary changes what an operator does.
+func (w *walker) binary(b *ast.BinaryExpr) {
+	switch b.Op {
+	case token.LAND, token.LOR:
+		// Without one of the operands.
+		neutral := map[token.Token]string{token.LAND: ") || true)", token.LOR: ") && false)"}[b.Op]
+		for _, side := range [][2]ast.Expr{{b.X, b.Y}, {b.Y, b.X}} {
+			this, other := side[0], side[1]
+			if inner, ok := ast.Unparen(this).(*ast.BinaryExpr); ok && inner.Op == b.Op {
+				continue
+			}
+			w.add(this, b, "(("+w.text(this, this)+neutral, w.text(other, other))
+		}
+	case token.OR, token.AND, token.AND_NOT:
+		w.addAt(b.X.End(), b.End(), "", w.text(b, b), w.text(b.X, b.X))
+		if b.Op == token.OR {
+			w.addAt(b.Pos(), b.Y.Pos(), "", w.text(b, b), w.text(b.Y, b.Y))
+		}
+	case token.MUL, token.QUO:
+		if w.info.Types[b].Value == nil { // of a constant, the literals are changed
+			w.swap(b, b.OpPos, b.Op, map[token.Token]token.Token{token.MUL: token.QUO, token.QUO: token.MUL}[b.Op], b)
+		}
+	default:
+		swapped, ok := map[token.Token]token.Token{
+			token.LSS: token.LEQ, token.LEQ: token.LSS, token.GTR: token.GEQ, token.GEQ: token.GTR,
+			token.ADD: token.SUB, token.SUB: token.ADD,
+		}[b.Op]
+		if ok {
+			w.swap(b, b.OpPos, b.Op, swapped, b.X)
+		}
+	}
+}
+
+// swap puts another operator at the place of one, unless the operand is a text.
+func (w *walker) swap(n ast.Node, at token.Pos, from, to token.Token, operand ast.Expr) {
+	if basic, ok := w.info.TypeOf(operand).Underlying().(*types.Basic); ok && basic.Info()&types.IsNumeric == 0 {
+		return
+	}
+	text, start := w.text(n, n), w.offset(at)-w.offset(n.Pos())
+	end := at + token.Pos(len(from.String()))
+	w.addAt(at, end, to.String(), text, text[:start]+to.String()+text[start+len(from.String()):])
+}
+
+// swapMinMax makes a minimum of a maximum and the other way round.
+func (w *walker) swapMinMax(call *ast.CallExpr) {
+	name, ok := call.Fun.(*ast.Ident)
+	if !ok {
+		return
+	}
+	other, ok := map[string]string{"min": "max", "max": "min"}[name.Name]
+	if _, builtin := w.info.Uses[name].(*types.Builtin); ok && builtin {
+		w.add(name, call, other, other+strings.TrimPrefix(w.text(call, call), name.Name))
+	}
+}
+
+// number changes a number: a small one by one; a large one, and a time, to 0.
+func (w *walker) number(l *ast.BasicLit, parent ast.Node) {
+	if l.Kind != token.INT && l.Kind != token.FLOAT {
+		return
+	}
+	n, err := strconv.Atoi(l.Value)
+	isTime := w.info.TypeOf(l).String() == "time.Duration"
+	switch {
+	case isTime && n == 0 && err == nil:
+	case isTime, err != nil, n > 16, n == 1:
+		w.replace(l, parent, "0")
+	default:
+		w.replace(l, parent, strconv.Itoa(n+1))
+	}
+}

@@ -1,0 +1,316 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// simulation are the tests of the simulated pods, and what they are in; simulated are the
+// packages that these tests run through.
+const (
+	simulation    = "Schedule|Defects"
+	simulationDir = "shim"
+)
+
+var simulated = []string{"sentinel/lifetime", "sentinel", "shim"}
+
+// blackBox are the packages whose tests drive the built programs, and the programs that they
+// drive. The quick ones come first.
+var blackBox = []struct {
+	dir      string
+	programs []string
+}{
+	{"cmd/sentinel", []string{"cmd/sentinel"}},
+	{"cmd/shim", []string{"cmd/shim"}},
+	{"cmd", []string{"cmd/sentinel", "cmd/shim"}},
+}
+
+// layer is a number of tests, run by one call of go test.
+type layer struct {
+	name string
+	args []string // of go test
+	// drives: the tests drive programs, so that much depends on time.
+	drives bool
+
+	once  sync.Once
+	took  time.Duration // with the unmutated code
+	fault error         // why the unmutated code did not pass
+}
+
+// lab runs tests on mutants.
+type lab struct {
+	root    string // of the module
+	cache   string // a build cache that holds the unmutated code
+	flags   string // GOFLAGS without ours
+	scratch string // for all that lives as long as the lab
+
+	layers  map[string]*layer
+	imports map[string][]string // import paths in each program
+}
+
+// newLab prepares a lab that keeps its build cache in a directory.
+func newLab(root, cache string) (*lab, error) {
+	l := &lab{root: root, layers: make(map[string]*layer), imports: make(map[string][]string)}
+	var err error
+	if l.cache, err = filepath.Abs(cache); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(l.cache, 0o777); err != nil {
+		return nil, err
+	}
+	flags, err := exec.Command("go", "env", "GOFLAGS").Output()
+	if err != nil {
+		return nil, fmt.Errorf("go env GOFLAGS: %w", err)
+	}
+	l.flags = strings.TrimSpace(string(flags))
+	for _, program := range []string{"cmd/sentinel", "cmd/shim"} {
+		packages, err := list(root, "-deps", "./"+program)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range packages {
+			l.imports[program] = append(l.imports[program], p.ImportPath)
+		}
+	}
+	if l.scratch, err = os.MkdirTemp("", "mutants-"); err != nil {
+		return nil, err
+	}
+	return l, os.Chmod(l.scratch, 0o755) // tests run programs as other users
+}
+
+func (l *lab) close() { os.RemoveAll(l.scratch) }
+
+// layersOf returns the layers for a package, in their order.
+func (l *lab) layersOf(s *source) (layers []*layer) {
+	add := func(name string, drives bool, args ...string) {
+		if l.layers[name] == nil {
+			l.layers[name] = &layer{name: name, args: args, drives: drives}
+		}
+		layers = append(layers, l.layers[name])
+	}
+	add(s.dir, false, "-skip", simulation, "./"+s.dir)
+	for _, tests := range blackBox {
+		if slices.ContainsFunc(tests.programs, func(program string) bool { return slices.Contains(l.imports[program], s.path) }) {
+			add(tests.dir, true, "./"+tests.dir)
+		}
+	}
+	if slices.Contains(simulated, s.dir) {
+		add("the simulation", false, "-run", simulation, "./"+simulationDir)
+	}
+	return layers
+}
+
+// verdict is what has become of a mutant.
+type verdict struct {
+	mutant
+	killedBy string // empty: it has survived
+	// doubts are the tests that have failed once, and passed when they were repeated.
+	doubts []string
+	took   time.Duration
+	err    error // there is no verdict
+}
+
+// try runs the layers until one kills the mutant.
+func (l *lab) try(ctx context.Context, m mutant, content []byte, layers []*layer) (v verdict) {
+	v.mutant = m
+	start := time.Now()
+	defer func() { v.took = time.Since(start) }()
+	bench, err := l.newBench(m, content)
+	if err != nil {
+		v.err = err
+		return v
+	}
+	defer bench.close()
+	for _, layer := range layers {
+		layer.once.Do(func() { l.calibrate(ctx, layer) })
+		if v.err = layer.fault; v.err != nil {
+			return v
+		}
+		// A mutant may make the tests wait in vain. None of them does so for long.
+		limit := 2*layer.took + 30*time.Second
+		result, err := bench.test(ctx, limit, layer.args...)
+		if err != nil {
+			v.err = err
+			return v
+		}
+		if result.failed != "" && layer.drives && result.test != "" {
+			again, err := bench.test(ctx, limit, append([]string{"-run", "^" + result.test + "$"}, layer.args...)...)
+			if err != nil {
+				v.err = err
+				return v
+			}
+			if again.failed == "" {
+				v.doubts = append(v.doubts, result.test)
+				continue
+			}
+		}
+		if v.killedBy = result.failed; v.killedBy != "" {
+			return v
+		}
+	}
+	return v
+}
+
+// calibrate runs a layer on the unmutated code.
+func (l *lab) calibrate(ctx context.Context, layer *layer) {
+	bench, err := l.newBench(mutant{}, nil)
+	if err != nil {
+		layer.fault = err
+		return
+	}
+	defer bench.close()
+	start := time.Now()
+	result, err := bench.test(ctx, 20*time.Minute, layer.args...)
+	layer.took, layer.fault = time.Since(start), err
+	if result.failed != "" {
+		layer.fault = fmt.Errorf("the code fails without a mutant: %s\n%s", result.failed, result.output)
+	}
+}
+
+// bench is what a mutant is tried on.
+type bench struct {
+	lab   *lab
+	tmp   string // removed with it
+	cache string
+	env   []string
+}
+
+// newBench makes one for a mutant, or for the unmutated code if content is nil.
+func (l *lab) newBench(m mutant, content []byte) (b *bench, err error) {
+	b = &bench{lab: l, cache: l.cache}
+	if b.tmp, err = os.MkdirTemp(l.scratch, ""); err != nil {
+		return nil, err
+	}
+	b.env = append(os.Environ(), "TMPDIR="+b.tmp)
+	err = os.Chmod(b.tmp, 0o777)
+	if content != nil && err == nil {
+		err = b.overlay(m, content)
+	}
+	if err != nil {
+		b.close()
+		return nil, err
+	}
+	b.env = append(b.env, "GOCACHE="+b.cache)
+	return b, nil
+}
+
+// overlay has every build see the mutant's file, also the builds that tests do. What they
+// leave in the cache is of no use later: they get links to all that is in it.
+func (b *bench) overlay(m mutant, content []byte) error {
+	file, table := filepath.Join(b.tmp, "mutant.go"), filepath.Join(b.tmp, "overlay.json")
+	text, err := json.Marshal(map[string]map[string]string{"Replace": {filepath.Join(b.lab.root, m.file): file}})
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(os.WriteFile(file, content, 0o644), os.WriteFile(table, text, 0o644)); err != nil {
+		return err
+	}
+	b.env = append(b.env, "GOFLAGS="+strings.TrimSpace(b.lab.flags+" -overlay="+table))
+	if b.cache, err = os.MkdirTemp(filepath.Dir(b.lab.cache), "cache-"); err != nil {
+		return err
+	}
+	return filepath.WalkDir(b.lab.cache, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		to := filepath.Join(b.cache, strings.TrimPrefix(path, b.lab.cache))
+		if d.IsDir() {
+			return os.MkdirAll(to, 0o777)
+		}
+		return os.Link(path, to)
+	})
+}
+
+func (b *bench) close() {
+	os.RemoveAll(b.tmp)
+	if b.cache != b.lab.cache {
+		os.RemoveAll(b.cache)
+	}
+}
+
+// result is what has come of a call of go test.
+type result struct {
+	failed string // what has failed, for people; empty: nothing
+	test   string // the test that has failed, if it was one
+	output string // the last lines of that test; or, where no test has failed, of all else
+}
+
+// test calls go test, until something fails. No process is left then.
+func (b *bench) test(ctx context.Context, limit time.Duration, args ...string) (r result, err error) {
+	timed, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	self, err := os.Executable()
+	if err != nil {
+		return r, err
+	}
+	args = append([]string{superviseArg, "go", "test", "-json", "-count=1", "-vet=off", "-timeout=0"}, args...)
+	cmd := exec.CommandContext(timed, self, args...)
+	cmd.Dir, cmd.Env = b.lab.root, b.env
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = time.Minute
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	events := &eventReader{failed: cancel, lines: make(map[string][]string)}
+	cmd.Stdout, cmd.Stderr = events, events
+	err = cmd.Run()
+	r = result{test: events.test, output: strings.Join(events.lines[events.test], "")}
+	switch {
+	case ctx.Err() != nil:
+		return r, ctx.Err()
+	case events.notBuilt:
+		return r, fmt.Errorf("the package or its tests do not compile:\n%s", r.output)
+	case r.test != "":
+		r.failed = r.test
+	case timed.Err() != nil:
+		r.failed = "no end within " + strconv.Itoa(int(limit.Seconds())) + "s"
+	case err != nil:
+		r.failed = "the test program, as a whole"
+	}
+	return r, nil
+}
+
+// eventReader takes the output of go test -json. See go doc test2json.
+type eventReader struct {
+	failed   func() // is called when a test has failed
+	test     string // that test
+	notBuilt bool
+	lines    map[string][]string // by test
+	rest     []byte
+}
+
+func (e *eventReader) Write(p []byte) (int, error) {
+	e.rest = append(e.rest, p...)
+	for {
+		line, rest, found := bytes.Cut(e.rest, []byte("\n"))
+		if !found {
+			return len(p), nil
+		}
+		e.rest = rest
+		var event struct{ Action, Test, Output, FailedBuild string }
+		if json.Unmarshal(line, &event) != nil {
+			event.Output = string(line) + "\n" // of the go command, or of a test's child
+		}
+		test, _, _ := strings.Cut(event.Test, "/")
+		if event.Output != "" && !strings.HasPrefix(event.Output, "=== ") {
+			lines := append(e.lines[test], event.Output)
+			e.lines[test] = lines[max(0, len(lines)-60):]
+		}
+		e.notBuilt = e.notBuilt || event.FailedBuild != ""
+		if event.Action == "fail" && test != "" && e.test == "" {
+			e.test = test
+			e.failed()
+		}
+	}
+}

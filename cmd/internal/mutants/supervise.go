@@ -1,0 +1,78 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// superviseArg as the first argument makes the program the supervisor of a command: it runs the
+// command, and when that has ended, or upon SIGTERM, it kills all that the command has left.
+const superviseArg = "supervise"
+
+// mostMemory is how many bytes a process of a mutant may have: one that allocates without end
+// is not to take the machine with it.
+const mostMemory = 6 << 30
+
+func supervise(argv []string) (code int) {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	// What loses its parent becomes a child of ours, and so can be found.
+	err := errors.Join(
+		unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0),
+		unix.Setrlimit(unix.RLIMIT_DATA, &unix.Rlimit{Cur: mostMemory, Max: mostMemory}))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "mutants:", err)
+		return 1
+	}
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	if err := cmd.Start(); err != nil {
+		fmt.Fprintln(os.Stderr, "mutants:", err)
+		return 1
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	select {
+	case err = <-ended:
+	case <-signals:
+		_ = cmd.Process.Kill()
+		err = <-ended
+	}
+	for {
+		left := children(os.Getpid())
+		if len(left) == 0 {
+			break
+		}
+		for _, pid := range left {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+		_, _ = unix.Wait4(-1, nil, 0, nil)
+	}
+	if err != nil {
+		return 1
+	}
+	return 0
+}
+
+// children are the processes whose parent is pid (proc_pid_task(5)).
+func children(pid int) (pids []int) {
+	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	for _, list := range lists {
+		text, _ := os.ReadFile(list)
+		for _, field := range strings.Fields(string(text)) {
+			if child, err := strconv.Atoi(field); err == nil {
+				pids = append(pids, child)
+			}
+		}
+	}
+	return pids
+}
