@@ -75,6 +75,9 @@ func main() {
 	}
 }
 
+// defaultDirs are the packages that decide something.
+var defaultDirs = []string{"sentinel/lifetime", "sentinel/process", "sentinel/probe", "sentinel", "shim", "cmd/internal/app"}
+
 // options are the flags.
 type options struct {
 	sample, parallel int
@@ -102,7 +105,7 @@ func run(ctx context.Context) (survived bool, err error) {
 	flag.Parse()
 	dirs := flag.Args()
 	if len(dirs) == 0 {
-		dirs = []string{"sentinel/lifetime", "sentinel/process", "sentinel/probe", "sentinel", "shim", "cmd/internal/app"}
+		dirs = slices.Clone(defaultDirs)
 	}
 	for i := range dirs {
 		dirs[i] = filepath.Clean(dirs[i])

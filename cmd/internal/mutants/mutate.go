@@ -73,6 +73,9 @@ func (w *walker) visit(n ast.Node, parents []ast.Node) bool {
 	if len(parents) > 0 {
 		parent = parents[len(parents)-1]
 	}
+	if e, ok := n.(ast.Expr); ok && w.isBool(e) && isValue(e, parent) {
+		w.condition(e, parent)
+	}
 	switch n := n.(type) {
 	case *ast.FuncDecl:
 		w.function = nameOf(n)
@@ -111,9 +114,6 @@ func (w *walker) visit(n ast.Node, parents []ast.Node) bool {
 		w.binary(n)
 	case *ast.BasicLit:
 		w.number(n, parent)
-	}
-	if e, ok := n.(ast.Expr); ok && w.isBool(e) && isValue(e, parent) {
-		w.condition(e, parent)
 	}
 	return true
 }

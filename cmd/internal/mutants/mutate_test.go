@@ -1,1 +1,258 @@
 package main
+
+import (
+	"go/ast"
+	"go/constant"
+	"go/parser"
+	"go/token"
+	"go/types"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// mutantsOf returns the mutants of a file of package p that compile, and the file of each.
+func mutantsOf(t *testing.T, code string) (names []string, contents []string) {
+	t.Helper()
+	s := &source{path: "p", dir: "p", fset: token.NewFileSet(), names: []string{"p/a.go"}, content: [][]byte{[]byte(code)}}
+	file, err := parser.ParseFile(s.fset, "p/a.go", code, parser.SkipObjectResolution)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.files = []*ast.File{file}
+	s.config = types.Config{Importer: texts{}}
+	all, err := s.mutants()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range all {
+		if content := s.mutated(m); content != nil {
+			names = append(names, strings.TrimPrefix(m.String(), "p/a.go:"))
+			contents = append(contents, string(content))
+		}
+	}
+	return names, contents
+}
+
+// texts imports package fmt with one function, package time with a constant.
+type texts struct{}
+
+func (texts) Import(path string) (*types.Package, error) {
+	p := types.NewPackage(path, path)
+	switch path {
+	case "fmt":
+		text := types.NewVar(token.NoPos, p, "", types.Typ[types.String])
+		signature := types.NewSignatureType(nil, nil, nil, types.NewTuple(text), types.NewTuple(types.NewVar(token.NoPos, p, "", types.Universe.Lookup("error").Type())), false)
+		p.Scope().Insert(types.NewFunc(token.NoPos, p, "Errorf", signature))
+	case "time":
+		name := types.NewTypeName(token.NoPos, p, "Duration", nil)
+		duration := types.NewNamed(name, types.Typ[types.Int64], nil)
+		p.Scope().Insert(name)
+		p.Scope().Insert(types.NewConst(token.NoPos, p, "Second", duration, constant.MakeInt64(1e9)))
+	}
+	p.MarkComplete()
+	return p, nil
+}
+
+func TestMutate(t *testing.T) {
+	for _, c := range []struct {
+		name, code string
+		want       []string // line: function: before → after
+	}{{
+		name: "a condition",
+		code: "func f(a int) int {\n\tif a == a {\n\t\treturn a\n\t}\n\treturn -a\n}",
+		want: []string{"2: f: a == a → true", "2: f: a == a → false"},
+	}, {
+		name: "a condition of several parts",
+		code: "func f(a, b, c bool) int { if a && b && !c { return len(``) }; return -len(``) }",
+		want: []string{
+			"1: f: a && b && !c → true", "1: f: a && b && !c → false",
+			"1: f: a && b → b", "1: f: a && b → a", "1: f: a && b && !c → a && b",
+		},
+	}, {
+		name: "a loop that would never end",
+		code: "func f(a bool) { for a || a { } }",
+		want: []string{"1: f: a || a → false", "1: f: a || a → a", "1: f: a || a → a #2"},
+	}, {
+		name: "boolean values",
+		code: "func f(a int) (b bool) { b = true; g(a < a); return b }\nfunc g(bool) {}",
+		want: []string{
+			"1: f: b = true → no statement", "1: f: b = true → b = false",
+			"1: f: g(a < a) → no statement", "1: f: a < a → true", "1: f: a < a → false", "1: f: a < a → a <= a",
+			"1: f: b → true", "1: f: b → false",
+		},
+	}, {
+		name: "calculation",
+		code: "func f(a, b int, s string) (int, string) { a += max(b, a*b); return a - b, s + s }",
+		want: []string{
+			"1: f: a += max(b, a*b) → no statement", "1: f: a += max(b, a*b) → a -= max(b, a*b)",
+			"1: f: max(b, a*b) → min(b, a*b)", "1: f: a*b → a/b", "1: f: a - b → a + b",
+		},
+	}, {
+		name: "flags",
+		code: "func f(a, b int) int { return a | b }",
+		want: []string{"1: f: a | b → b", "1: f: a | b → a"},
+	}, {
+		name: "numbers and times",
+		code: "import `time`\nvar a, b, c, d = 0, 1, 7, 1000\nvar e = 5 * time.Second\nvar f = [3]int{}",
+		want: []string{
+			"2: a: a, b, c, d = 0, 1, 7, 1000 → a, b, c, d = 1, 1, 7, 1000",
+			"2: a: a, b, c, d = 0, 1, 7, 1000 → a, b, c, d = 0, 0, 7, 1000",
+			"2: a: a, b, c, d = 0, 1, 7, 1000 → a, b, c, d = 0, 1, 8, 1000",
+			"2: a: a, b, c, d = 0, 1, 7, 1000 → a, b, c, d = 0, 1, 7, 0",
+			"3: e: 5 * time.Second → 0 * time.Second",
+			"4: f: [3]int → [4]int",
+		},
+	}, {
+		name: "statements",
+		code: `type T struct{ n, m chan int }
+func (t *T) f(list []func()) {
+	for _, f := range list {
+		if f == nil {
+			f()
+			continue
+		}
+		defer f()
+		go f()
+	}
+	t.n = t.m
+	<-t.n
+	t.n <- len(list)
+}`,
+		want: []string{
+			"3: T.f: for _, f := range list { if f == nil { f() continue } defer f() go f() } → no statement",
+			"4: T.f: f == nil → true", "4: T.f: f == nil → false",
+			"5: T.f: f() → no statement", "6: T.f: continue → no statement",
+			"8: T.f: defer f() → no statement", "9: T.f: go f() → no statement",
+			"11: T.f: t.n = t.m → no statement", "12: T.f: <-t.n → no statement", "13: T.f: t.n <- len(list) → no statement",
+		},
+	}, {
+		name: "the cases of a switch",
+		code: "func f(a int) {\n\tswitch a {\n\tcase a, -a:\n\tdefault:\n\t}\n\tswitch {\n\tcase a == a:\n\t}\n}",
+		want: []string{
+			"3: f: case a, -a: → no case", "3: f: case a → no value", "3: f: case -a → no value", "4: f: default: → no case",
+			"7: f: a == a → true", "7: f: a == a → false",
+		},
+	}, {
+		name: "the cases of a select",
+		code: "func f(a chan int) {\n\tselect {\n\tcase <-a:\n\tdefault:\n\t}\n}",
+		want: []string{"3: f: case <-a: → no case", "4: f: default: → no case"},
+	}, {
+		name: "an error, but not its text",
+		code: "import `fmt`\nfunc f(a bool) (int, error) { return len(``), fmt.Errorf(`a` + `b`) }\n" +
+			"func g() error { return nil }",
+		want: []string{},
+	}, {
+		name: "an error",
+		code: "func f(e error) (int, error) { return len(``), e }",
+		want: []string{"1: f: return len(``), e → return len(``), nil"},
+	}, {
+		name: "panics, and conditions of them",
+		code: "func f(a bool) { if a { panic(1) } }",
+		want: []string{},
+	}} {
+		t.Run(c.name, func(t *testing.T) {
+			got, _ := mutantsOf(t, "package p; "+c.code)
+			if !slices.Equal(got, c.want) {
+				t.Errorf("the mutants are\n\t%s\nwant\n\t%s", strings.Join(got, "\n\t"), strings.Join(c.want, "\n\t"))
+			}
+		})
+	}
+}
+
+// TestMutated: what a mutant's file holds. The rest of it stays as it is.
+func TestMutated(t *testing.T) {
+	const head, tail = "package p\n\nfunc f(a, b bool) (e error) {\n\t", "\n\treturn e\n}\n"
+	for statement, want := range map[string][]string{
+		"if a && b { g() }": {
+			"if (a && b) || true { g() }", "if (a && b) && false { g() }",
+			"if ((a) || true) && b { g() }", "if a && ((b) || true) { g() }",
+			"if a && b {  }",
+		},
+		"for a || b { break }": {
+			"for (a || b) && false { break }", "for ((a) && false) || b { break }", "for a || ((b) && false) { break }",
+			"for a || b {  }",
+		},
+	} {
+		_, contents := mutantsOf(t, head+statement+tail+"func g() {}\n")
+		var got []string
+		for _, content := range contents {
+			line, begins := strings.CutPrefix(content, head)
+			line, _, ends := strings.Cut(line, tail)
+			if !begins || !ends {
+				continue // of the return
+			}
+			got = append(got, line)
+		}
+		slices.Sort(got)
+		slices.Sort(want)
+		if !slices.Equal(got, want) {
+			t.Errorf("%s becomes\n\t%s\nwant\n\t%s", statement, strings.Join(got, "\n\t"), strings.Join(want, "\n\t"))
+		}
+	}
+}
+
+// TestNamesAreStable: an edit elsewhere in the file changes no name.
+func TestNamesAreStable(t *testing.T) {
+	const function = "func f(a bool) {\n\tif a {\n\t\tf(a)\n\t}\n\tif a {\n\t\tf(a)\n\t}\n}\n"
+	names := func(code string) (names []string) {
+		lines, _ := mutantsOf(t, code)
+		for _, line := range lines {
+			if _, name, _ := strings.Cut(line, ": "); strings.HasPrefix(name, "f: ") {
+				names = append(names, name)
+			}
+		}
+		return names
+	}
+	before := names("package p\n" + function)
+	after := names("package p\nfunc g(a bool) {\n\tif a {\n\t\tg(a)\n\t}\n}\n" + function)
+	if !slices.Equal(before, after) {
+		t.Errorf("the names were %q and are %q", before, after)
+	}
+	slices.Sort(before)
+	if len(slices.Compact(slices.Clone(before))) != len(before) {
+		t.Errorf("two mutants have the same name: %q", before)
+	}
+}
+
+func TestParseEquivalents(t *testing.T) {
+	got, err := parseEquivalents([]byte("# comment\n\na.go: f: x → y\n    because\n    of z\nb.go: g: x → y #2\n\tsince\n"))
+	if err != nil || len(got) != 2 || got["a.go: f: x → y"] != "because of z" || got["b.go: g: x → y #2"] != "since" {
+		t.Errorf("the entries are %q, %v", got, err)
+	}
+	for _, text := range []string{"    a reason of nothing\n", "a\nb\n    a reason\n", "a\n", "a\n    b\na\n    b\n"} {
+		if got, err := parseEquivalents([]byte(text)); err == nil {
+			t.Errorf("parseEquivalents(%q) = %q, want an error", text, got)
+		}
+	}
+}
+
+// TestStale: an entry for a mutant that is not there any more is told, but not one of another
+// package.
+func TestStale(t *testing.T) {
+	reasons := map[string]string{"p/a.go: f: x → y": "r", "p/a.go: f: x → z": "r", "p/q/a.go: f: x → y": "r"}
+	all := []mutant{{file: "p/a.go", function: "f", before: "x", after: "y"}}
+	if got := stale(reasons, "p", all); !slices.Equal(got, []string{"p/a.go: f: x → z"}) {
+		t.Errorf("stale: %q", got)
+	}
+}
+
+// TestEventReader: what go test -json writes.
+func TestEventReader(t *testing.T) {
+	failed := 0
+	e := &eventReader{failed: func() { failed++ }, lines: make(map[string][]string)}
+	for _, piece := range []string{
+		"{\"Action\":\"run\",\"Test\":\"TestA\"}\n{\"Action\":\"out", "put\",\"Test\":\"TestA/b\",\"Output\":\"wrong\\n\"}\nnot JSON\n",
+		"{\"Action\":\"fail\",\"Test\":\"TestA/b\"}\n", "{\"Action\":\"fail\",\"Test\":\"TestC\"}\n{\"Action\":\"fail\"}\n",
+	} {
+		if n, err := e.Write([]byte(piece)); n != len(piece) || err != nil {
+			t.Fatal(n, err)
+		}
+	}
+	if e.test != "TestA" || failed != 1 || !slices.Equal(e.lines["TestA"], []string{"wrong\n"}) || e.notBuilt {
+		t.Errorf("failed %d times: %+v", failed, e)
+	}
+	if _, err := e.Write([]byte("{\"Action\":\"fail\",\"FailedBuild\":\"p\"}\n")); err != nil || !e.notBuilt {
+		t.Errorf("that it was not built is not seen")
+	}
+}

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -56,6 +57,7 @@ type lab struct {
 	cache   string // a build cache that holds the unmutated code
 	flags   string // GOFLAGS without ours
 	scratch string // for all that lives as long as the lab
+	benches atomic.Int64
 
 	layers  map[string]*layer
 	imports map[string][]string // import paths in each program
@@ -85,7 +87,8 @@ func newLab(root, cache string) (*lab, error) {
 			l.imports[program] = append(l.imports[program], p.ImportPath)
 		}
 	}
-	if l.scratch, err = os.MkdirTemp("", "mutants-"); err != nil {
+	// A short path: tests have sockets below it (unix(7): 108 bytes).
+	if l.scratch, err = os.MkdirTemp("", "m"); err != nil {
 		return nil, err
 	}
 	return l, os.Chmod(l.scratch, 0o755) // tests run programs as other users
@@ -190,12 +193,9 @@ type bench struct {
 
 // newBench makes one for a mutant, or for the unmutated code if content is nil.
 func (l *lab) newBench(m mutant, content []byte) (b *bench, err error) {
-	b = &bench{lab: l, cache: l.cache}
-	if b.tmp, err = os.MkdirTemp(l.scratch, ""); err != nil {
-		return nil, err
-	}
+	b = &bench{lab: l, cache: l.cache, tmp: filepath.Join(l.scratch, strconv.FormatInt(l.benches.Add(1), 10))}
 	b.env = append(os.Environ(), "TMPDIR="+b.tmp)
-	err = os.Chmod(b.tmp, 0o777)
+	err = errors.Join(os.Mkdir(b.tmp, 0o777), os.Chmod(b.tmp, 0o777)) // whatever the umask is
 	if content != nil && err == nil {
 		err = b.overlay(m, content)
 	}
