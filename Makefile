@@ -15,11 +15,17 @@ FUZZTIME ?= 10m
 SOAK     ?= 10000
 # How many pods have a program killed or stopped.
 KILLS    ?= 2000
-# For how long the cluster is struck, and the seed of an earlier run, to have the same Jobs and strikes again.
+# For how long the cluster is struck.
 MINUTES  ?= 20
+# The seed of an earlier run, to have the same Jobs and strikes, or the same mutants again.
 SEED     ?= 0
+# How many mutants are tried (0 is all), those of which packages (none named: all that decide something), and which
+# of them (a regular expression).
+SAMPLE   ?= 0
+PACKAGES ?=
+ONLY     ?=
 
-.PHONY: help build test fuzz soak simulate crash hostile lint demo image e2e e2e-down gvisor chaos hundred compare clean
+.PHONY: help build test fuzz soak simulate crash hostile mutants lint demo image e2e e2e-down gvisor chaos hundred compare clean
 
 help: ## list these targets (the default)
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +56,11 @@ crash: ## kill or stop a program at a random instant of a pod's life, KILLS=2000
 
 hostile: ## a neighbour does everything to the volume at every call of both programs (10 min)
 	go test -race -count 1 -timeout 2h -run '^Test(Things|Locks|Folder)AtEveryCall' ./cmd -args -every
+
+# The build cache is kept for the next time, so that it has not to be filled again.
+mutants: ## changes of the code that no test notices, SAMPLE=n SEED=n PACKAGES=... ONLY=... (all: 2 h)
+	@mkdir -p bin && go build -o bin/mutants/ ./cmd/internal/mutants
+	bin/mutants/mutants -v -cache bin/mutants/cache -sample $(SAMPLE) -seed $(SEED) -only '$(ONLY)' $(PACKAGES)
 
 lint: ## gofmt, go vet, staticcheck
 	@unformatted=$$(gofmt -l cmd sentinel shim e2e/*.go e2e/kube e2e/gvisor e2e/chaos e2e/compare) && if [ -n "$$unformatted" ]; then echo "not gofmt-ed:" $$unformatted; exit 1; fi

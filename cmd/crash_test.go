@@ -3,6 +3,7 @@
 package cmd_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,11 +35,11 @@ var failing = []string{"/bin/sh", "-c", "exit 3"}
 // neverEnding is a main, or a sidecar, that only a signal ends.
 var neverEnding = []string{"sleep", "1000"}
 
-// newVolume is a folder for a run, in memory if there is such a place: a sync to disk
-// takes longer than all else.
+// newVolume is a folder for a run, in memory if there is such a place (by default
+// /dev/shm): a sync to disk takes longer than all else.
 func newVolume(t testing.TB) string {
 	t.Helper()
-	memory := "/dev/shm"
+	memory := cmp.Or(os.Getenv("TEST_MEMORY"), "/dev/shm")
 	if unix.Access(memory, unix.W_OK) != nil {
 		memory = ""
 	}

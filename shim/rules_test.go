@@ -197,9 +197,12 @@ var table = []story{
 	{name: "policy: Never, has run before: final", cfg: Config{RestartPolicy: Never}, ranBefore: true, code: 3, moves: []move{
 		on(saw(ended(3)), finished),
 	}},
-	{name: "policy: --keep-on-failure implies OnFailure", cfg: Config{KeepOnFailure: true}, moves: []move{
+	{name: "policy: --keep-on-failure implies OnFailure: the code is not the stale end's", cfg: Config{KeepOnFailure: true}, code: 143, why: terminated, moves: []move{
 		on(saw(ended(3)), up, launch),
 		on(saw(ended(3)), up),
+		on(term(saw(ended(3))), confirming, sayStopping),
+		on(saw(ended(3)), stopping, stop),
+		on(gone(143, saw(ended(3))), finished),
 	}},
 
 	// Several mains.

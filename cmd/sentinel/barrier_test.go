@@ -94,6 +94,26 @@ func TestRestartBarrier(t *testing.T) {
 	}
 }
 
+// TestRestartBarrierLooksAfresh: a sidecar that says so only while the others are waited for is
+// waited for, too.
+func TestRestartBarrierLooksAfresh(t *testing.T) {
+	t.Parallel()
+	dir := restarted(t)
+	proxy := stopping(t, dir, "proxy")
+	p := sentinel(t, dir, nil, "echo", "launched")
+	p.Await(barred)
+	other := stopping(t, dir, "other")
+	proxy.Signal(syscall.SIGTERM)
+	proxy.Want(0)
+	time.Sleep(200 * time.Millisecond) // not a wait for anything: nothing is to happen
+	if strings.Contains(p.Output(), "launched\n") {
+		t.Errorf("launched while a sidecar was stopping:\n%s", p.Output())
+	}
+	other.Signal(syscall.SIGTERM)
+	p.Await("launched\n")
+	p.Want(0)
+}
+
 // TestRestartBarrierTimeout: after --wait-timeout it goes on with a warning, and then
 // gives --wait-for as much time again.
 func TestRestartBarrierTimeout(t *testing.T) {

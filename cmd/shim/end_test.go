@@ -227,6 +227,16 @@ func TestStaleEnd(t *testing.T) {
 		p.record("main-terminated", "0\n")
 		s.Want(0)
 	})
+	t.Run("under --keep-on-failure, at the first start", func(t *testing.T) {
+		t.Parallel()
+		p := newPod(t)
+		p.record("main-terminated", "3\n")
+		s := p.shim("--keep-on-failure", drive.Command("server", "TERM=143")...)
+		s.Await("in an earlier attempt")
+		s.Await("ready")
+		s.Signal(syscall.SIGTERM)
+		s.Want(143) // and not main's 3
+	})
 	t.Run("under Never there is none", func(t *testing.T) {
 		t.Parallel()
 		p := restarted(t)

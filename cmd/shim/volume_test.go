@@ -74,8 +74,23 @@ func wantUnrecorded(t *testing.T, p pod, start func(flags string, sidecar ...str
 	wantNotLaunched(t, s)
 	s = start("--restart-policy OnFailure", "sleep", "1000")
 	s.Await("sleep started")
-	p.end(p.begin("main"), 0)
+	run = p.begin("main")
+	p.end(run, 0)
 	s.Want(0)
+
+	// Nor can it say that it is about to stop. A main that begins again during --drain does not
+	// wait for it, and so has to find it going on.
+	run = p.begin("main")
+	s = start("--drain 1h", "sleep", "1000")
+	s.Await("sleep started")
+	p.end(run, 3)
+	s.Await("(--drain)")
+	run = p.begin("main")
+	s.Await("goes on: main has begun")
+	p.end(run, 5)
+	s.AwaitCount("(--drain)", 2)
+	s.Signal(syscall.SIGTERM)
+	s.Want(5)
 }
 
 func TestVolumeWithoutWritePermission(t *testing.T) {

@@ -3,6 +3,7 @@ package lifetime
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -361,11 +362,11 @@ func newVolume(t testing.TB) string {
 	return newVolumeIn(t, "")
 }
 
-// newFastVolume is the same in memory, if there is such a place, for what is done a
+// newFastVolume is the same in memory, if there is such a place (by default /dev/shm), for what is done a
 // thousand times.
 func newFastVolume(t testing.TB) string {
 	t.Helper()
-	const memory = "/dev/shm"
+	memory := cmp.Or(os.Getenv("TEST_MEMORY"), "/dev/shm")
 	if unix.Access(memory, unix.W_OK) != nil {
 		return newVolumeIn(t, "")
 	}

@@ -57,6 +57,7 @@ type lab struct {
 	cache   string // a build cache that holds the unmutated code
 	flags   string // GOFLAGS without ours
 	scratch string // for all that lives as long as the lab
+	memory  string // the same in memory; empty where there is no such place
 	benches atomic.Int64
 
 	layers  map[string]*layer
@@ -91,10 +92,19 @@ func newLab(root, cache string) (*lab, error) {
 	if l.scratch, err = os.MkdirTemp("", "m"); err != nil {
 		return nil, err
 	}
-	return l, os.Chmod(l.scratch, 0o755) // tests run programs as other users
+	err = os.Chmod(l.scratch, 0o755) // tests run programs as other users
+	if memory, none := os.MkdirTemp("/dev/shm", "m"); none == nil {
+		l.memory, err = memory, errors.Join(err, os.Chmod(memory, 0o755))
+	}
+	return l, err
 }
 
-func (l *lab) close() { os.RemoveAll(l.scratch) }
+func (l *lab) close() {
+	os.RemoveAll(l.scratch)
+	if l.memory != "" {
+		os.RemoveAll(l.memory)
+	}
+}
 
 // layersOf returns the layers for a package, in their order.
 func (l *lab) layersOf(s *source) (layers []*layer) {
@@ -185,17 +195,23 @@ func (l *lab) calibrate(ctx context.Context, layer *layer) {
 
 // bench is what a mutant is tried on.
 type bench struct {
-	lab   *lab
-	tmp   string // removed with it
-	cache string
-	env   []string
+	lab         *lab
+	tmp, memory string // removed with it: tests that are cut off leave much behind
+	cache       string
+	env         []string
 }
 
 // newBench makes one for a mutant, or for the unmutated code if content is nil.
 func (l *lab) newBench(m mutant, content []byte) (b *bench, err error) {
-	b = &bench{lab: l, cache: l.cache, tmp: filepath.Join(l.scratch, strconv.FormatInt(l.benches.Add(1), 10))}
+	number := strconv.FormatInt(l.benches.Add(1), 10)
+	b = &bench{lab: l, cache: l.cache, tmp: filepath.Join(l.scratch, number)}
 	b.env = append(os.Environ(), "TMPDIR="+b.tmp)
 	err = errors.Join(os.Mkdir(b.tmp, 0o777), os.Chmod(b.tmp, 0o777)) // whatever the umask is
+	if l.memory != "" {
+		b.memory = filepath.Join(l.memory, number)
+		b.env = append(b.env, "TEST_MEMORY="+b.memory)
+		err = errors.Join(err, os.Mkdir(b.memory, 0o777))
+	}
 	if content != nil && err == nil {
 		err = b.overlay(m, content)
 	}
@@ -236,6 +252,9 @@ func (b *bench) overlay(m mutant, content []byte) error {
 
 func (b *bench) close() {
 	os.RemoveAll(b.tmp)
+	if b.memory != "" {
+		os.RemoveAll(b.memory)
+	}
 	if b.cache != b.lab.cache {
 		os.RemoveAll(b.cache)
 	}
