@@ -455,6 +455,9 @@ func TestNoFileForInotify(t *testing.T) {
 			t.Parallel()
 			sidecar := drive.Start(t, confine(shim(newVolume(t)), "nofile="+strconv.Itoa(limit)))
 			awaitStarted(sidecar)
+			if !strings.Contains(sidecar.Output(), "sleep started") {
+				sidecar.AwaitAll()
+			}
 			for _, cause := range []string{"ulimit -n", "max_user_"} {
 				if strings.Contains(sidecar.Output(), cause) {
 					told.add(cause)

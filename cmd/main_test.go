@@ -11,6 +11,7 @@ func TestMain(m *testing.M) {
 	drive.Main(m, drive.Modes{
 		"confined":  confined,
 		"clock":     wallClock,
+		"signals":   countSignals,
 		"stuckdisk": stuckDisk,
 	})
 }

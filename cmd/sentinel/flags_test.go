@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -79,10 +80,10 @@ func TestLogLines(t *testing.T) {
 	dir := t.TempDir()
 	_, _, stderr := ended(t, drive.Wrap("sentinel", []string{"--dir", dir}, shell("sleep 0.01; kill -TERM $$")))
 	type line struct {
-		Level, Logger, Time, Message string
-		Version, Name, Dir           string
-		PID, Code                    int
-		Seconds                      float64 `json:"duration_seconds"`
+		Level, Severity, Logger, Time, Message string
+		Version, Name, Dir                     string
+		PID, Code                              int
+		Seconds                                float64 `json:"duration_seconds"`
 	}
 	var lines []line
 	for decoder := json.NewDecoder(strings.NewReader(stderr)); decoder.More(); {
@@ -104,6 +105,9 @@ func TestLogLines(t *testing.T) {
 	}
 	if started.Level != "info" || started.PID == 0 || started.Message != "sh started" {
 		t.Errorf("the second line is %+v", started)
+	}
+	if first.Severity != "INFO" || last.Severity != "ERROR" {
+		t.Errorf("the severities are %s and %s", first.Severity, last.Severity)
 	}
 	if last.Level != "error" || last.Code != 143 || last.Seconds < 0.01 || !strings.HasPrefix(last.Message, "sh was killed by SIGTERM after ") {
 		t.Errorf("the last line is %+v", last)
@@ -162,7 +166,7 @@ func TestUsageErrorsAreRecorded(t *testing.T) {
 		{"", "--dir V --bogus x curl -v -h --name other", "main-terminated"},
 		{"", "--dir V --bogus -- true --name other --help", "main-terminated"},
 		{"SENTINEL_DIR=V", "--bogus -- true", "main-terminated"},
-		{"SENTINEL_DIR=V", "--dir V/none --bogus -- true", "main-terminated"},
+		{"SENTINEL_DIR=V", "--dir V/none --bogus -- true", ""}, // which it would not be without --bogus, either
 		{"SENTINEL_DIR=V SENTINEL_NAME=job", "--bogus -- true", "job-terminated"},
 		{"SENTINEL_DIR=V SENTINEL_NAME=job", "--name a/b -- true", "job-terminated"},
 		{"SENTINEL_DIR=V SENTINEL_NAME=a/b", "-- true", "main-terminated"},
@@ -194,7 +198,7 @@ func TestUsageErrorsAreRecorded(t *testing.T) {
 			if c.want == "" {
 				return
 			}
-			if code != 125 || stdout != "" || !strings.HasPrefix(stderr, "sentinel: ") {
+			if code != 125 || stdout != "" || !strings.Contains(stderr, `"code":125`) {
 				t.Errorf("exit code %d, want 125:\n%s%s", code, stdout, stderr)
 			}
 			if end, err := os.ReadFile(filepath.Join(dir, c.want)); string(end) != "125\n" {
@@ -235,7 +239,7 @@ func TestDefaults(t *testing.T) {
 	}{
 		{[]string{"--", "/shim", "--version"}, 0, "0\n", ""},
 		{[]string{"--", "no-such-job"}, 127, "127\n", "no-such-job was not started: no-such-job: not found in PATH ("},
-		{[]string{"--bogus", "--", "/shim", "--version"}, 125, "125\n", "sentinel: flag provided but not defined: --bogus\n"},
+		{[]string{"--bogus", "--", "/shim", "--version"}, 125, "125\n", "sentinel has no flag --bogus: if it is COMMAND's, put -- before COMMAND (see sentinel --help)\n"},
 		{[]string{"--help"}, 0, "", ""},
 	} {
 		root := t.TempDir()
@@ -313,25 +317,50 @@ func TestNastyCommandLines(t *testing.T) {
 	}
 }
 
-// TestHelp: it names every flag with its variable and its default.
+// TestHelp: it names every flag with its type, its default and its variable, in 80 columns.
 func TestHelp(t *testing.T) {
 	t.Parallel()
-	code, stdout, stderr := ended(t, []string{drive.Program("sentinel"), "--help"})
-	if code != 0 || stderr != "" {
-		t.Errorf("exit code %d:\n%s", code, stderr)
-	}
-	for flag, rest := range map[string]string{
-		"--dir": "(default: /tmp/pod) [$SENTINEL_DIR]", "--name": "(default: main) [$SENTINEL_NAME]",
-		"--wait-for": "[$SENTINEL_WAIT_FOR]", "--wait-timeout": "(default: 1m0s) [$SENTINEL_WAIT_TIMEOUT]",
-		"--log-level": "(default: info) [$SENTINEL_LOG_LEVEL]", "--log-format": "(default: auto) [$SENTINEL_LOG_FORMAT]",
-		"--copy-to": "and exit", "--version, -v": "", "--help, -h": "",
+	for program, flags := range map[string]map[string]string{
+		"sentinel": {
+			"--dir DIR": "(default: /tmp/pod) [$SENTINEL_DIR]", "--name NAME": "(default: main) [$SENTINEL_NAME]",
+			"--wait-for ADDRESS": "may be repeated [$SENTINEL_WAIT_FOR]", "--wait-timeout DURATION": "(default: 1m) [$SENTINEL_WAIT_TIMEOUT]",
+			"--log-level LEVEL": "(default: info) [$SENTINEL_LOG_LEVEL]", "--log-format FORMAT": "(default: auto) [$SENTINEL_LOG_FORMAT]",
+			"--copy-to DIR": "and exit", "--version, -v": "and exit", "--help, -h": "and exit",
+		},
+		"shim": {
+			"--dir DIR": "(default: /tmp/pod) [$SHIM_DIR]", "--main NAME": "(default: main) [$SHIM_MAIN]",
+			"--name NAME": "(default: the base name of SIDECAR) [$SHIM_NAME]", "--start-timeout DURATION": "(default: 0s) [$SHIM_START_TIMEOUT]",
+			"--lost-after DURATION": "(default: 1m) [$SHIM_LOST_AFTER]", "--drain DURATION": "(default: 0s) [$SHIM_DRAIN]",
+			"--stop-signal SIGNAL": "(default: SIGTERM) [$SHIM_STOP_SIGNAL]", "--grace-period DURATION": "(default: 10s) [$SHIM_GRACE_PERIOD]",
+			"--hold DURATION": "(default: 15s) [$SHIM_HOLD]", "--restart-policy POLICY": "[$SHIM_RESTART_POLICY]",
+			"--keep-on-failure": "[$SHIM_KEEP_ON_FAILURE]", "--log-level LEVEL": "(default: info) [$SHIM_LOG_LEVEL]",
+			"--log-format FORMAT": "(default: auto) [$SHIM_LOG_FORMAT]",
+			"--copy-to DIR":       "and exit", "--version, -v": "and exit", "--help, -h": "and exit",
+		},
 	} {
-		found := false
-		for line := range strings.Lines(stdout) {
-			found = found || strings.HasPrefix(strings.TrimSpace(line), flag+" ") && strings.HasSuffix(line, rest+"\n")
+		code, stdout, stderr := ended(t, []string{drive.Program(program), "--help"})
+		if code != 0 || stderr != "" {
+			t.Errorf("%s: exit code %d:\n%s", program, code, stderr)
 		}
-		if !found {
-			t.Errorf("no line of %s with %s:\n%s", flag, rest, stdout)
+		for line := range strings.Lines(stdout) {
+			if len(line) > 80+len("\n") {
+				t.Errorf("%s: more than 80 columns: %s", program, line)
+			}
+		}
+		// What is said of a flag, without the breaks of its lines.
+		said := strings.Split(stdout, "\n  --")
+		for i := range said {
+			said[i] = "--" + strings.Join(strings.Fields(said[i]), " ")
+		}
+		for flag, rest := range flags {
+			if !slices.ContainsFunc(said, func(s string) bool { return strings.HasPrefix(s, flag+" ") && strings.Contains(s, rest) }) {
+				t.Errorf("%s: nothing of %s with %s:\n%s", program, flag, rest, stdout)
+			}
+		}
+		for _, heading := range []string{"Usage: " + program, "Exit code:\n", "Examples:\n  " + program} {
+			if !strings.Contains(stdout, heading) {
+				t.Errorf("%s: no %q:\n%s", program, heading, stdout)
+			}
 		}
 	}
 }
@@ -432,10 +461,10 @@ func TestCopyToRefused(t *testing.T) {
 		says          []string
 	}{
 		{"missing", "", []string{"--copy-to", dir + "/none"}, anybody, []string{"--copy-to", dir + "/none: no such file", "volumeMounts"}},
-		{"a file", "", []string{"--copy-to", file}, anybody, []string{"--copy-to " + file, "not a folder"}},
+		{"a file", "", []string{"--copy-to", file}, anybody, []string{"--copy-to " + file, "not a directory"}},
 		{"empty", "", []string{"--copy-to="}, anybody, []string{"--copy-to", "it is empty"}},
 		{"a command", "", []string{"--copy-to", dir, "--", "true"}, anybody, []string{"--copy-to " + dir, "no command goes with it"}},
-		{"no shim beside", alone + "/sentinel", []string{"--copy-to", dir + "/"}, anybody, []string{alone + "/shim: no such file", "both programs in one folder"}},
+		{"no shim beside", alone + "/sentinel", []string{"--copy-to", dir + "/"}, anybody, []string{alone + "/shim: no such file", "both programs in one directory"}},
 		{"not writable", "", []string{"--copy-to", locked}, user, []string{"--copy-to " + locked, "permission denied", "writable"}},
 	} {
 		program := c.program

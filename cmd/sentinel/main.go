@@ -14,8 +14,8 @@
 // if it cannot be executed; 124 if --wait-for was in vain; 125 for an error of sentinel's
 // own, usage errors included. Whatever it is, it is also on the volume.
 //
-// Every flag but --copy-to has a variable: SENTINEL_WAIT_FOR for --wait-for. An empty one
-// is none.
+// Every flag but --copy-to, --help and --version has a variable: SENTINEL_WAIT_FOR for
+// --wait-for. An empty variable counts as unset.
 package main
 
 import (
@@ -23,7 +23,6 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
-	"github.com/urfave/cli/v2"
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/app"
 	"github.com/sentinel-shim/sentinel-shim/sentinel"
@@ -41,30 +40,26 @@ func main() {
 	os.Exit(run(os.Args, signals))
 }
 
-func defaults() sentinel.Config {
-	return sentinel.Config{
+func run(args []string, signals <-chan os.Signal) int {
+	cfg := sentinel.Config{
 		Dir:            "/tmp/pod",
 		Name:           "main",
 		WaitTimeout:    time.Minute,
+		Signals:        signals,
 		TerminationLog: terminationlog.DefaultPath,
 	}
-}
-
-func run(args []string, signals <-chan os.Signal) int {
-	cfg := defaults()
-	cfg.Signals = signals
+	const recording, waiting = "Recording", "Waiting"
 	return app.Program{
-		Name:    program,
-		Operand: "COMMAND",
-		Usage:   "run a command and record its end on a volume that its sidecars share",
-		Description: "COMMAND's exit code is sentinel's, and stands in DIR/NAME-terminated when it has ended.\n" +
-			"128+n: died of signal n. 127: not found. 126: not executable. 124: --wait-for was in vain.\n" +
-			"125: an error of sentinel's own.",
-		Flags: []cli.Flag{
-			app.Text(program, "dir", "the shared volume", &cfg.Dir, nil),
-			app.Text(program, "name", "whose end is recorded: the `NAME` that shims follow with --main", &cfg.Name, lifetime.CheckName),
-			app.List(program, "wait-for", "start COMMAND only once this `ADDRESS` answers: tcp://host:port, unix:///path, file:///path, or http://host:port/path (any 2xx); may be repeated", &cfg.WaitFor, probe.Parse, probe.Target.String),
-			app.Duration(program, "wait-timeout", "for how long to wait for --wait-for, then give up; and after a restart for sidecars that still stop, then go on", &cfg.WaitTimeout),
+		Name:      program,
+		Operand:   "COMMAND",
+		Usage:     "run a command and record its end on a volume that its sidecars share",
+		ExitCodes: exitCodes,
+		Examples:  examples,
+		Flags: []*app.Flag{
+			app.Text(app.About{Name: "dir", Type: "DIR", Usage: "the shared volume", Group: recording}, &cfg.Dir, nil),
+			app.Text(app.About{Name: "name", Type: "NAME", Usage: "whose end is recorded: the name that shims follow with --main", Group: recording}, &cfg.Name, lifetime.CheckName),
+			app.List(app.About{Name: "wait-for", Type: "ADDRESS", Usage: "start COMMAND only once this answers: tcp://host:port, unix:///path, file:///path, or http://host:port/path (any 2xx); may be repeated", Group: waiting}, &cfg.WaitFor, probe.Parse, probe.Target.String),
+			app.Duration(app.About{Name: "wait-timeout", Usage: "how long to wait for --wait-for, then give up; and after a restart for sidecars that are still stopping, then go on", Group: waiting}, &cfg.WaitTimeout),
 		},
 		Check: func(command []string) error {
 			cfg.Command = command
@@ -74,30 +69,22 @@ func run(args []string, signals <-chan os.Signal) int {
 			cfg.Log, cfg.Version = log, app.Version()
 			return sentinel.Run(cfg)
 		},
-		Refused: recordRefusal,
+		// No shim may wait for a command that never begins. Where that cannot be recorded, there
+		// is nothing left to do, and the error that matters is told.
+		Refused: func() {
+			if lifetime.CheckVolume(cfg.Dir) == nil {
+				_ = lifetime.Record(lifetime.Dir(cfg.Dir), cfg.Name, exitcode.Wrapper)
+			}
+		},
 	}.Run(args)
 }
 
-// recordRefusal records that the command never begins, as far as the arguments tell
-// where: no shim may wait for it. If it cannot be recorded, there is nothing left to
-// do, and the error that matters has been told.
-func recordRefusal(args []string) {
-	cfg := defaults()
-	for _, flag := range []struct {
-		name, variable string
-		dst            *string
-		check          func(string) error
-	}{
-		{"dir", "SENTINEL_DIR", &cfg.Dir, lifetime.CheckVolume},
-		{"name", "SENTINEL_NAME", &cfg.Name, lifetime.CheckName},
-	} {
-		value, given := app.Given(args, flag.name)
-		if !given || flag.check(value) != nil {
-			value = os.Getenv(flag.variable)
-		}
-		if value != "" && flag.check(value) == nil {
-			*flag.dst = value
-		}
-	}
-	_ = lifetime.Record(lifetime.Dir(cfg.Dir), cfg.Name, exitcode.Wrapper)
-}
+const exitCodes = `COMMAND's  it has ended; 128+n if it died of signal n
+127        COMMAND was not found
+126        COMMAND cannot be executed
+125        an error of sentinel's own
+124        --wait-for did not answer within --wait-timeout
+It is recorded in DIR/NAME-terminated, too.`
+
+const examples = `sentinel -- ./migrate up
+sentinel --wait-for tcp://127.0.0.1:5432 -- ./migrate up`

@@ -10,7 +10,7 @@
 //
 // When all mains have ended it waits --drain, sends --stop-signal to SIDECAR, after
 // --grace-period SIGKILL, and exits with the first of the mains' exit codes that is not
-// 0. A main that was killed without a word counts as 137. A SIDECAR that ends first ends
+// 0. A main that was killed before it could record an exit code counts as 137. A SIDECAR that ends first ends
 // the shim with its own code.
 //
 // SIGTERM (or what --stop-signal names) is kept from SIDECAR while a main is running, at
@@ -20,8 +20,8 @@
 // found, 126 if it cannot be executed; 124 after --start-timeout; 125 for an error of
 // shim's own, usage errors included.
 //
-// Every flag but --copy-to has a variable: SHIM_GRACE_PERIOD for --grace-period. An empty
-// one is none.
+// Every flag but --copy-to, --help and --version has a variable: SHIM_GRACE_PERIOD for
+// --grace-period. An empty variable counts as unset.
 package main
 
 import (
@@ -33,7 +33,6 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
-	"github.com/urfave/cli/v2"
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/app"
 	"github.com/sentinel-shim/sentinel-shim/sentinel/lifetime"
@@ -60,25 +59,25 @@ func run(args []string, signals <-chan os.Signal) int {
 		Signals:        signals,
 		TerminationLog: terminationlog.DefaultPath,
 	}
+	const following, stopping, restarts = "What to follow", "Stopping", "Restarts"
 	return app.Program{
-		Name:    program,
-		Operand: "SIDECAR",
-		Usage:   "run a sidecar until the pod's primary command has ended, and exit with its code",
-		Description: "The exit code is main's; SIDECAR's own if it ends first; 137 if main was killed without a word.\n" +
-			"128+n: died of signal n. 127: not found. 126: not executable. 124: --start-timeout.\n" +
-			"125: an error of shim's own, or an end that cannot be read.",
-		Flags: []cli.Flag{
-			app.Text(program, "dir", "the shared volume", &cfg.Dir, nil),
-			app.List(program, "main", "the `NAME` of a run to follow; may be repeated", &cfg.Mains, parseName, func(s string) string { return s }),
-			app.Text(program, "name", "the `NAME` of this sidecar's own run (default: the base name of SIDECAR)", &cfg.Name, lifetime.CheckName),
-			app.Flag(program, "stop-signal", "what SIDECAR is stopped with: a name, with or without SIG, or a number", &cfg.StopSignal, process.ParseSignal, process.SignalName),
-			app.Duration(program, "grace-period", "the time between --stop-signal and SIGKILL", &cfg.GracePeriod),
-			app.Duration(program, "drain", "keep SIDECAR this long after main's end", &cfg.Drain),
-			app.Duration(program, "hold", "keep SIDECAR this long at most after a SIGTERM, while main is running", &cfg.Hold),
-			app.Duration(program, "lost-after", "where locks are not shared: take main for killed if it gives no sign of life for this long", &cfg.LostAfter),
-			app.Duration(program, "start-timeout", "give up if main does not begin within this time; 0s: never", &cfg.StartTimeout),
-			app.Flag(program, "restart-policy", "the pod's restartPolicy, OnFailure or Never: whether a main that is found to have failed comes back", &cfg.RestartPolicy, app.OneOf(shim.OnFailure, shim.Never), func(p shim.RestartPolicy) string { return string(p) }),
-			&cli.BoolFlag{Name: "keep-on-failure", Usage: "keep SIDECAR when main fails, for it comes back; implies --restart-policy OnFailure", EnvVars: []string{"SHIM_KEEP_ON_FAILURE"}, Destination: &cfg.KeepOnFailure},
+		Name:      program,
+		Operand:   "SIDECAR",
+		Usage:     "run a sidecar until main has ended, and exit with main's exit code",
+		ExitCodes: exitCodes,
+		Examples:  examples,
+		Flags: []*app.Flag{
+			app.Text(app.About{Name: "dir", Type: "DIR", Usage: "the shared volume", Group: following}, &cfg.Dir, nil),
+			app.List(app.About{Name: "main", Type: "NAME", Usage: "the run to follow: sentinel's --name; may be repeated", Group: following}, &cfg.Mains, parseName, func(s string) string { return s }),
+			app.Text(app.About{Name: "name", Type: "NAME", Usage: "this sidecar's own run (default: the base name of SIDECAR)", Group: following}, &cfg.Name, lifetime.CheckName),
+			app.Duration(app.About{Name: "start-timeout", Usage: "give up if main does not begin within this time; 0s: never", Group: following}, &cfg.StartTimeout),
+			app.Duration(app.About{Name: "lost-after", Usage: "where locks are not shared: take main for killed if it gives no sign of life for this long", Group: following}, &cfg.LostAfter),
+			app.Duration(app.About{Name: "drain", Usage: "keep SIDECAR this long after main's end", Group: stopping}, &cfg.Drain),
+			app.Value(app.About{Name: "stop-signal", Type: "SIGNAL", Usage: "what SIDECAR is stopped with: a name, with or without SIG, or a number", Group: stopping}, &cfg.StopSignal, process.ParseSignal, process.SignalName),
+			app.Duration(app.About{Name: "grace-period", Usage: "the time between --stop-signal and SIGKILL", Group: stopping}, &cfg.GracePeriod),
+			app.Duration(app.About{Name: "hold", Usage: "keep SIDECAR at most this long after a SIGTERM while main is running", Group: stopping}, &cfg.Hold),
+			app.Value(app.About{Name: "restart-policy", Type: "POLICY", Usage: "the restartPolicy of main's container, OnFailure or Never: whether a main that is found to have failed comes back (default: OnFailure if this container was restarted; declare it if main's container has another policy than this one)", Group: restarts}, &cfg.RestartPolicy, app.OneOf(shim.OnFailure, shim.Never), func(p shim.RestartPolicy) string { return string(p) }),
+			app.Switch(app.About{Name: "keep-on-failure", Usage: "keep SIDECAR when main fails, because main comes back; implies --restart-policy OnFailure", Group: restarts}, &cfg.KeepOnFailure),
 		},
 		Check: func(command []string) error {
 			cfg.Command = command
@@ -90,6 +89,17 @@ func run(args []string, signals <-chan os.Signal) int {
 		},
 	}.Run(args)
 }
+
+const exitCodes = `main's     all mains have ended: the first code that is not 0
+137        a main was killed before it could record an exit code
+SIDECAR's  it ended first; 128+n if it died of signal n
+127        SIDECAR was not found
+126        SIDECAR cannot be executed
+125        an error of shim's own, or an end of main that cannot be read
+124        main did not begin within --start-timeout`
+
+const examples = `shim -- /cloud-sql-proxy --port 5432 project:region:instance
+shim --stop-signal USR1 --grace-period 30s -- haproxy -f /etc/haproxy.cfg`
 
 func parseName(s string) (string, error) { return s, lifetime.CheckName(s) }
 

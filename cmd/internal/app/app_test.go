@@ -1,6 +1,7 @@
 package app
 
 import (
+	encoding "encoding/json"
 	"errors"
 	"io"
 	"os"
@@ -11,7 +12,6 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
-	"github.com/urfave/cli/v2"
 )
 
 func identity(s string) string { return s }
@@ -25,6 +25,7 @@ type outcome struct {
 	text    string
 	wait    time.Duration
 	list    []string
+	on      bool
 	command []string // nil: Main was not called
 }
 
@@ -53,10 +54,11 @@ func try(t *testing.T, args ...string) (o outcome) {
 	var command []string
 	o.code = Program{
 		Name: "prog", Operand: "COMMAND",
-		Flags: []cli.Flag{
-			Text("prog", "text", "a text", &o.text, func(s string) error { _, err := parse(s); return err }),
-			Duration("prog", "wait-time", "a time", &o.wait),
-			List("prog", "list", "a list", &o.list, parse, identity),
+		Flags: []*Flag{
+			Text(About{"text", "TEXT", "a text", "Values"}, &o.text, func(s string) error { _, err := parse(s); return err }),
+			Duration(About{"wait-time", "", "a time", "Values"}, &o.wait),
+			List(About{"list", "WORD", "a list", "Values"}, &o.list, parse, identity),
+			Switch(About{"switch", "", "a switch", "Switches"}, &o.on),
 		},
 		Check: func(c []string) error {
 			if c[0] == "refuse" {
@@ -69,7 +71,7 @@ func try(t *testing.T, args ...string) (o outcome) {
 			o.command = command
 			return 7
 		},
-		Refused: func([]string) { o.refused = true },
+		Refused: func() { o.refused = true },
 	}.Run(append([]string{"prog"}, args...))
 	read := func(f *os.File) string {
 		if _, err := f.Seek(0, io.SeekStart); err != nil {
@@ -123,14 +125,12 @@ func TestValues(t *testing.T) {
 	}
 }
 
-// TestCommand: what stands behind the flags is the command's, whatever it looks like.
+// TestCommand: everything after the flags is the command's, whatever it looks like.
 func TestCommand(t *testing.T) {
 	for _, c := range []struct{ args, want []string }{
 		{[]string{"--", "help", "me"}, []string{"help", "me"}},
 		{[]string{"--", "help"}, []string{"help"}},
 		{[]string{"--", "h"}, []string{"h"}},
-		{[]string{"--", "--help"}, []string{"--help"}},
-		{[]string{"--", "-v"}, []string{"-v"}},
 		{[]string{"--", "run", "--text", "x", "--", "-h"}, []string{"run", "--text", "x", "--", "-h"}},
 		{[]string{"--", "--", "run"}, []string{"--", "run"}},
 		{[]string{"--", "--generate-bash-completion"}, []string{"--generate-bash-completion"}},
@@ -146,41 +146,51 @@ func TestCommand(t *testing.T) {
 }
 
 // TestRefusals: nothing is run, the exit code is 125, and one line on stderr names what
-// is at fault and says more than that.
+// is at fault and what to do.
 func TestRefusals(t *testing.T) {
 	for _, c := range []struct {
 		env  string // NAME=value
 		args []string
 		says string
 	}{
-		{"", nil, "no COMMAND: give the program to run and its arguments after --"},
-		{"", []string{"--"}, "no COMMAND"},
-		{"", []string{"--text", "x"}, "no COMMAND"},
-		{"", []string{"--bogus", "--", "run"}, "flag provided but not defined: --bogus"},
-		{"", []string{"-bogus=x", "--", "run"}, "flag provided but not defined: --bogus"},
-		{"", []string{"--text"}, "flag needs an argument: --text"},
-		{"", []string{"--text=", "--", "run"}, `invalid value "" for flag --text: it is empty`},
-		{"", []string{"--text", "bad", "--", "run"}, `invalid value "bad" for flag --text: it is bad: take a good one`},
-		{"", []string{"--list", " ", "--", "run"}, `invalid value " " for flag --list: it is empty`},
-		{"", []string{"--list", "a bad", "--", "run"}, `invalid value "a bad" for flag --list: it is bad`},
-		{"", []string{"--text", `http://me:"se\cret"@web/bad`, "--", "run"}, `invalid value "…" for flag --text: it is bad`},
-		{"PROG_LIST=a http://me:secret@web/ bad", []string{"--", "run"}, `could not parse "…" from environment variable "PROG_LIST" as value for flag list: it is bad`},
-		{"", []string{"--wait-time", "5", "--", "run"}, `invalid value "5" for flag --wait-time: give a number with its unit`},
-		{"", []string{"--wait-time", "-5s", "--", "run"}, `invalid value "-5s" for flag --wait-time: it is negative`},
-		{"", []string{"--wait-time", "1e99h", "--", "run"}, `for flag --wait-time: give a number with its unit`},
-		{"", []string{"--log-level", "loud", "--", "run"}, `invalid value "loud" for flag --log-level: it is one of trace, debug, info, warn, error, disabled`},
-		{"", []string{"--log-level", "1", "--", "run"}, `for flag --log-level: it is one of`},
-		{"", []string{"--log-level", "INFO", "--", "run"}, `for flag --log-level: it is one of`},
-		{"", []string{"--log-format", "xml", "--", "run"}, `invalid value "xml" for flag --log-format: it is one of auto, console, json`},
-		{"", []string{"---", "run"}, "bad flag syntax: ---"},
-		{"", []string{"--=x", "run"}, "bad flag syntax: --=x"},
+		{"", nil, `no COMMAND: give the program to run and its arguments after -- (see prog --help)`},
+		{"", []string{"--"}, "no COMMAND: "},
+		{"", []string{"--text", "x"}, "no COMMAND: "},
+		{"", []string{"--bogus", "--", "run"}, "prog has no flag --bogus: if it is COMMAND's, put -- before COMMAND"},
+		{"", []string{"-bogus=x", "--", "run"}, "prog has no flag --bogus: if it is COMMAND's, put -- before COMMAND"},
+		{"", []string{"--texts", "x", "--", "run"}, "prog has no flag --texts: did you mean --text?"},
+		{"", []string{"--waittime=1s", "--", "run"}, "prog has no flag --waittime: did you mean --wait-time?"},
+		{"", []string{"--text"}, "--text: its value is missing"},
+		{"", []string{"--text=", "--", "run"}, `--text "": it is empty`},
+		{"", []string{"--text", "bad", "--", "run"}, `--text "bad": it is bad: take a good one`},
+		{"", []string{"--text", "bad", "--wait-time", "5", "--", "run"}, `--text "bad": it is bad: take a good one`}, // the first
+		{"", []string{"--list", " ", "--", "run"}, `--list " ": it is empty`},
+		{"", []string{"--list", "a bad", "--", "run"}, `--list "a bad": it is bad: take a good one`},
+		{"", []string{"--text", `http://me:"se\cret"@web/bad`, "--", "run"}, `--text "…": it is bad: take a good one`},
+		{"PROG_LIST=a http://me:secret@web/ bad", []string{"--", "run"}, `PROG_LIST "…": it is bad: take a good one`},
+		{"", []string{"--wait-time", "5", "--", "run"}, `--wait-time "5": give a number with its unit, such as 500ms, 10s or 2m`},
+		{"", []string{"--wait-time", "-5s", "--", "run"}, `--wait-time "-5s": it is negative`},
+		{"", []string{"--wait-time", "1e99h", "--", "run"}, `--wait-time "1e99h": give a number with its unit`},
+		{"", []string{"--switch=perhaps", "--", "run"}, `--switch "perhaps": it is true or false`},
+		{"", []string{"--log-level", "loud", "--", "run"}, `--log-level "loud": it is one of trace, debug, info, warn, error, disabled`},
+		{"", []string{"--log-level", "1", "--", "run"}, `--log-level "1": it is one of`},
+		{"", []string{"--log-level=", "--", "run"}, `--log-level "": it is one of`},
+		{"", []string{"--log-format", "xml", "--", "run"}, `--log-format "xml": it is one of auto, console, json`},
+		{"", []string{"---", "run"}, `"---" is no flag: if it is COMMAND's, put -- before COMMAND`},
+		{"", []string{"--=x", "run"}, `"--=x" is no flag: if it is COMMAND's, put -- before COMMAND`},
 		{"", []string{"--", "refuse"}, "--text and --list exclude each other: give one"},
-		{"PROG_TEXT=bad", []string{"--", "run"}, `could not parse "bad" from environment variable "PROG_TEXT"`},
-		{"PROG_WAIT_TIME=5", []string{"--", "run"}, `could not parse "5" from environment variable "PROG_WAIT_TIME" as value for flag wait-time: give a number with its unit`},
-		{"PROG_LIST=a bad", []string{"--", "run"}, `from environment variable "PROG_LIST"`},
-		{"PROG_LIST= ", []string{"--", "run"}, `from environment variable "PROG_LIST" as value for flag list: it is empty`},
-		{"PROG_LOG_LEVEL=loud", []string{"--", "run"}, `from environment variable "PROG_LOG_LEVEL"`},
-		{"PROG_LOG_FORMAT=xml", []string{"--", "run"}, `from environment variable "PROG_LOG_FORMAT"`},
+		{"", []string{"--", "--text", "x", "run"}, `"--text" is where COMMAND has to be: flags go before --`},
+		{"", []string{"--", "-text=x", "run"}, `"-text=x" is where COMMAND has to be: flags go before --`},
+		{"", []string{"--", "--help"}, `"--help" is where COMMAND has to be: flags go before --`},
+		{"", []string{"--", "-v"}, `"-v" is where COMMAND has to be: flags go before --`},
+		{"PROG_TEXT=bad", []string{"--", "run"}, `PROG_TEXT "bad": it is bad: take a good one`},
+		{"PROG_WAIT_TIME=5", []string{"--", "run"}, `PROG_WAIT_TIME "5": give a number with its unit`},
+		{"PROG_LIST=a bad", []string{"--", "run"}, `PROG_LIST "a bad": it is bad`},
+		{"PROG_LIST= ", []string{"--", "run"}, `PROG_LIST " ": it is empty`},
+		{"PROG_SWITCH=perhaps", []string{"--", "run"}, `PROG_SWITCH "perhaps": it is true or false`},
+		{"PROG_LOG_LEVEL=loud", []string{"--", "run"}, `PROG_LOG_LEVEL "loud": it is one of`},
+		{"PROG_LOG_FORMAT=xml", []string{"--", "run"}, `PROG_LOG_FORMAT "xml": it is one of`},
+		{"PROG_LOG_LEVEL=disabled", []string{"--bogus"}, "prog has no flag --bogus"},
 	} {
 		t.Run(strings.TrimSpace(c.env+" "+strings.Join(c.args, " ")), func(t *testing.T) {
 			if name, value, ok := strings.Cut(c.env, "="); ok {
@@ -190,9 +200,96 @@ func TestRefusals(t *testing.T) {
 			if o.code != 125 || o.command != nil || o.stdout != "" || !o.refused {
 				t.Errorf("it was not refused with 125: %+v", o)
 			}
-			line, rest, _ := strings.Cut(o.stderr, "\n")
-			if !strings.HasPrefix(line, "prog: ") || !strings.Contains(line, c.says) || rest != "See prog --help.\n" {
-				t.Errorf("it says %q, want prog: ... %s", o.stderr, c.says)
+			l := o.onlyLine(t)
+			if l.Level != "error" || l.Severity != "ERROR" || l.Code != 125 || !strings.HasPrefix(l.Message, c.says) || !strings.HasSuffix(l.Message, " (see prog --help)") {
+				t.Errorf("it says %+v, want %s", l, c.says)
+			}
+		})
+	}
+}
+
+// line is a line of the log.
+type line struct {
+	Level, Severity, Logger, Time, Message string
+	Code                                   int
+}
+
+func (o outcome) onlyLine(t *testing.T) (l line) {
+	t.Helper()
+	decoder := encoding.NewDecoder(strings.NewReader(o.stderr))
+	if err := decoder.Decode(&l); err != nil || decoder.More() {
+		t.Fatalf("it is not one line of JSON (%v): %s", err, o.stderr)
+	}
+	return l
+}
+
+// TestReadOn: behind what is wrong, the other flags still count: sentinel records by them.
+func TestReadOn(t *testing.T) {
+	for _, c := range []struct{ args, text string }{
+		{"--bogus --text x -- run", "x"},
+		{"--bogus=b --text x -- run", "x"},
+		{"--bogus b --text x -- run", "x"},
+		{"--bogus --text x run", "x"},
+		{"--text x --bogus run --text y", "x"}, // without a --, run may be the command
+		{"--text x --bogus -- run --text y", "x"},
+		{"--text x --text bad -- run", "x"},
+		{"--wait-time 5 --text x -- run", "x"},
+		{"--wait-time --text x -- run", "default"}, // --text is the time, and x the command
+		{"--text x --wait-time", "x"},
+		{"--- --text x -- run", "x"},
+		{"- --text x", "default"},
+	} {
+		t.Setenv("PROG_TEXT", "")
+		if o := try(t, strings.Fields(c.args)...); o.text != c.text || c.args[:2] == "--" && o.code != 125 {
+			t.Errorf("%q: --text is %q, want %q: %+v", c.args, o.text, c.text, o)
+		}
+	}
+}
+
+// TestEachFlag: behind each flag, with -- and without it, stands the command, and what looks like
+// a flag of ours belongs to it.
+func TestEachFlag(t *testing.T) {
+	for _, flag := range [][]string{
+		{"--text", "x"}, {"--text=x"}, {"-text", "x"}, {"--wait-time", "1s"}, {"--list", "x"}, {"--switch"}, {"-switch"}, {"--switch=true"},
+		{"--log-level", "debug"}, {"--log-format", "json"},
+	} {
+		for _, dashes := range [][]string{nil, {"--"}} {
+			for _, argument := range []string{"-h", "--help", "-v", "--version", "--text"} {
+				args := slices.Concat(flag, dashes, []string{"run", argument})
+				if o := try(t, args...); o.code != 7 || !slices.Equal(o.command, []string{"run", argument}) || o.stdout != "" {
+					t.Errorf("%q: %+v", args, o)
+				}
+			}
+		}
+	}
+}
+
+// TestMisspeltVariables: a variable that is nearly one of ours is told, others are not.
+func TestMisspeltVariables(t *testing.T) {
+	for variable, meant := range map[string]string{
+		"PROG_TEXTS":    "PROG_TEXT",
+		"PROG_WAITTIME": "PROG_WAIT_TIME",
+		"PROG_LOGLEVEL": "PROG_LOG_LEVEL",
+		"prog_text":     "PROG_TEXT",
+		"PROG_LIST":     "",
+		// of a Service named prog
+		"PROG_SERVICE_HOST": "", "PROG_SERVICE_PORT": "", "PROG_PORT": "", "PROG_PORT_80_TCP": "", "PROG_PORT_80_TCP_ADDR": "", "PROG_PORT_80_TCP_PROTO": "",
+		// of other programs
+		"PROG_QUORUM": "", "PROG_MASTER_NAME": "", "PROG_TEX": "PROG_TEXT", "PROG_": "", "PROG": "", "PROGRAM_TEXT": "",
+	} {
+		t.Run(variable, func(t *testing.T) {
+			t.Setenv(variable, "x")
+			o := try(t, "--", "run")
+			switch {
+			case o.code != 7:
+				t.Errorf("it was not run: %+v", o)
+			case meant == "" && o.stderr != "":
+				t.Errorf("it says %s", o.stderr)
+			case meant != "":
+				want := "the variable " + variable + " is not prog's and has no effect: did you mean " + meant + "?"
+				if l := o.onlyLine(t); l.Level != "warn" || l.Severity != "WARNING" || l.Message != want {
+					t.Errorf("it says %+v, want %s", l, want)
+				}
 			}
 		})
 	}
@@ -205,8 +302,11 @@ func TestHelpAndVersion(t *testing.T) {
 		args []string
 		want []string
 	}{
-		{"", []string{"--help"}, []string{"prog [flags] -- COMMAND [ARG...]", "--wait-time", "$PROG_WAIT_TIME", "(default: 1m0s)", "--copy-to"}},
-		{"", []string{"-h"}, []string{"--list", "$PROG_LIST", "(default: main)"}},
+		{"", []string{"--help"}, []string{"Usage: prog [flags] -- COMMAND [ARG...]\n", "\nValues:\n  --text TEXT ", "--wait-time DURATION ", "[$PROG_WAIT_TIME]", "(default: 1m)", "\nSwitches:\n  --switch  ", "--copy-to DIR ", "  --help, -h  "}},
+		{"", []string{"-h"}, []string{"--list WORD ", "[$PROG_LIST]", "(default: main)"}},
+		{"5", []string{"-h"}, []string{"(default: 1m)"}},
+		{"", []string{"--help", "--version"}, []string{"Usage"}},
+		{"", []string{"-h", "--help"}, []string{"Usage"}},
 		{"", []string{"--help", "--", "run"}, []string{"--list"}},
 		{"5", []string{"--help"}, []string{"--wait-time"}},
 		{"", []string{"--bogus", "-h", "--", "run"}, []string{"--wait-time"}},
@@ -237,47 +337,9 @@ func TestRefusedCopy(t *testing.T) {
 		{"--bogus", "--copy-to", "/nowhere"},
 	} {
 		o := try(t, args...)
-		if o.code != 125 || o.refused || o.command != nil || !strings.HasPrefix(o.stderr, "prog: ") {
+		if o.code != 125 || o.refused || o.command != nil || o.onlyLine(t).Code != 125 {
 			t.Errorf("%q: %+v", args, o)
 		}
-	}
-}
-
-// TestGiven: what can be read of arguments that are wrong somewhere.
-func TestGiven(t *testing.T) {
-	for _, c := range []struct {
-		args  string
-		value string
-		given bool
-	}{
-		{"", "", false},
-		{"--name x", "x", true},
-		{"-name x", "x", true},
-		{"--name=x", "x", true},
-		{"--name=x=y", "x=y", true},
-		{"--name=", "", true},
-		{"--name", "", true},
-		{"--name --bogus", "", true},
-		{"--name x --name y", "y", true},
-		{"--bogus --name x", "x", true},
-		{"--bogus b --name x", "x", true},
-		{"--bogus=b --name x -- run", "x", true},
-		{"--dir name", "", false},
-		{"--dir --name x", "x", true},
-		{"--names x --nam y", "", false},
-		{"name x", "", false},
-		{"--bogus -- --name x", "", false},
-		{"-- run --name x", "", false},
-		{"--bogus b run --name x", "", false}, // the -- is left out
-		{"- --name x", "", false},
-	} {
-		args := append([]string{"--name"}, strings.Fields(c.args)...) // the program's own name
-		if value, given := Given(args, "name"); value != c.value || given != c.given {
-			t.Errorf("in %q, --name is %q, %v; want %q, %v", c.args, value, given, c.value, c.given)
-		}
-	}
-	if _, given := Given(nil, "name"); given {
-		t.Error("found a flag in no arguments at all")
 	}
 }
 

@@ -1,13 +1,11 @@
 package app
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 
-	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 )
 
@@ -16,17 +14,10 @@ const copyTo = "copy-to"
 // programs are what --copy-to copies, from the folder that we are in.
 var programs = []string{"sentinel", "shim"}
 
-func copyFlag(folder *string) cli.Flag {
-	return &cli.GenericFlag{
-		Name:  copyTo,
-		Usage: "copy sentinel and shim into this folder, and exit",
-		Value: &value[string]{folder, func(s string) (string, error) {
-			if s == "" {
-				return "", errors.New("it is empty")
-			}
-			return s, nil
-		}, func(s string) string { return s }},
-	}
+func copyFlag(dst *string) *Flag {
+	f := Text(About{copyTo, "DIR", "copy sentinel and shim into this directory, and exit", other}, dst, nil)
+	f.noVariable = true
+	return f
 }
 
 // copyPrograms copies both programs into a folder that is there already. It may be
@@ -40,7 +31,7 @@ func copyPrograms(folder string, command []string) error {
 		return fmt.Errorf("--%s: %w: mount the shared volume there (volumeMounts)", copyTo, err)
 	}
 	if !info.IsDir() {
-		return fmt.Errorf("--%s %s: it is not a folder", copyTo, folder)
+		return fmt.Errorf("--%s %s: it is not a directory", copyTo, folder)
 	}
 	var fs unix.Statfs_t
 	if err := unix.Statfs(folder, &fs); err == nil && fs.Flags&unix.ST_NOEXEC != 0 {
@@ -53,7 +44,7 @@ func copyPrograms(folder string, command []string) error {
 	for _, program := range programs {
 		from, to := filepath.Join(filepath.Dir(self), program), filepath.Join(folder, program)
 		if err := copyFile(from, to); err != nil {
-			return fmt.Errorf("--%s %s: %w: it takes both programs in one folder to copy from, and one to copy to that is writable for this user and has room", copyTo, folder, err)
+			return fmt.Errorf("--%s %s: %w: it takes both programs in one directory to copy from, and one to copy to that is writable for this user and has room", copyTo, folder, err)
 		}
 	}
 	return nil

@@ -4,48 +4,61 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
+	"github.com/xrash/smetrics"
 )
 
-// All flags are cli.GenericFlags: of all kinds of flags, these alone take an empty
-// variable for none.
-
-// envName is the variable of a flag: SENTINEL_WAIT_FOR of --wait-for.
-func envName(program, flag string) string {
-	return strings.ToUpper(program + "_" + strings.ReplaceAll(flag, "-", "_"))
+// About is what --help says of a flag.
+type About struct {
+	// Name is the flag's name without dashes. Its variable is the program's name and this,
+	// in capitals: SENTINEL_WAIT_FOR for --wait-for.
+	Name string
+	// Type is what the value is, in capitals: DURATION.
+	Type string
+	// Usage is a sentence without a full stop.
+	Usage string
+	// Group is the heading that the flag stands under.
+	Group string
 }
 
-// Flag is a flag with a variable that sets dst to what parse makes of it. What dst
-// holds is the default; format shows it.
-func Flag[T any](program, name, usage string, dst *T, parse func(string) (T, error), format func(T) string) cli.Flag {
-	return &cli.GenericFlag{
-		Name: name, Usage: usage, EnvVars: []string{envName(program, name)},
-		Value: &value[T]{dst, parse, format},
-	}
+// Flag is a flag, and its variable, which counts if the flag is not given.
+type Flag struct {
+	About
+	set    func(source, value string) error
+	format func() string
+	// isSwitch: it takes no value. noVariable: only the command line sets it.
+	isSwitch, noVariable bool
+	short                string // a second name, of one letter; or ""
+
+	// The rest is the parser's. source is what sets it: the variable, then the flag.
+	source      string
+	given       bool
+	problems    *[]error
+	defaultText string // what it shows before anything is set
 }
 
-type value[T any] struct {
-	dst    *T
-	parse  func(string) (T, error)
-	format func(T) string
-}
-
-func (v *value[T]) String() string { return v.format(*v.dst) }
-
-func (v *value[T]) Set(s string) error {
-	parsed, err := v.parse(s)
-	if err == nil {
-		*v.dst = parsed
-	}
-	return err
+// Value is a flag that sets dst to what parse makes of its value. What dst holds is the
+// default; format shows it.
+func Value[T any](about About, dst *T, parse func(string) (T, error), format func(T) string) *Flag {
+	return &Flag{About: about, format: func() string { return format(*dst) }, set: func(_, value string) error {
+		parsed, err := parse(value)
+		if err == nil {
+			*dst = parsed
+		}
+		return err
+	}}
 }
 
 // Text is a flag for a text that is not empty and passes check, which may be nil.
-func Text(program, name, usage string, dst *string, check func(string) error) cli.Flag {
-	return Flag(program, name, usage, dst, func(s string) (string, error) {
+func Text(about About, dst *string, check func(string) error) *Flag {
+	return Value(about, dst, func(s string) (string, error) {
 		if s == "" {
 			return "", errors.New("it is empty")
 		}
@@ -57,8 +70,9 @@ func Text(program, name, usage string, dst *string, check func(string) error) cl
 }
 
 // Duration is a flag for a time that is not negative.
-func Duration(program, name, usage string, dst *time.Duration) cli.Flag {
-	return Flag(program, name, usage, dst, func(s string) (time.Duration, error) {
+func Duration(about About, dst *time.Duration) *Flag {
+	about.Type = "DURATION"
+	return Value(about, dst, func(s string) (time.Duration, error) {
 		d, err := time.ParseDuration(s)
 		if err != nil {
 			return 0, errors.New("give a number with its unit, such as 500ms, 10s or 2m")
@@ -67,63 +81,61 @@ func Duration(program, name, usage string, dst *time.Duration) cli.Flag {
 			return 0, errors.New("it is negative")
 		}
 		return d, nil
-	}, time.Duration.String)
+	}, formatDuration)
+}
+
+// formatDuration writes 1m0s as 1m: nobody would type the rest.
+func formatDuration(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
+
+// Switch is a flag that is on if it is given.
+func Switch(about About, dst *bool) *Flag {
+	f := Value(about, dst, func(s string) (bool, error) {
+		on, err := strconv.ParseBool(s)
+		if err != nil {
+			return false, errors.New("it is true or false")
+		}
+		return on, nil
+	}, func(bool) string { return "" })
+	f.isSwitch = true
+	return f
 }
 
 // List is a flag that may be repeated, and whose values may also be separated by
 // spaces. Commas belong to URLs.
-func List[T any](program, name, usage string, dst *[]T, parse func(string) (T, error), format func(T) string) cli.Flag {
-	v := &list[T]{dst: dst, parse: parse, format: format}
-	return &listFlag{&cli.GenericFlag{
-		Name: name, Usage: usage, EnvVars: []string{envName(program, name)}, Value: v,
-	}, func() { v.replace = true }}
-}
-
-type list[T any] struct {
-	dst    *[]T
-	parse  func(string) (T, error)
-	format func(T) string
-	// replace: what dst holds is the default or the variable's.
-	replace bool
-}
-
-func (l *list[T]) String() string {
-	var words []string
-	for _, item := range *l.dst {
-		words = append(words, l.format(item))
-	}
-	return strings.Join(words, " ")
-}
-
-func (l *list[T]) Set(s string) error {
-	words := strings.Fields(s)
-	if len(words) == 0 {
-		return errors.New("it is empty")
-	}
-	if l.replace {
-		*l.dst, l.replace = nil, false
-	}
-	for _, word := range words {
-		item, err := l.parse(word)
-		if err != nil {
-			return err
+func List[T any](about About, dst *[]T, parse func(string) (T, error), format func(T) string) *Flag {
+	setBy := "" // the default
+	return &Flag{About: about, set: func(source, value string) error {
+		words := strings.Fields(value)
+		if len(words) == 0 {
+			return errors.New("it is empty")
 		}
-		*l.dst = append(*l.dst, item)
-	}
-	return nil
-}
-
-// listFlag is a flag whose first occurrence replaces what the variable has set.
-type listFlag struct {
-	*cli.GenericFlag
-	replace func()
-}
-
-func (f *listFlag) Apply(set *flag.FlagSet) error {
-	f.replace() // the default
-	err := f.GenericFlag.Apply(set)
-	f.replace() // the variable's
-	return err
+		if source != setBy {
+			*dst, setBy = nil, source
+		}
+		for _, word := range words {
+			item, err := parse(word)
+			if err != nil {
+				return err
+			}
+			*dst = append(*dst, item)
+		}
+		return nil
+	}, format: func() string {
+		var words []string
+		for _, item := range *dst {
+			words = append(words, format(item))
+		}
+		return strings.Join(words, " ")
+	}}
 }
 
 // OneOf is a parser of a text that is one of some words.
@@ -138,4 +150,135 @@ func OneOf[T ~string](words ...T) func(string) (T, error) {
 		}
 		return "", fmt.Errorf("it is one of %s", strings.Join(known, ", "))
 	}
+}
+
+// Set implements flag.Value. It never fails: the flag package would stop there, and what
+// stands behind would not be read.
+func (f *Flag) Set(value string) error {
+	f.given = true
+	if err := f.set(f.source, value); err != nil {
+		f.complain(fmt.Errorf("%s %s: %w", f.source, quote(value), err))
+	}
+	return nil
+}
+
+func (f *Flag) complain(err error) { *f.problems = append(*f.problems, err) }
+
+// String implements flag.Value: the value, which is the default until something is set.
+func (f *Flag) String() string {
+	if f.format == nil { // the flag package asks a zero Flag for its default
+		return ""
+	}
+	return f.format()
+}
+
+// IsBoolFlag tells the flag package that no value follows.
+func (f *Flag) IsBoolFlag() bool { return f.isSwitch }
+
+// quote hides a value that may hold credentials, as a database's URL does. What is wrong
+// with it says enough.
+func quote(value string) string {
+	if strings.Contains(value, "@") {
+		return `"…"`
+	}
+	return strconv.Quote(value)
+}
+
+// variable is the name of the flag's variable, or "".
+func (f *Flag) variable(program string) string {
+	if f.noVariable {
+		return ""
+	}
+	return variablePrefix(program) + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+}
+
+func variablePrefix(program string) string { return strings.ToUpper(program) + "_" }
+
+// parse reads the variables, then the arguments, the first of which is the program's own name,
+// up to the command. It reads on where something is wrong, which cli.App.Run does not: --help
+// works even then, and sentinel has to know where to record that the command was not started.
+func (p Program) parse(flags []*Flag, args []string) (command []string, problems []error) {
+	set := flag.NewFlagSet(p.Name, flag.ContinueOnError)
+	set.SetOutput(io.Discard)
+	for _, f := range flags {
+		f.problems, f.defaultText = &problems, f.String()
+		applied := cli.GenericFlag{Name: f.Name, Value: f}
+		if f.short != "" {
+			applied.Aliases = []string{f.short}
+		}
+		if f.source = f.variable(p.Name); f.source != "" {
+			applied.EnvVars = []string{f.source}
+		}
+		if err := applied.Apply(set); err != nil { // which Flag.Set never has
+			problems = append(problems, err)
+		}
+		f.source = "--" + f.Name
+	}
+	for rest := args[min(1, len(args)):]; ; {
+		err := set.Parse(rest)
+		if err == nil {
+			return set.Args(), problems
+		}
+		stopped := len(rest) - len(set.Args())
+		if strings.HasPrefix(err.Error(), "bad flag syntax") { // it stops before that, else behind what is wrong
+			stopped++
+		}
+		wrong := rest[stopped-1]
+		rest = rest[stopped:]
+		name, _, hasValue := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(wrong, "-"), "-"), "=")
+		switch known := set.Lookup(name); {
+		case known != nil: // and it stands at the end
+			f := known.Value.(*Flag)
+			f.given = true
+			f.complain(fmt.Errorf("%s: its value is missing", f.source))
+		case name == "" || strings.HasPrefix(name, "-"):
+			problems = append(problems, fmt.Errorf("%s is no flag: if it is %s's, put -- before %s", strconv.Quote(wrong), p.Operand, p.Operand))
+		default:
+			problems = append(problems, p.unknown(name, flags))
+			// A word behind it is its value, or the command. Only a -- behind that tells.
+			if !hasValue && len(rest) > 0 && !strings.HasPrefix(rest[0], "-") && slices.Contains(rest, "--") {
+				rest = rest[1:]
+			}
+		}
+	}
+}
+
+func (p Program) unknown(name string, flags []*Flag) error {
+	for _, f := range flags {
+		if alike(name, f.Name) {
+			return fmt.Errorf("%s has no flag --%s: did you mean --%s?", p.Name, name, f.Name)
+		}
+	}
+	return fmt.Errorf("%s has no flag --%s: if it is %s's, put -- before %s", p.Name, name, p.Operand, p.Operand)
+}
+
+// misspelt finds variables whose names are nearly those of the program's own. Others are left
+// alone: those of a Service that is named like the program (SHIM_SERVICE_HOST, SHIM_PORT), and
+// those of other programs (Redis' SENTINEL_QUORUM).
+func (p Program) misspelt(flags []*Flag) (problems []string) {
+	known := make(map[string]bool)
+	for _, f := range flags {
+		known[f.variable(p.Name)] = true
+	}
+	prefix := variablePrefix(p.Name)
+	for _, entry := range os.Environ() {
+		variable, _, _ := strings.Cut(entry, "=")
+		if known[variable] || !strings.HasPrefix(strings.ToUpper(variable), prefix) {
+			continue
+		}
+		for _, f := range flags {
+			if right := f.variable(p.Name); right != "" && alike(variable[len(prefix):], right[len(prefix):]) {
+				problems = append(problems, fmt.Sprintf("the variable %s is not %s's and has no effect: did you mean %s?", variable, p.Name, right))
+				break
+			}
+		}
+	}
+	return problems
+}
+
+// alike reports whether one name is probably the other, mistyped. The bounds are what
+// urfave/cli uses for its suggestions, and one at which SHIM_PORT is none of ours.
+func alike(a, b string) bool {
+	const boostThreshold, prefixSize, least = 0.7, 4, 0.9
+	return smetrics.JaroWinkler(strings.ToLower(a), strings.ToLower(b), boostThreshold, prefixSize) >= least
 }

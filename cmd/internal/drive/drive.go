@@ -236,6 +236,26 @@ func (p *Process) AwaitCount(text string, n int) {
 	}
 }
 
+// AwaitAll waits until no more output can come: the process, and those that it has started,
+// have ended.
+func (p *Process) AwaitAll() {
+	p.t.Helper()
+	deadline := time.After(Patience)
+	for {
+		p.mu.Lock()
+		ended, more := p.ended, p.more
+		p.mu.Unlock()
+		if ended {
+			return
+		}
+		select {
+		case <-more:
+		case <-deadline:
+			p.t.Fatalf("%s, or what it has started, has not ended within %s:\n%s", p, Patience, p.Output())
+		}
+	}
+}
+
 // Exited is closed when the process has ended.
 func (p *Process) Exited() <-chan struct{} { return p.exited }
 
