@@ -31,6 +31,7 @@ var notForwarded = map[syscall.Signal]string{
 	syscall.SIGCHLD: "about sentinel's own child",
 	syscall.SIGURG:  "Go raises it by itself",
 	syscall.SIGPIPE: "about sentinel's own log",
+	syscall.SIGXFSZ: "about sentinel's own limits", syscall.SIGXCPU: "about sentinel's own limits",
 	syscall.SIGSEGV: "a fault", syscall.SIGBUS: "a fault", syscall.SIGFPE: "a fault", syscall.SIGILL: "a fault",
 	syscall.SIGABRT: "a fault", syscall.SIGTRAP: "a fault", syscall.SIGSYS: "a fault",
 	syscall.SIGPROF: "Go keeps it", 32: "Go keeps it", 33: "Go keeps it", 34: "Go keeps it",
@@ -71,7 +72,7 @@ func TestForwarding(t *testing.T) {
 			p.Signal(sig)
 		}
 	}
-	for _, sig := range []syscall.Signal{syscall.SIGCHLD, syscall.SIGURG, syscall.SIGPIPE, syscall.SIGPROF} {
+	for _, sig := range []syscall.Signal{syscall.SIGCHLD, syscall.SIGURG, syscall.SIGPIPE, syscall.SIGPROF, syscall.SIGXFSZ, syscall.SIGXCPU} {
 		p.Signal(sig)
 	}
 	for _, sig := range sent {

@@ -334,7 +334,7 @@ func TestForwarding(t *testing.T) {
 		switch sig {
 		case unix.SIGTERM, // asks to stop
 			unix.SIGKILL, unix.SIGSTOP, // nobody's to forward
-			unix.SIGCHLD, unix.SIGURG, unix.SIGPIPE,
+			unix.SIGCHLD, unix.SIGURG, unix.SIGPIPE, unix.SIGXFSZ, unix.SIGXCPU,
 			unix.SIGSEGV, unix.SIGBUS, unix.SIGFPE, unix.SIGILL, unix.SIGABRT, unix.SIGTRAP, unix.SIGSYS,
 			unix.SIGPROF, 32, 33, 34: // Go's own
 			continue
