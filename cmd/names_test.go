@@ -89,6 +89,7 @@ func TestTermWhileWaitingForAName(t *testing.T) {
 	t.Parallel()
 	dir := newVolume(t)
 	first := drive.Start(t, sentinel(dir, neverEnding))
+	first.Await("sleep started")
 	second := drive.Start(t, sentinel(dir, []string{"/bin/sh", "-c", "echo second started"}))
 	second.Await(waitingFor)
 	second.Signal(syscall.SIGTERM)

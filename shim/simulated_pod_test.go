@@ -99,14 +99,14 @@ type sim struct {
 
 	tape  *tape
 	nodes []node
-	roots map[string]int32
+	roots map[procedureKey]int32
 	next  map[edge]int32
 }
 
 func newSim(p pod) *sim {
 	s := &sim{pod: p, mains: p.sentinels, actors: p.sentinels + len(p.shims)}
 	s.contentOf = make(map[string]uint8)
-	s.roots = make(map[string]int32)
+	s.roots = make(map[procedureKey]int32)
 	s.next = make(map[edge]int32)
 	s.tape = &tape{sim: s}
 	s.nameFiles()
@@ -182,9 +182,56 @@ const (
 	resting // waiting for something to happen
 )
 
-// key tells a procedure from others.
-func (p *procedure) key() string {
-	return fmt.Sprintf("%d %d %d %d %+v %+v %+v %d %d %d %v %v %+v %d %v %v", p.kind, p.actor, p.file, p.code, p.rules, p.state, p.mains, p.at, p.elapsed, p.interval, p.term, p.launched, p.seen, p.glances, p.pending, p.polls)
+// maxMains is how many mains a shim may follow.
+const maxMains = 2
+
+// procedureKey and stateKey are what tells a procedure from others, as values that can be compared:
+// all of its fields but the run, which follows from them. See TestKeysAreWhole.
+type procedureKey struct {
+	kind                  procedureKind
+	actor                 int
+	file                  uint8
+	code                  int
+	rules                 rules
+	state                 stateKey
+	mains                 [maxMains]lifetime.Observer
+	at, elapsed, interval time.Duration
+	term, launched        bool
+	seen                  [maxMains]lifetime.State
+	known                 int // how many of seen count
+	glances               int
+	pending, polls        bool
+}
+
+type stateKey struct {
+	phase    phase
+	mains    [maxMains]mainState
+	deadline time.Duration
+	held     bool
+	why      reason
+	decided  bool
+	code     int
+	ends     [maxMains]mainState
+	known    int // how many of ends count
+	warned   int
+}
+
+func (p *procedure) key() procedureKey {
+	s := &p.state
+	state := stateKey{
+		phase: s.phase, deadline: s.deadline, held: s.held, why: s.why, decided: s.decided, code: s.code,
+		known: len(s.ends), warned: s.warned,
+	}
+	copy(state.mains[:], s.mains)
+	copy(state.ends[:], s.ends)
+	key := procedureKey{
+		kind: p.kind, actor: p.actor, file: p.file, code: p.code, rules: p.rules, state: state,
+		at: p.at, elapsed: p.elapsed, interval: p.interval, term: p.term, launched: p.launched,
+		known: len(p.seen), glances: p.glances, pending: p.pending, polls: p.polls,
+	}
+	copy(key.mains[:], p.mains)
+	copy(key.seen[:], p.seen)
+	return key
 }
 
 // node is a point in a program: where it is, with all that it knows.
@@ -501,7 +548,7 @@ type actor struct {
 	why                             reason
 	// saw are the attempts of mains that were live when the last look began,
 	// or 0.
-	saw [2]uint8
+	saw [maxMains]uint8
 	age int16 // ticks
 }
 
@@ -846,7 +893,7 @@ func (s *sim) goTo(w *situation, i int, to int32) {
 	a.node = to
 	switch p := s.nodes[to].proc; p.kind {
 	case resting:
-		a.saw = [2]uint8{}
+		a.saw = [maxMains]uint8{}
 	case ending, exiting:
 		a.live = false
 	}

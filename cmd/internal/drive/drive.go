@@ -6,7 +6,6 @@
 package drive
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
 	"flag"
@@ -140,10 +139,11 @@ type Process struct {
 
 	mu     sync.Mutex
 	output bytes.Buffer
-	more   chan struct{} // closed, and made anew, at each line
+	rest   []byte        // the beginning of a line that is not complete yet
+	more   chan struct{} // closed, and made anew, whenever there is more output
 	ended  bool          // no more output will come
 
-	exited chan struct{}
+	exited chan struct{} // closed when the process has ended and its output has been read
 }
 
 // Start starts a command line, and kills it at the end of the test at the latest.
@@ -172,11 +172,13 @@ func Start(t testing.TB, argv []string, changes ...func(*exec.Cmd)) *Process {
 		r.Close()
 		t.Fatalf("%s: %v", strings.Join(argv, " "), err)
 	}
-	go p.read(r)
+	waited := make(chan struct{})
 	go func() {
 		_ = p.cmd.Wait()
-		close(p.exited)
+		close(waited)
+		_ = r.SetReadDeadline(time.Now()) // wakes read
 	}()
+	go p.read(r, waited)
 	t.Cleanup(func() {
 		p.Kill()
 		<-p.exited
@@ -185,20 +187,65 @@ func Start(t testing.TB, argv []string, changes ...func(*exec.Cmd)) *Process {
 	return p
 }
 
-func (p *Process) read(r *os.File) {
-	lines := bufio.NewReader(r)
+// read reads the output until nobody can write any more. Those that the process has started may be
+// left when it has ended; what it wrote itself has been read when exited is closed.
+func (p *Process) read(r *os.File, waited <-chan struct{}) {
+	buffer := make([]byte, 64<<10)
+	drained := false
 	for {
-		line, err := lines.ReadString('\n')
-		p.mu.Lock()
-		p.output.WriteString(line)
-		p.ended = err != nil
-		close(p.more)
-		p.more = make(chan struct{})
-		p.mu.Unlock()
-		if err != nil {
-			return
+		n, err := r.Read(buffer)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			drained, err = true, p.drain(r, buffer)
+			close(p.exited)
 		}
+		p.add(buffer[:n], err != nil, err != nil)
+		if err == nil {
+			continue
+		}
+		if !drained {
+			<-waited
+			close(p.exited)
+		}
+		return
 	}
+}
+
+// drain reads what is in the pipe now.
+func (p *Process) drain(r *os.File, buffer []byte) error {
+	pipe, err := r.SyscallConn()
+	if err != nil {
+		return err
+	}
+	if err := r.SetReadDeadline(time.Time{}); err != nil {
+		return err
+	}
+	return pipe.Read(func(fd uintptr) (done bool) {
+		for {
+			n, err := syscall.Read(int(fd), buffer)
+			if n > 0 {
+				p.add(buffer[:n], false, false)
+			} else if err != syscall.EINTR {
+				p.add(nil, true, false)
+				return true // the pipe is empty, or closed
+			}
+		}
+	})
+}
+
+// add adds whole lines to the output; and what is left, too, if the process has written all of it.
+// ended: nobody else can write more.
+func (p *Process) add(text []byte, all, ended bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.rest = append(p.rest, text...)
+	end := bytes.LastIndexByte(p.rest, '\n') + 1
+	if all {
+		end = len(p.rest)
+	}
+	p.output.Write(p.rest[:end])
+	p.rest, p.ended = p.rest[end:], ended
+	close(p.more)
+	p.more = make(chan struct{})
 }
 
 // Output is all that the process, and those that it has started, have written so far.
@@ -256,11 +303,11 @@ func (p *Process) AwaitAll() {
 	}
 }
 
-// Exited is closed when the process has ended.
+// Exited is closed when the process has ended, and all that it has written is in Output.
 func (p *Process) Exited() <-chan struct{} { return p.exited }
 
-// Code waits for the end of the process and returns its exit code, 128+n for a signal.
-// Its last lines may still be on their way then: Await them.
+// Code waits for the end of the process and returns its exit code, 128+n for a signal. All that it
+// has written is in Output then.
 func (p *Process) Code() int {
 	p.t.Helper()
 	select {
