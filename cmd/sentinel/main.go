@@ -6,13 +6,14 @@
 // It begins a run on the volume: the file NAME-running, which it keeps locked. After
 // a restart it waits for sidecars that are still stopping; then for the addresses of
 // --wait-for. It runs COMMAND, transparently: arguments, environment, standard files,
-// working directory, umask and limits are COMMAND's, every signal is passed on, every
-// orphan is reaped. When COMMAND has ended it renames the file to NAME-terminated, with
-// the exit code in it, and exits with that code.
+// working directory, umask and limits are COMMAND's, signals are passed on, every orphan
+// is reaped. When COMMAND has ended it renames the file to NAME-terminated, with the exit
+// code in it, and exits with that code. If COMMAND has died of a signal that was passed
+// on, the rest of its process group gets the same signal and is waited for.
 //
 // The exit code is COMMAND's; 128+n if it died of signal n; 127 if it was not found, 126
 // if it cannot be executed; 124 if --wait-for was in vain; 125 for an error of sentinel's
-// own, usage errors included. Whatever it is, it is also on the volume.
+// own, usage errors included. It is also on the volume, wherever that can be written.
 //
 // Every flag but --copy-to, --help and --version has a variable: SENTINEL_WAIT_FOR for
 // --wait-for. An empty variable counts as unset.

@@ -6,15 +6,18 @@
 // It follows the runs named by --main on the volume that the pod's containers share,
 // and records its own by the same contract, under --name. If the mains have ended before
 // SIDECAR is started, it is not started; except that a failure which is found after a
-// restart is of the attempt before, and main's next run is waited for.
+// restart is of the attempt before, and main's next run is waited for (--restart-policy
+// decides otherwise).
 //
-// When all mains have ended it waits --drain, sends --stop-signal to SIDECAR, after
-// --grace-period SIGKILL, and exits with the first of the mains' exit codes that is not
-// 0. A main that was killed before it could record an exit code counts as 137. A SIDECAR that ends first ends
-// the shim with its own code.
+// When all mains have ended it waits --drain, sends --stop-signal to SIDECAR, SIGTERM to
+// what SIDECAR leaves behind, SIGKILL to the rest after --grace-period, and exits with the
+// first of the mains' exit codes that is not 0. A main that was killed before it could
+// record an exit code counts as 137. A SIDECAR that ends first ends the shim with its own
+// code.
 //
-// SIGTERM (or what --stop-signal names) is kept from SIDECAR while a main is running, at
-// most for --hold; a second one is not. All other signals are passed on.
+// SIGTERM (or what --stop-signal names) is kept from SIDECAR while a main is running, or
+// may be for all that is known, at most for --hold; a second one is not. Other signals are
+// passed on.
 //
 // The exit code is the mains', or SIDECAR's; 128+n for signal n; 127 if SIDECAR was not
 // found, 126 if it cannot be executed; 124 after --start-timeout; 125 for an error of
