@@ -1,10 +1,13 @@
 package main_test
 
 import (
+	"debug/elf"
+	"encoding/binary"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -89,6 +92,14 @@ func TestNotStarted(t *testing.T) {
 	noFirstLine := write("no-first-line", "exit 0\n", 0o755)
 	noInterpreter := write("no-interpreter", "#!/no/such/shell\n", 0o755)
 	empty := write("empty", "", 0o755)
+	foreign, foreignMachine := otherMachine(t)
+	built := write("built", string(foreign), 0o755)
+	builtScript := write("built-script", "#!"+built+"\n", 0o755)
+	builtFor := "is built for " + foreignMachine + ", this is " + runtime.GOARCH + ": take the image for " + runtime.GOARCH
+	windows := write("windows", "#!/bin/sh\r\n", 0o755)
+	const oneArgument = ": it is one argument with a space: give each word as an item of its own, or run sh -c"
+	const shell = ": this takes a shell: sh -c"
+	long := strings.Repeat("x", 300)
 
 	for _, c := range []struct {
 		name    string
@@ -104,6 +115,18 @@ func TestNotStarted(t *testing.T) {
 		{"not executable", plain, 126, []string{plain + ": permission denied: make it executable (chmod +x)"}},
 		{"not executable, in PATH", "plain", 126, []string{plain + ": permission denied: make it executable (chmod +x)"}},
 		{"a folder", files, 126, []string{files + ": permission denied"}},
+		{"for another machine", built, 126, []string{built + ": exec format error: it " + builtFor}},
+		{"interpreted by what is for another machine", builtScript, 126, []string{builtScript + ": exec format error: " + built + ", which runs it, " + builtFor}},
+		{"line ends of Windows", windows, 127, []string{windows + ": no such file", `/bin/sh\\r (the file has the line ends of Windows)`}},
+		{"a command line in one argument", "nginx -g daemon off;", 127, []string{"nginx -g daemon off;" + oneArgument}},
+		{"a path and its argument in one", "./migrate up", 127, []string{"./migrate up: no such file or directory" + oneArgument}},
+		{"a long command line in one argument", "/app/" + long + " up", 127, []string{oneArgument}},
+		{"a path below a file, and its argument in one", plain + "/job up", 127, []string{plain + "/job up: not a directory" + oneArgument}},
+		{"lines in one argument", "./migrate up\n./migrate check\n", 127, []string{oneArgument}},
+		{"a word of the shell", "cd", 127, []string{"cd was not started: cd" + shell}},
+		{"a variable", "FOO=bar", 127, []string{"FOO=bar was not started: FOO=bar" + shell}},
+		{"a variable, and more", "FOO=bar ./migrate", 127, []string{"FOO=bar ./migrate: no such file or directory" + shell}},
+		{"a script in one argument", "set -e\n./migrate up\n", 127, []string{shell}},
 		{"no #! line", noFirstLine, 126, []string{noFirstLine + ": exec format error", "#!/bin/sh"}},
 		{"an empty file", empty, 126, []string{empty + ": exec format error"}},
 	} {
@@ -115,6 +138,22 @@ func TestNotStarted(t *testing.T) {
 			wantRecord(t, dir, c.code)
 		})
 	}
+}
+
+// otherMachine is the program sh as if it had been built for another machine than this one.
+func otherMachine(t *testing.T) (image []byte, machine string) {
+	t.Helper()
+	image, err := os.ReadFile("/bin/sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const field = 18 // where an ELF header has the machine, in two bytes (elf(5))
+	number := elf.EM_AARCH64
+	if machine = "arm64"; runtime.GOARCH == machine {
+		machine, number = "riscv64", elf.EM_RISCV
+	}
+	binary.LittleEndian.PutUint16(image[field:], uint16(number))
+	return image, machine
 }
 
 // wantFailure fails the test unless a command line ends with the code, having written

@@ -114,6 +114,9 @@ func check(cfg *shim.Config) error {
 	if cfg.Name == "" {
 		cfg.Name = filepath.Base(cfg.Command[0])
 		if err := lifetime.CheckName(cfg.Name); err != nil {
+			if hint := process.Misquoted(cfg.Command[0]); hint != "" {
+				return fmt.Errorf("%s: %s", cfg.Command[0], hint)
+			}
 			return fmt.Errorf("%w: give this sidecar a --name", err)
 		}
 	}

@@ -16,6 +16,10 @@ import (
 func TestUsage(t *testing.T) {
 	t.Parallel()
 	sidecar := drive.Command("exit", "0")
+	withSpace := filepath.Join(t.TempDir(), "with space")
+	if err := os.WriteFile(withSpace, []byte("#!/bin/sh\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		name  string
 		flags []string
@@ -30,6 +34,10 @@ func TestUsage(t *testing.T) {
 		{name: "follows itself", flags: []string{"--name", "main"}, says: []string{"--name main", "--main", "another --name"}},
 		{name: "follows itself by its base name", flags: []string{"--main", filepath.Base(sidecar[0])}, says: []string{"--main", "another --name"}},
 		{name: "no name in the command", argv: []string{"/"}, says: []string{"--name"}},
+		{name: "a command line in one argument", argv: []string{"nginx -g daemon off;"}, says: []string{"nginx -g daemon off;: it is one argument with a space: give each word as an item of its own, or run sh -c"}},
+		{name: "a path and its flags in one argument", argv: []string{"./my proxy --x"}, says: []string{"./my proxy --x: it is one argument with a space: "}},
+		{name: "a script in one argument", argv: []string{"cd /srv && nginx -g 'daemon off;'"}, says: []string{"this takes a shell: sh -c"}},
+		{name: "a file with a space in its name", argv: []string{withSpace}, says: []string{"with space", "give this sidecar a --name"}},
 		{name: "a path for a name", flags: []string{"--name", "a/b"}, says: []string{"--name", "not a path"}},
 		{name: "a path for a main", flags: []string{"--main", "../main"}, says: []string{"--main", "dot"}},
 		{name: "an empty main", flags: []string{"--main", ""}, says: []string{"--main", "empty"}},

@@ -76,15 +76,32 @@ var shellWords = []string{
 // shellHint is what to do about a command that was not found and that only a shell
 // understands, or "".
 func shellHint(name string) string {
-	first, rest, several := strings.Cut(name, " ")
-	variable, _, assigns := strings.Cut(first, "=")
+	words := strings.Fields(name)
+	if len(words) == 0 {
+		return ""
+	}
+	variable, _, assigns := strings.Cut(words[0], "=")
 	switch {
-	case assigns && !strings.Contains(variable, "/"), slices.Contains(shellWords, first):
+	case assigns && !strings.Contains(variable, "/"), slices.Contains(shellWords, words[0]):
 		return "this takes a shell: sh -c '…'"
-	case several && rest != "":
+	case len(words) > 1:
 		return "it is one argument with a space: give each word as an item of its own, or run sh -c '…'"
 	}
 	return ""
+}
+
+// Misquoted says what to do about a command that only a shell understands, such as a whole
+// command line in one argument. It returns "" for all others, and where a file of that name
+// exists.
+func Misquoted(name string) (hint string) {
+	path, err := lookPath(name)
+	if err == nil {
+		_, err = os.Stat(path)
+	}
+	if err == nil {
+		return ""
+	}
+	return shellHint(name)
 }
 
 // startError gives the errno of a fork or an execve its code.
@@ -102,12 +119,19 @@ func startError(path string, err error) *StartError {
 		}
 		return explain(exitcode.NotFound, "check the command's path")
 	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ENAMETOOLONG):
+		if hint := shellHint(path); hint != "" {
+			return explain(exitcode.NotFound, hint)
+		}
 		return explain(exitcode.NotFound, "check the command's path")
 	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ENOMEM), errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE):
 		return explain(exitcode.Wrapper, "no process could be made: raise the container's limits (pids, memory, open files)")
 	case errors.Is(err, unix.ENOEXEC):
-		if machine := machineOf(path); machine != "" && machine != runtime.GOARCH {
-			return explain(exitcode.NotExecutable, fmt.Sprintf("it is built for %s, this is %s: take the image for %s", machine, runtime.GOARCH, runtime.GOARCH))
+		program, which := path, "it"
+		if script := scriptInterpreter(path); script != "" {
+			program, which = script, script+", which runs it,"
+		}
+		if machine := machineOf(program); machine != "" && machine != runtime.GOARCH {
+			return explain(exitcode.NotExecutable, fmt.Sprintf("%s is built for %s, this is %s: take the image for %s", which, machine, runtime.GOARCH, runtime.GOARCH))
 		}
 		return explain(exitcode.NotExecutable, "no program for this machine, and a script needs a first line such as #!/bin/sh")
 	case errors.Is(err, unix.E2BIG):
@@ -136,19 +160,26 @@ func header(path string) []byte {
 	return begin[:n]
 }
 
-// interpreter is what the first line of a script names, in words.
+// interpreter is what the kernel runs a file with that is no program by itself, in words.
 func interpreter(path string) string {
-	line, _, _ := strings.Cut(string(header(path)), "\n")
-	if script, ok := strings.CutPrefix(line, "#!"); ok {
-		if words := strings.Fields(script); len(words) > 0 {
-			hint := words[0]
-			if strings.HasSuffix(line, "\r") {
-				hint += `\r (the file has the line ends of Windows)`
-			}
-			return hint
-		}
+	script := scriptInterpreter(path)
+	if script == "" {
+		return "the loader that its ELF header names (a program for another libc?)"
 	}
-	return "the loader that its ELF header names (a program for another libc?)"
+	if line, _, _ := strings.Cut(string(header(path)), "\n"); strings.HasSuffix(line, "\r") {
+		return script + `\r (the file has the line ends of Windows)`
+	}
+	return script
+}
+
+// scriptInterpreter is what the first line of a script names, or "".
+func scriptInterpreter(path string) string {
+	line, _, _ := strings.Cut(string(header(path)), "\n")
+	script, ok := strings.CutPrefix(line, "#!")
+	if words := strings.Fields(script); ok && len(words) > 0 {
+		return words[0]
+	}
+	return ""
 }
 
 // machines are the processors of ELF files, by e_machine (elf(5)), in Go's words.
