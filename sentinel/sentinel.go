@@ -185,22 +185,26 @@ func (s *session) supervise() (code int) {
 	for _, sig := range s.early {
 		s.signal(sig)
 	}
-	exited, ended := s.command.Exited(), (<-chan struct{})(nil)
+	exited, ended := s.command.Exited(), (<-chan error)(nil)
 	for {
 		select {
 		case sig := <-s.Signals:
 			s.signal(sig)
 		case <-exited:
 			exited, ended = nil, s.command.EndGroup()
-		case <-ended:
+		case err := <-ended:
+			s.tellRefused(err)
 			return s.ended(s.command.Status(), time.Since(s.started))
 		}
 	}
 }
 
-// signal passes a signal on to the command. That this is not permitted is said once.
-func (s *session) signal(sig os.Signal) {
-	if err := s.command.Signal(sig.(syscall.Signal)); err != nil && !s.refused {
+// signal passes a signal on to the command.
+func (s *session) signal(sig os.Signal) { s.tellRefused(s.command.Signal(sig.(syscall.Signal))) }
+
+// tellRefused says once that the command, or what is left of it, may not be signalled.
+func (s *session) tellRefused(err error) {
+	if err != nil && !s.refused {
 		s.refused = true
 		s.Log.Error().Msg(err.Error())
 	}
@@ -259,7 +263,7 @@ func (s *session) report(code int) int {
 		log = s.Log.Error()
 	}
 	if s.command != nil {
-		log = log.Float64("duration_seconds", time.Since(s.started).Round(time.Millisecond).Seconds())
+		log = log.Float64("duration_seconds", float64(time.Since(s.started).Milliseconds())/1000)
 	}
 	log = log.Int("code", code)
 	if s.message == "" {

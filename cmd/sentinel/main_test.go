@@ -27,12 +27,15 @@ import (
 
 func TestMain(m *testing.M) {
 	drive.Main(m, drive.Modes{
-		"prepared":   prepared,
-		"no-fork":    noFork,
-		"limited":    limited,
-		"mounted":    mounted,
-		"sidecar":    sidecar,
-		"nameserved": nameserved,
+		"prepared":     prepared,
+		"no-fork":      noFork,
+		"limited":      limited,
+		"mounted":      mounted,
+		"sidecar":      sidecar,
+		"nameserved":   nameserved,
+		"negligent":    drive.Negligent,
+		"as-somebody":  drive.AsSomebody,
+		"without-kill": drive.WithoutKill,
 	})
 }
 

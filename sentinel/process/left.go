@@ -94,11 +94,18 @@ func groupLives(group int) bool {
 }
 
 // groupEnded reports whether nothing of the command's group is left that may be signalled.
-func (p *Process) groupEnded() bool {
+// The error says that sig could not be sent to what is left.
+func (p *Process) groupEnded(sig syscall.Signal) (ended bool, err error) {
 	p.mu.Lock()
-	err := p.killGroup(0)
+	answer := p.killGroup(0)
 	p.mu.Unlock()
-	return err == unix.ESRCH || err == unix.EPERM || !groupLives(p.pid)
+	switch {
+	case answer == unix.ESRCH || !groupLives(p.pid):
+		return true, nil
+	case answer == unix.EPERM:
+		return true, p.explain(sig, "what "+p.name+" has started", answer)
+	}
+	return false, nil
 }
 
 // killGroup is kill(2) for the command's process group. The caller holds mu. A group that

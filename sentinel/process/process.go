@@ -170,24 +170,30 @@ func (p *Process) explain(sig syscall.Signal, name string, err error) error {
 
 // EndGroup is for a command that has ended. If it has died of a signal that Signal had
 // passed on, what is left of its process group gets the same signal, and all that come
-// later. The channel is closed when nothing of the group is left that may be signalled; at
-// once if the command has ended in another way.
-func (p *Process) EndGroup() <-chan struct{} {
+// later. The channel delivers a value when nothing of the group is left that may be
+// signalled; at once if the command has ended in another way. The value is an error if some
+// of it is left, and says what to do.
+func (p *Process) EndGroup() <-chan error {
 	p.mu.Lock()
-	p.ending = p.status.Signal != 0 && p.passedOn[p.status.Signal]
+	sig := p.status.Signal
+	p.ending = sig != 0 && p.passedOn[sig]
 	ending := p.ending
 	p.mu.Unlock()
 
-	ended := make(chan struct{})
-	if !ending || p.groupEnded() || p.Signal(p.status.Signal) != nil {
-		close(ended)
+	ended := make(chan error, 1)
+	if !ending || !groupLives(p.pid) {
+		ended <- nil
 		return ended
 	}
+	p.signalGroup(sig)
 	go func() {
-		defer close(ended)
 		ticker := time.NewTicker(poll)
 		defer ticker.Stop()
-		for !p.groupEnded() {
+		for {
+			if over, err := p.groupEnded(sig); over {
+				ended <- err
+				return
+			}
 			select {
 			case <-p.reaps:
 			case <-ticker.C:
