@@ -201,7 +201,7 @@ func (l *loop) report() {
 		log = log.Int("sidecar_code", code)
 	}
 	if l.process != nil {
-		log = log.Float64("duration_seconds", time.Since(l.launched).Round(time.Millisecond).Seconds())
+		log = log.Float64("duration_seconds", float64(time.Since(l.launched).Milliseconds())/1000)
 	}
 	log.Int("code", l.state.code).Msg(message)
 	terminationlog.Write(l.TerminationLog, message)
@@ -224,7 +224,11 @@ func (l *loop) summary() string {
 	case startTimedOut:
 		cause = fmt.Sprintf("main did not begin within --start-timeout %s", l.StartTimeout)
 	case sidecarEnded:
-		return fmt.Sprintf("%s before main had ended", describeStatus(l.program(), l.process.Status()))
+		status := l.process.Status()
+		if status.Err != nil { // which is a whole sentence
+			return "before main had ended: " + status.Err.Error()
+		}
+		return fmt.Sprintf("%s before main had ended", describeStatus(l.program(), status))
 	}
 	switch {
 	case l.process == nil:

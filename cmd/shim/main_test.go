@@ -28,13 +28,17 @@ import (
 
 func TestMain(m *testing.M) {
 	drive.Main(m, drive.Modes{
-		"shim":    raceMode,
-		"message": messageMode,
-		"exit":    exitMode,
-		"server":  serverMode,
-		"ask":     askMode,
-		"reader":  readerMode,
-		"refused": refusedMode,
+		"as-somebody":  drive.AsSomebody,
+		"negligent":    drive.Negligent,
+		"session":      drive.Session,
+		"without-kill": drive.WithoutKill,
+		"shim":         raceMode,
+		"message":      messageMode,
+		"exit":         exitMode,
+		"server":       serverMode,
+		"ask":          askMode,
+		"reader":       readerMode,
+		"refused":      refusedMode,
 	})
 }
 
@@ -202,6 +206,9 @@ var refusals = map[string][]unix.SockFilter{
 	// It succeeds, but nothing is ever told: gVisor does so.
 	"events":  refusal(unix.SYS_INOTIFY_ADD_WATCH, 0),
 	"locks":   refusal(unix.SYS_FCNTL, unix.EINVAL, unix.F_OFD_GETLK, unix.F_OFD_SETLKW),
+	"waitid":  refusal(unix.SYS_WAITID, unix.EPERM),
+	"wait4":   refusal(unix.SYS_WAIT4, unix.EPERM),
+	"prctl":   refusal(unix.SYS_PRCTL, unix.EPERM),
 	"renames": refusal(unix.SYS_RENAMEAT2, unix.EPERM), // by an old runtime's profile
 	// All are granted at once, and none is ever in the way: gVisor does so between containers.
 	"sharing": append(refusal(unix.SYS_FCNTL, 0, unix.F_OFD_GETLK, unix.F_OFD_SETLKW), refusal(unix.SYS_FLOCK, 0)...),

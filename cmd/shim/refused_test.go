@@ -1,0 +1,137 @@
+package main
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
+)
+
+// What the kernel, or a seccomp profile, refuses to both programs.
+
+// TestCallsRefused: a profile that does not know a call of ours costs no exit code that can be
+// known, and where none can be known both programs end and say why.
+func TestCallsRefused(t *testing.T) {
+	t.Parallel()
+	const unknown = "nobody can know how sh ended: "
+	for _, c := range []struct {
+		refused string
+		code    int
+		says    string
+	}{
+		{"waitid", 3, ""},
+		{"wait4", 125, unknown + "wait4: operation not permitted: the container's seccomp profile has to allow it"},
+		{"waitid,wait4", 125, unknown + "waitid: operation not permitted, wait4: operation not permitted: the container's"},
+		{"prctl", 3, ""},
+		{"prctl,waitid", 3, ""},
+	} {
+		for _, program := range []string{"sentinel", "shim"} {
+			t.Run(program+" without "+c.refused, func(t *testing.T) {
+				t.Parallel()
+				p := newPod(t)
+				argv := drive.Wrap(program, []string{"--dir", p.dir, "--name", "own"}, []string{"sh", "-c", "echo ready; exit 3"})
+				s := drive.Start(t, drive.Command("refused", append([]string{c.refused}, argv...)...))
+				s.Want(c.code)
+				if c.says != "" && program == "shim" {
+					s.Await(`"message":"before main had ended: ` + c.says)
+				}
+				s.Await(c.says)
+				if strings.Contains(s.Output(), "chmod") {
+					t.Errorf("it blames the file's mode:\n%s", s.Output())
+				}
+				p.want("own-terminated", map[int]string{3: "3\n", 125: "125\n"}[c.code])
+			})
+		}
+	}
+	t.Run("a stop without prctl", func(t *testing.T) {
+		t.Parallel()
+		p := newPod(t)
+		run := p.begin("main")
+		s := p.shimWithout("prctl", "--grace-period 1h", drive.Command("server", "TERM=0")...)
+		s.Await("ready")
+		p.end(run, 4)
+		s.Want(4)
+		s.Await("stopped by SIGTERM in ")
+	})
+}
+
+// TestStopWithoutCapKill: a sidecar that may not be signalled is not waited for, and it is said
+// what to do.
+func TestStopWithoutCapKill(t *testing.T) {
+	t.Parallel()
+	if unix.Geteuid() != 0 {
+		t.Skip("needs root: it drops a capability and becomes another user")
+	}
+	const refused = " was not stopped: SIGTERM could not be sent to "
+	const remedy = ": it runs as another user than its wrapper: give the container the capability KILL (securityContext.capabilities.add)"
+	start := func(p pod, command ...string) *drive.Process {
+		argv := drive.Wrap("shim", p.flags("--grace-period 1h"), command)
+		return drive.Start(t, drive.Command("without-kill", argv...))
+	}
+	sidecar := drive.Command("as-somebody", `echo ready; exec sleep 1000`)
+	t.Run("the sidecar", func(t *testing.T) {
+		t.Parallel()
+		p := newPod(t)
+		run := p.begin("main")
+		s := start(p, sidecar...)
+		s.Await("ready")
+		p.end(run, 3)
+		s.Want(3)
+		name := filepath.Base(sidecar[0])
+		s.Await("main exited 3; " + name + refused + name + remedy)
+	})
+	t.Run("what a shell has left", func(t *testing.T) {
+		t.Parallel()
+		p := newPod(t)
+		run := p.begin("main")
+		s := start(p, append([]string{"sh", "-c", `"$@"; echo next`, "sh"}, sidecar...)...)
+		s.Await("ready")
+		p.end(run, 3)
+		s.Want(3)
+		s.Await("main exited 3; sh" + refused + "sleep" + remedy)
+	})
+}
+
+// TestStopOfAll: nothing that a sidecar has started is left, in its process group or out of it,
+// and all of it is asked to end.
+func TestStopOfAll(t *testing.T) {
+	t.Parallel()
+	// outside is a script in a session of its own.
+	outside := func(script string) string {
+		return strings.Join(drive.Command("session"), " ") + ` '` + script + `'`
+	}
+	for _, c := range []struct {
+		name, flags, script string
+		says, not           string
+	}{
+		{"a daemon out of the group cleans up", "--grace-period 1h",
+			outside(`trap "sleep 0.3; echo cleaned up; exit 0" TERM; echo ready; while :; do sleep 0.02; done`) + `; sleep 1000`,
+			"cleaned up\n", "killed"},
+		// A shell has what it starts with & ignore SIGINT.
+		{"a helper that ignores the stop signal", "--grace-period 1h --stop-signal INT",
+			`sleep 1000 & trap "exit 0" INT; echo ready; while :; do sleep 0.02; done`,
+			"sh stopped by SIGINT in ", "killed"},
+		{"a daemon that heeds nothing is named", "--grace-period 500ms",
+			outside(`trap "" TERM; echo ready; while :; do sleep 0.02; done`) + `; sleep 1000`,
+			"main exited 3; sh ended, but sh", ""},
+		{"only a zombie is left of the group", "--grace-period 1h",
+			strings.Join(drive.Command("negligent"), " "), "stopped by SIGTERM in ", "killed"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			p := newPod(t)
+			run := p.begin("main")
+			s := p.shim(c.flags, "sh", "-c", c.script)
+			s.Await("ready")
+			p.end(run, 3)
+			s.Want(3)
+			s.AwaitAll() // nobody is left who could write
+			if out := s.Output(); !strings.Contains(out, c.says) || c.not != "" && strings.Contains(out, c.not) {
+				t.Errorf("it does not say %q, or it says %q:\n%s", c.says, c.not, out)
+			}
+		})
+	}
+}
