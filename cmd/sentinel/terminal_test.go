@@ -175,3 +175,46 @@ func TestBackground(t *testing.T) {
 	term.enter("two\n")
 	term.await("script has two too")
 }
+
+// TestCtrlZ: a command that Ctrl-Z has stopped, and that nobody could continue, goes on, as it
+// would without sentinel: its process group would be orphaned.
+func TestCtrlZ(t *testing.T) {
+	t.Parallel()
+	term, _ := onTerminal(t, true, `
+		"$1" --dir "$2" -- sh -c 'echo "command reads"; read -r line; echo "command has $line"; exit 3'
+		echo "sentinel exited $?"
+		read -r line; echo "script has $line"`,
+		drive.Program("sentinel"), t.TempDir())
+	term.await("command reads")
+	term.enter("\x1a")
+	term.await("^Z") // which drops what is on its way out
+	term.enter("one\n")
+	term.await("command has one")
+	term.await("sentinel exited 3")
+	term.enter("two\n")
+	term.await("script has two")
+}
+
+// TestJobControl: under a shell with job control Ctrl-Z stops sentinel with its command, and
+// fg continues both.
+func TestJobControl(t *testing.T) {
+	t.Parallel()
+	term, cmd := onTerminal(t, true, `
+		set -m
+		"$1" --dir "$2" -- sh -c 'echo "command reads"; read -r line; echo "command has $line"; exit 3'
+		echo "job stopped"
+		read -r line; echo "script has $line"
+		fg >/dev/null; echo "sentinel exited $?"`,
+		drive.Program("sentinel"), t.TempDir())
+	term.await("command reads")
+	term.enter("\x1a")
+	term.await("job stopped")
+	if group := term.foreground(); group != cmd.Process.Pid {
+		t.Errorf("group %d has the terminal, not the shell's, %d", group, cmd.Process.Pid)
+	}
+	term.enter("one\n")
+	term.await("script has one")
+	term.enter("two\n")
+	term.await("command has two")
+	term.await("sentinel exited 3")
+}
