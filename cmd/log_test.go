@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -112,6 +113,50 @@ func TestDroppedLines(t *testing.T) {
 	}
 	if !told {
 		t.Errorf("nothing is said of dropped lines (%v)", lines.Err())
+	}
+}
+
+// TestStderrThatDoesNotBlock: a command may make the stderr that it shares with its wrapper
+// non-blocking. No line is lost then while nobody reads.
+func TestStderrThatDoesNotBlock(t *testing.T) {
+	t.Parallel()
+	const looks = 100
+	dir := newVolume(t)
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	s := drive.Start(t, drive.Wrap("shim", []string{"--dir", dir, "--log-level", "trace"}, drive.Command("signals")), func(cmd *exec.Cmd) { cmd.Stderr = w })
+	s.Await("ready")
+	// The sidecar's stderr is this one, too.
+	stderr := int(w.Fd()) // which makes it a blocking one, each time
+	if err := unix.SetNonblock(stderr, true); err != nil {
+		t.Fatal(err)
+	}
+	for err == nil {
+		_, err = unix.Write(stderr, []byte("\n"))
+	}
+	for n := range looks {
+		s.Signal(syscall.SIGUSR1)
+		s.Await(fmt.Sprintf("got %d\n", n+1))
+	}
+	w.Close()
+	if err := r.SetReadDeadline(time.Now().Add(drive.Patience)); err != nil {
+		t.Fatal(err)
+	}
+	looked := 0
+	lines := bufio.NewScanner(r)
+	for looked < looks && lines.Scan() {
+		if line := lines.Text(); line != "" && !strings.HasSuffix(line, "}") {
+			t.Errorf("a line is not whole: %s", line)
+		}
+		if strings.Contains(lines.Text(), "nothing to do") {
+			looked++
+		}
+	}
+	if looked < looks {
+		t.Errorf("of %d looks only %d were logged (%v)", looks, looked, lines.Err())
 	}
 }
 

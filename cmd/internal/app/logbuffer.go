@@ -2,7 +2,9 @@ package app
 
 import (
 	"bytes"
+	"errors"
 	"io"
+	"os"
 	"runtime"
 	"sync"
 	"time"
@@ -91,5 +93,24 @@ func (b *logBuffer) flush() {
 		}
 		sleep := unix.NsecToTimespec(int64(pause))
 		_ = unix.Nanosleep(&sleep, nil)
+	}
+}
+
+// patient is a file whose Write waits for the reader even where the file does not block. The
+// command shares stderr with us, and what it sets there (O_NONBLOCK) holds for us, too: fcntl(2).
+type patient struct{ *os.File }
+
+func (p patient) Write(line []byte) (n int, err error) {
+	for {
+		var more int
+		more, err = p.File.Write(line[n:])
+		n += more
+		if !errors.Is(err, unix.EAGAIN) {
+			return n, err
+		}
+		writable := []unix.PollFd{{Fd: int32(p.Fd()), Events: unix.POLLOUT}}
+		if _, pollErr := unix.Poll(writable, -1); pollErr != nil && pollErr != unix.EINTR {
+			return n, err
+		}
 	}
 }

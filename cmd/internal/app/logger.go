@@ -49,8 +49,9 @@ func parseLevel(s string) (zerolog.Level, error) {
 // nothing is lost that somebody reads.
 func (l *logging) logger(program string) (log zerolog.Logger, flush func()) {
 	zerolog.TimeFieldFormat = "2006-01-02T15:04:05.000Z07:00"
-	direct := l.to(os.Stderr, program)
-	buffer := newLogBuffer(os.Stderr, func(dropped int) {
+	stderr := patient{os.Stderr}
+	direct := l.to(stderr, program)
+	buffer := newLogBuffer(stderr, func(dropped int) {
 		direct.Warn().Int("dropped", dropped).Msgf("%d lines of this log were dropped: nobody read stderr", dropped)
 	})
 	return l.to(buffer, program), buffer.flush
