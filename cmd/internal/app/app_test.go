@@ -138,6 +138,10 @@ func TestCommand(t *testing.T) {
 		{[]string{"--", ""}, []string{""}},
 		{[]string{"run", "-h", "--text"}, []string{"run", "-h", "--text"}}, // the -- is left out
 		{[]string{"-"}, []string{"-"}},
+		{[]string{"--switch", "true"}, []string{"true"}}, // the program
+		{[]string{"--switch", "true", "x"}, []string{"true", "x"}},
+		{[]string{"--switch", "--", "true", "--", "x"}, []string{"true", "--", "x"}},
+		{[]string{"--text", "-switch", "true", "--", "x"}, []string{"true", "--", "x"}},
 	} {
 		if o := try(t, c.args...); o.code != 7 || !slices.Equal(o.command, c.want) {
 			t.Errorf("%q runs %q, want %q: %+v", c.args, o.command, c.want, o)
@@ -172,6 +176,8 @@ func TestRefusals(t *testing.T) {
 		{"", []string{"--wait-time", "-5s", "--", "run"}, `--wait-time "-5s": it is negative`},
 		{"", []string{"--wait-time", "1e99h", "--", "run"}, `--wait-time "1e99h": give a number with its unit`},
 		{"", []string{"--switch=perhaps", "--", "run"}, `--switch "perhaps": it is true or false`},
+		{"", []string{"--switch", "true", "--", "run"}, `--switch takes no value behind it: leave true out, or write --switch=true`},
+		{"", []string{"-switch", "false", "--text", "x", "--", "run"}, `--switch takes no value behind it: leave false out, or write --switch=false`},
 		{"", []string{"--log-level", "loud", "--", "run"}, `--log-level "loud": it is one of trace, debug, info, warn, error, disabled`},
 		{"", []string{"--log-level", "1", "--", "run"}, `--log-level "1": it is one of`},
 		{"", []string{"--log-level=", "--", "run"}, `--log-level "": it is one of`},
@@ -236,6 +242,7 @@ func TestReadOn(t *testing.T) {
 		{"--wait-time 5 --text x -- run", "x"},
 		{"--wait-time --text x -- run", "default"}, // --text is the time, and x the command
 		{"--text x --wait-time", "x"},
+		{"--switch true --text x -- run", "x"},
 		{"--- --text x -- run", "x"},
 		{"- --text x", "default"},
 	} {

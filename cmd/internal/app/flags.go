@@ -217,7 +217,14 @@ func (p Program) parse(flags []*Flag, args []string) (command []string, problems
 	for rest := args[min(1, len(args)):]; ; {
 		err := set.Parse(rest)
 		if err == nil {
-			return set.Args(), problems
+			command := set.Args()
+			f := switchAtEnd(set, rest[:len(rest)-len(command)])
+			if f == nil || !slices.Contains(command, "--") || !isTruth(command[0]) {
+				return command, problems
+			}
+			f.complain(fmt.Errorf("%s takes no value behind it: leave %s out, or write %s=%s", f.source, command[0], f.source, command[0]))
+			rest = command[1:]
+			continue
 		}
 		stopped := len(rest) - len(set.Args())
 		if strings.HasPrefix(err.Error(), "bad flag syntax") { // it stops before that, else behind what is wrong
@@ -241,6 +248,23 @@ func (p Program) parse(flags []*Flag, args []string) (command []string, problems
 			}
 		}
 	}
+}
+
+// switchAtEnd is the switch that these arguments end with, or nil.
+func switchAtEnd(set *flag.FlagSet, args []string) *Flag {
+	if len(args) == 0 || !strings.HasPrefix(args[len(args)-1], "-") {
+		return nil
+	}
+	known := set.Lookup(strings.TrimLeft(args[len(args)-1], "-"))
+	if known == nil || !known.Value.(*Flag).isSwitch || !known.Value.(*Flag).given { // else it is the value of another
+		return nil
+	}
+	return known.Value.(*Flag)
+}
+
+func isTruth(word string) bool {
+	_, err := strconv.ParseBool(word)
+	return err == nil
 }
 
 func (p Program) unknown(name string, flags []*Flag) error {
