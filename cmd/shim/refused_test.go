@@ -56,6 +56,16 @@ func TestCallsRefused(t *testing.T) {
 		s.Want(4)
 		s.Await("stopped by SIGTERM in ")
 	})
+	t.Run("a stop without prctl, of orphans that come to another", func(t *testing.T) {
+		t.Parallel()
+		p := newPod(t)
+		run := p.begin("main")
+		s := p.shimWithout("prctl", "--grace-period 1h", "sh", "-c", `sleep 1000 & trap "exit 0" TERM; echo ready; while :; do sleep 0.02; done`)
+		s.Await("ready")
+		p.end(run, 4)
+		s.Want(4)
+		s.Await("stopped by SIGTERM in ")
+	})
 }
 
 // TestStopWithoutCapKill: a sidecar that may not be signalled is not waited for, and it is said

@@ -275,6 +275,7 @@ func (p *Process) Stop(sig syscall.Signal, grace time.Duration) (s Stopped) {
 			if s.Refused = p.onlyRefusedLeft(); s.Refused != nil {
 				return s
 			}
+			p.lookForGone()
 		case <-last:
 			return s
 		}

@@ -152,6 +152,13 @@ func (p *Process) checkGone() {
 	}
 }
 
+// lookForGone is for orphans that do not come to us: of their end nothing tells.
+func (p *Process) lookForGone() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.checkGone()
+}
+
 func isClosed(c <-chan struct{}) bool {
 	select {
 	case <-c:
