@@ -192,6 +192,9 @@ func (s *session) supervise() (code int) {
 			s.signal(sig)
 		case <-exited:
 			exited, ended = nil, s.command.EndGroup()
+			if len(ended) == 0 { // or nobody would know why the container does not end
+				s.Log.Info().Msgf("%s has died of %s: waiting for what it has left in its process group", s.program(), process.SignalName(s.command.Status().Signal))
+			}
 		case err := <-ended:
 			s.tellRefused(err)
 			return s.ended(s.command.Status(), time.Since(s.started))
