@@ -59,7 +59,11 @@ func (l *loop) tell(before, now state, e event) {
 			log.Msgf("main has ended: %s is kept for %s (--drain)", l.program(), l.Drain)
 		}
 	case stopping:
-		if before.phase == draining && e.term {
+		cutOff := before.phase == draining && e.term
+		if before.phase == confirming && now.why == terminated && now.all(l.rules.final) {
+			cutOff, l.drainFrom = l.Drain > 0, l.now() // SIGTERM was heeded before main's end was seen
+		}
+		if cutOff {
 			l.Log.Warn().Msgf("--drain was cut off by SIGTERM after %s of %s: if this is a native sidecar, delay the SIGTERM (lifecycle.preStop.sleep)",
 				(l.now() - l.drainFrom).Round(100*time.Millisecond), l.Drain)
 		}

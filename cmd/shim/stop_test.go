@@ -174,6 +174,21 @@ func TestDrain(t *testing.T) {
 		s.Await("--drain was cut off by SIGTERM after 0")
 		s.Await("of 1h0m0s: if this is a native sidecar, delay the SIGTERM (lifecycle.preStop.sleep)")
 	})
+	for range 8 { // which of the two is seen first is chance
+		t.Run("SIGTERM comes with main's end", func(t *testing.T) {
+			t.Parallel()
+			p := newPod(t)
+			run := p.begin("main")
+			s := p.shim("--drain 1h", drive.Command("server", "TERM=0")...)
+			s.Await("ready")
+			s.Signal(syscall.SIGSTOP)
+			p.end(run, 3)
+			s.Signal(syscall.SIGTERM)
+			s.Signal(syscall.SIGCONT)
+			s.Want(3)
+			s.Await("--drain was cut off by SIGTERM after 0s of 1h0m0s")
+		})
+	}
 	t.Run("a main that begins again waits for the next sidecar, and not this one for it", func(t *testing.T) {
 		t.Parallel()
 		p := newPod(t)
