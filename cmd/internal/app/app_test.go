@@ -281,6 +281,8 @@ func TestMisspeltVariables(t *testing.T) {
 		"PROG_LIST":     "",
 		// of a Service named prog
 		"PROG_SERVICE_HOST": "", "PROG_SERVICE_PORT": "", "PROG_PORT": "", "PROG_PORT_80_TCP": "", "PROG_PORT_80_TCP_ADDR": "", "PROG_PORT_80_TCP_PROTO": "",
+		// of one named prog-log
+		"PROG_LOG_PORT": "", "PROG_LOG_PORT_80_TCP": "", "PROG_LOG_SERVICE_HOST": "",
 		// of other programs
 		"PROG_QUORUM": "", "PROG_MASTER_NAME": "", "PROG_TEX": "PROG_TEXT", "PROG_": "", "PROG": "", "PROGRAM_TEXT": "",
 	} {

@@ -276,6 +276,12 @@ func (p Program) unknown(name string, flags []*Flag) error {
 	return fmt.Errorf("%s has no flag --%s: if it is %s's, put -- before %s", p.Name, name, p.Operand, p.Operand)
 }
 
+// isOfService reports whether a variable may be one that Kubernetes makes for a Service. One that
+// is named sentinel-log makes SENTINEL_LOG_PORT, which is alike SENTINEL_LOG_FORMAT.
+func isOfService(variable string) bool {
+	return strings.Contains(variable+"_", "_PORT_") || strings.Contains(variable+"_", "_SERVICE_")
+}
+
 // misspelt finds variables whose names are nearly those of the program's own. Others are left
 // alone: those of a Service that is named like the program (SHIM_SERVICE_HOST, SHIM_PORT), and
 // those of other programs (Redis' SENTINEL_QUORUM).
@@ -287,7 +293,7 @@ func (p Program) misspelt(flags []*Flag) (problems []string) {
 	prefix := variablePrefix(p.Name)
 	for _, entry := range os.Environ() {
 		variable, _, _ := strings.Cut(entry, "=")
-		if known[variable] || !strings.HasPrefix(strings.ToUpper(variable), prefix) {
+		if known[variable] || !strings.HasPrefix(strings.ToUpper(variable), prefix) || isOfService(variable) {
 			continue
 		}
 		for _, f := range flags {
