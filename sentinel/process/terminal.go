@@ -48,7 +48,7 @@ func (p *Process) follow(sig syscall.Signal) {
 	}
 	if !orphaned() {
 		p.returnTerminal()
-		_ = unix.Kill(0, unix.SIGSTOP) // us, too, until the shell continues its job
+		stopJob()
 		if !hasTerminal() {
 			p.signalGroup(unix.SIGCONT) // in the background
 			return
@@ -58,6 +58,19 @@ func (p *Process) follow(sig syscall.Signal) {
 	if setForeground(p.pid) == nil || sig == syscall.SIGTSTP {
 		p.signalGroup(unix.SIGCONT)
 	}
+}
+
+// stopJob stops all of our process group, and returns when the shell has continued it.
+func stopJob() {
+	all, _ := processes()
+	for _, r := range all {
+		if r.group == unix.Getpgrp() && r.pid != os.Getpid() {
+			_ = unix.Kill(r.pid, unix.SIGSTOP)
+		}
+	}
+	// With kill(2) another thread may take the signal, and this one run on for a moment:
+	// it would continue the command, and take the terminal, before the shell has seen a stop.
+	_ = unix.Tgkill(os.Getpid(), unix.Gettid(), unix.SIGSTOP)
 }
 
 // orphaned reports whether nobody outside of our process group controls it: no process of
