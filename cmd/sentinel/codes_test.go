@@ -114,7 +114,7 @@ func TestNotStarted(t *testing.T) {
 		{"an empty word", "", 127, []string{"the command is empty", "after --"}},
 		{"not executable", plain, 126, []string{plain + ": permission denied: make it executable (chmod +x)"}},
 		{"not executable, in PATH", "plain", 126, []string{plain + ": permission denied: make it executable (chmod +x)"}},
-		{"a folder", files, 126, []string{files + ": permission denied"}},
+		{"a folder", files, 126, []string{files + ": permission denied: it is a folder: give the program in it"}},
 		{"for another machine", built, 126, []string{built + ": exec format error: it " + builtFor}},
 		{"interpreted by what is for another machine", builtScript, 126, []string{builtScript + ": exec format error: " + built + ", which runs it, " + builtFor}},
 		{"line ends of Windows", windows, 127, []string{windows + ": no such file", `/bin/sh\\r (the file has the line ends of Windows)`}},
