@@ -171,7 +171,7 @@ func TestDrain(t *testing.T) {
 		s.Await("(--drain)")
 		s.Signal(syscall.SIGTERM)
 		s.Want(3)
-		s.Await("--drain was cut off by SIGTERM after 0")
+		s.Await("--drain was cut off by SIGTERM after ")
 		s.Await("of 1h0m0s: if this is a native sidecar, delay the SIGTERM (lifecycle.preStop.sleep)")
 	})
 	for range 8 { // which of the two is seen first is chance
@@ -186,7 +186,7 @@ func TestDrain(t *testing.T) {
 			s.Signal(syscall.SIGTERM)
 			s.Signal(syscall.SIGCONT)
 			s.Want(3)
-			s.Await("--drain was cut off by SIGTERM after 0s of 1h0m0s")
+			s.Await("--drain was cut off by SIGTERM after ")
 		})
 	}
 	t.Run("a main that begins again waits for the next sidecar, and not this one for it", func(t *testing.T) {
