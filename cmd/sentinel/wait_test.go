@@ -74,9 +74,10 @@ func TestWaitSpeaks(t *testing.T) {
 		os.WriteFile(filepath.Join(dir, "proxy-terminated"), []byte("1\n"), 0o644)); err != nil {
 		t.Fatal(err)
 	}
-	p.Await("still waiting after 10s: " + ready + ": no such file or directory; proxy has ended with 1: see its log\"")
+	p.Await("still waiting after 1") // 10 s, or a little more on a busy machine
+	p.Await("s: " + ready + ": no such file or directory; proxy has ended with 1: see its log\"")
 	create(t, filepath.Join(dir, "ready"))
-	p.Await(ready + " answered after 10")
+	p.Await(ready + " answered after 1")
 	p.Await("launched\n")
 	p.Want(0)
 }
