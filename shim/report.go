@@ -140,7 +140,7 @@ func describeEnd(dir, name string, m mainState) string {
 	switch m.Cause {
 	case lifetime.Lost:
 		return fmt.Sprintf("%s was killed before it could record an exit code (out of memory?)", name)
-	case lifetime.Touched:
+	case lifetime.Empty:
 		return fmt.Sprintf("%s is empty: taken for a success; write the exit code into it", file)
 	case lifetime.NoRoom:
 		return fmt.Sprintf("%s is empty and the volume is full: counted as a failure (%d): free space or raise sizeLimit", file, m.Code)

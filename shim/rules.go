@@ -158,7 +158,7 @@ func (r rules) follow(m mainState, seen lifetime.State) mainState {
 		if m.stale && m.ID == seen.ID && seen.Code != exitcode.OK {
 			return m
 		}
-		m.stale = r.staleAtStart && seen.Code != exitcode.OK && (atStart || seen.Silent)
+		m.stale = r.staleAtStart && seen.Code != exitcode.OK && (atStart || seen.FoundDead)
 		m.begun = m.begun || !m.stale
 	default:
 		m.stale = false

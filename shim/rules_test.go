@@ -40,9 +40,9 @@ var (
 	unverified  = lifetime.State{Phase: lifetime.Unverified, ID: ids[2]}
 	beating     = lifetime.State{Phase: lifetime.Unverified, ID: ids[3]}
 	lost        = lifetime.State{Phase: lifetime.Ended, Code: 137, Cause: lifetime.Lost, ID: ids[0]}
-	silent      = lifetime.State{Phase: lifetime.Ended, Code: 137, Cause: lifetime.Lost, ID: ids[2], Silent: true}
+	silent      = lifetime.State{Phase: lifetime.Ended, Code: 137, Cause: lifetime.Lost, ID: ids[2], FoundDead: true}
 	unreadable  = lifetime.State{Phase: lifetime.Ended, Code: 125, Cause: lifetime.Unreadable, ID: ids[4]}
-	touched     = lifetime.State{Phase: lifetime.Ended, Code: 0, Cause: lifetime.Touched, ID: ids[5]}
+	touched     = lifetime.State{Phase: lifetime.Ended, Code: 0, Cause: lifetime.Empty, ID: ids[5]}
 )
 
 func ended(code int) lifetime.State {

@@ -422,17 +422,17 @@ func (s *sim) glance(p *procedure) {
 	if p.glances == 0 {
 		p.pending = t.do(op{kind: opPending, main: uint8(m)}).yes
 	}
-	seen, locked, steady := o.Glance(p.pending)
-	if p.glances++; !steady && p.glances < lifetime.MaxGlances {
+	seen, locked, steady := o.Snapshot(p.pending)
+	if p.glances++; !steady && p.glances < lifetime.MaxAttempts {
 		return
 	}
 	if locked != nil {
 		t.do(op{kind: opAwait, main: uint8(m), file: locked.(*tapeFile).number})
 	}
-	state := o.Judge(seen, p.pending, p.elapsed)
+	state := o.Update(seen, p.pending, p.elapsed)
 	p.mains, p.seen = slices.Clone(p.mains), append(slices.Clone(p.seen), state)
 	p.mains[m], p.glances, p.pending = o, 0, false
-	p.interval = min(p.interval, lifetime.LookAgain(state))
+	p.interval = min(p.interval, lifetime.PollInterval(state))
 	if len(p.seen) == len(p.mains) {
 		p.kind, p.elapsed = acting, 0
 	}

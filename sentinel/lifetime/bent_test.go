@@ -233,7 +233,7 @@ func TestEndInPlaceWhileLooking(t *testing.T) {
 		}}, nil
 	}
 	o := NewObserver(v, "main", time.Minute)
-	o.judge.held = true // it was seen to live
+	o.judge.last.Phase = Running // it was seen to live
 	if state, _ := o.Look(false, 0); !ended || describe(state) != "ended: 3" {
 		t.Errorf("it is seen as %q", describe(state))
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -56,6 +57,13 @@ func at(v Volume, name string, f File) bool {
 
 // privateBytes is how many random bytes make a private name.
 const privateBytes = 8
+
+// isPrivate reports whether a file is the private file of a Begin of this name: one that is under
+// way, or one that was killed.
+func isPrivate(file, name string) bool {
+	random, ok := strings.CutPrefix(file, "."+name+"-")
+	return ok && len(random) == 2*privateBytes && strings.Trim(random, "0123456789abcdef") == ""
+}
 
 // createPrivate creates ".NAME-<16 hex digits>" with content, and locks it. The
 // file is readable to everybody, whatever the umask, so that containers of other

@@ -6,41 +6,38 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/sentinel/exitcode"
 )
 
-// Phase is where a run stands.
+// Phase is where a run stands (design, 2.2).
 type Phase int
 
 const (
 	// NotStarted: there is no trace of the run.
 	NotStarted Phase = iota
-	// Unsettled: the volume is being changed at this moment, or holds an end
-	// that does not say its code yet, or cannot be read yet. It settles within
-	// about a second.
+	// Unsettled: the volume is changing at this moment, or an end holds no exit code yet. It settles
+	// within about a second.
 	Unsettled
-	// Running: its owner lives.
+	// Running: the owner holds the run's lock.
 	Running
-	// Unverified: taken for running. Whether its owner lives cannot be told
-	// from locks.
+	// Unverified: the run counts as running, but nobody holds its lock. Where locks are not shared
+	// between containers, every run looks like this.
 	Unverified
-	// Ended: see State's Code and Cause.
+	// Ended: see Code and Cause of the State.
 	Ended
 )
 
-// Cause is how a run's end became known.
+// Cause is how the end of a run became known.
 type Cause int
 
 const (
-	// Recorded: the end says its code.
+	// Recorded: the owner recorded the exit code.
 	Recorded Cause = iota
-	// Touched: NAME-terminated has stood empty (touch main-terminated). The
-	// code is 0.
-	Touched
-	// Unreadable: NAME-terminated holds no code, or cannot be read. The code
-	// is 125.
+	// Empty: NAME-terminated stayed empty (touch main-terminated). The code is 0.
+	Empty
+	// Unreadable: NAME-terminated holds no exit code, or cannot be read. The code is 125.
 	Unreadable
 	// Lost: the owner was killed before it could record an exit code. The code is 137.
 	Lost
-	// NoRoom: NAME-terminated has stood empty, and the volume was full, so that a code
-	// (echo $? > main-terminated) could not be written into it. The code is 125.
+	// NoRoom: NAME-terminated stayed empty and the volume was full, so a script could not write its
+	// exit code (echo $? > main-terminated). The code is 125.
 	NoRoom
 )
 
@@ -51,151 +48,165 @@ type State struct {
 	Code int
 	// Cause is how the end became known.
 	Cause Cause
-	// Silent: a lost run that has given no sign of life since the watcher
-	// began; for all that is known it was dead before.
-	Silent bool
+	// FoundDead: a lost run that gave no sign of life since the watcher began. It may have been dead
+	// before.
+	FoundDead bool
 	// ID is the identity of the file that the state was read from.
 	ID Identity
 }
 
 const (
-	// tick is how often a run is looked at where no event says so.
+	// tick is how often a run is looked at when no event asks for it.
 	tick = time.Second
-	// settleTick is the same while the state is Unsettled.
+	// settleTick is the same for a run that is Unsettled.
 	settleTick = 100 * time.Millisecond
-	// settleTime is for how long an end may be without its code: a writer
-	// that is not atomic (echo 3 > main-terminated) creates the file first,
-	// and what cannot be opened now may be later.
+	// settleTime is how long an end may stay without an exit code. A writer that is not atomic
+	// (echo 3 > main-terminated) creates the file before it writes.
 	settleTime = time.Second
 )
 
-// judge makes a state of what is seen, by what was seen before. It asks nobody:
-// neither the volume nor the clock.
-type judge struct {
-	lostAfter time.Duration
-
-	looked bool
-	first  Identity // NAME-running at the first look, zero if it was not there
-	held   bool     // the run's lock was seen held, and no end since
-
-	settling       bool          // NAME-terminated was there at the look before, without a code
-	wasEmpty       bool          // it was empty at the look before
-	invalid, empty time.Duration // for how long it has held no code, or nothing
-	full           bool          // while it was empty the volume was seen full
-
-	watched Identity // the unverified file
-	still   time.Duration
-
-	lost State // the verdict, if any; it stands until there is a new file or a sign of life
-}
-
-// see judges one look: see Observer.Look.
-func (j *judge) see(s Sight, pending bool, elapsed time.Duration) State {
-	if !j.looked {
-		j.looked, j.first, elapsed = true, s.live.id, 0
-	}
-	if s.end.present {
-		return j.seeEnd(s.end, elapsed)
-	}
-	j.settling = false
-	switch {
-	case pending || s.live.locked:
-		j.held, j.lost, j.watched = true, State{}, Identity{}
-		return State{Phase: Running, ID: s.live.id}
-	case s.live.present:
-		return j.seeUnlocked(s.live, elapsed)
-	case j.held && s.beginning:
-		return State{Phase: Unsettled}
-	case j.held:
-		return j.lose(Identity{}, false)
-	case j.lost.Phase == Ended:
-		return j.lost
-	}
-	return State{Phase: NotStarted}
-}
-
-// seeEnd judges a NAME-terminated.
-func (j *judge) seeEnd(end sighting, elapsed time.Duration) State {
-	empty := end.readable && end.content == ""
-	if !j.settling {
-		j.settling, j.wasEmpty, j.invalid, elapsed = true, false, 0, 0
-	}
-	j.invalid += elapsed
-	j.empty += elapsed
-	if !empty || !j.wasEmpty {
-		j.empty, j.full = 0, false
-	}
-	j.wasEmpty = empty
-
-	ended := State{Phase: Ended, ID: end.id}
-	code, ok := parseCode(end.content)
-	switch {
-	case ok:
-		ended.Code, j.settling = code, false
-	case empty && j.empty >= settleTime:
-		ended.Code, ended.Cause = exitcode.OK, Touched
-		if j.full {
-			ended.Code, ended.Cause = unreadableCode, NoRoom
-		}
-	case !empty && j.invalid >= settleTime:
-		ended.Code, ended.Cause = unreadableCode, Unreadable
-	default:
-		return State{Phase: Unsettled}
-	}
-	j.held, j.lost = false, State{}
-	return ended
-}
-
-// asksForRoom reports whether it matters at this look if the volume is full: when an end is
-// first seen empty, and when that is to be judged. Main may have filled the volume, failed to
-// write its code, and made room again before the judgement.
-func (j *judge) asksForRoom(elapsed time.Duration) bool {
-	due := j.empty >= settleTime && j.empty-elapsed < settleTime
-	return j.settling && j.wasEmpty && (j.empty == 0 || due)
-}
-
-// noRoom takes notice that the volume is full, and corrects what this look was judged.
-func (j *judge) noRoom(judged State) State {
-	j.full = true
-	if judged.Cause == Touched {
-		judged.Code, judged.Cause = unreadableCode, NoRoom
-	}
-	return judged
-}
-
-// seeUnlocked judges a NAME-running that nobody holds.
-func (j *judge) seeUnlocked(live sighting, elapsed time.Duration) State {
-	if code, ok := parseCode(live.content); ok {
-		j.held, j.lost = false, State{}
-		return State{Phase: Ended, Code: code, ID: live.id}
-	}
-	if j.held {
-		return j.lose(live.id, false)
-	}
-	if j.lost.Phase == Ended && j.lost.ID == live.id {
-		return j.lost
-	}
-	j.lost = State{}
-	if live.id != j.watched {
-		j.watched, j.still, elapsed = live.id, 0, 0
-	}
-	if j.still += elapsed; j.still >= j.lostAfter {
-		return j.lose(live.id, live.id == j.first)
-	}
-	return State{Phase: Unverified, ID: live.id}
-}
-
-func (j *judge) lose(id Identity, silent bool) State {
-	j.held = false
-	j.lost = State{Phase: Ended, Code: exitcode.Lost, Cause: Lost, Silent: silent, ID: id}
-	return j.lost
-}
-
-// LookAgain is after what time a run in this state is to be looked at again where no
-// event says so.
-func LookAgain(s State) time.Duration {
+// PollInterval returns the time after which a run in this state is looked at again when no event
+// asks for it.
+func PollInterval(s State) time.Duration {
 	if s.Phase == Unsettled {
 		return settleTick
 	}
 	return tick
+}
+
+// unchanged measures for how long a value has been seen without a change.
+type unchanged[T comparable] struct {
+	seen  bool
+	value T
+	since time.Duration
+}
+
+// observe takes the value that is seen now, elapsed after the one before, and returns for how long
+// it has been the same.
+func (u *unchanged[T]) observe(value T, elapsed time.Duration) time.Duration {
+	if u.seen && u.value == value {
+		u.since += elapsed
+	} else {
+		*u = unchanged[T]{seen: true, value: value}
+	}
+	return u.since
+}
+
+// judge derives a State from a snapshot and from the snapshots before. It does no I/O and reads no
+// clock.
+type judge struct {
+	lostAfter time.Duration
+
+	looked bool
+	first  Identity // of NAME-running in the first snapshot; zero if it was not there
+	last   State    // the last one that was not Unsettled
+
+	noCode unchanged[bool]     // NAME-terminated holds no exit code
+	empty  unchanged[bool]     // NAME-terminated is empty, or is not
+	full   bool                // the volume was full while NAME-terminated was empty
+	still  unchanged[Identity] // NAME-running, not locked
+}
+
+// wasRunning reports whether the run was running when its state was last known.
+func (j *judge) wasRunning() bool { return j.last.Phase == Running }
+
+// update returns the state after a snapshot: see Observer.Look.
+func (j *judge) update(s Snapshot, pending bool, elapsed time.Duration) State {
+	if !j.looked {
+		j.looked, j.first, elapsed = true, s.running.id, 0
+	}
+	state := j.derive(s, pending, elapsed)
+	if state.Phase != Unsettled {
+		j.last = state
+	}
+	return state
+}
+
+func (j *judge) derive(s Snapshot, pending bool, elapsed time.Duration) State {
+	if s.terminated.exists {
+		return j.terminated(s.terminated, elapsed)
+	}
+	j.forgetEnd()
+	switch {
+	case pending || s.running.locked:
+		j.still = unchanged[Identity]{}
+		return State{Phase: Running, ID: s.running.id}
+	case s.running.exists:
+		return j.unlocked(s.running, elapsed)
+	case j.wasRunning():
+		return lost(Identity{}, false)
+	case j.last.Cause == Lost:
+		return j.last
+	}
+	return State{Phase: NotStarted}
+}
+
+// terminated judges a NAME-terminated.
+func (j *judge) terminated(f fileState, elapsed time.Duration) State {
+	ended := State{Phase: Ended, ID: f.id}
+	code, ok := parseCode(f.content)
+	if ok {
+		ended.Code = code
+		j.forgetEnd()
+		return ended
+	}
+	empty := f.readable && f.content == ""
+	noCodeFor, sameFor := j.noCode.observe(true, elapsed), j.empty.observe(empty, elapsed)
+	if !empty {
+		j.full = false
+	}
+	switch {
+	case empty && sameFor >= settleTime:
+		ended.Code, ended.Cause = exitcode.OK, Empty
+		if j.full {
+			ended.Code, ended.Cause = unreadableCode, NoRoom
+		}
+	case !empty && noCodeFor >= settleTime:
+		ended.Code, ended.Cause = unreadableCode, Unreadable
+	default:
+		return State{Phase: Unsettled}
+	}
+	return ended
+}
+
+// forgetEnd forgets that an end without an exit code was there.
+func (j *judge) forgetEnd() { j.noCode, j.empty, j.full = unchanged[bool]{}, unchanged[bool]{}, false }
+
+// asksForRoom reports whether it matters after this snapshot that the volume is full: when an end is
+// first seen empty, and when that is judged. In between main may have filled the volume, failed to
+// write its code, and made room again.
+func (j *judge) asksForRoom(elapsed time.Duration) bool {
+	since := j.empty.since
+	due := since >= settleTime && since-elapsed < settleTime
+	return j.empty.seen && j.empty.value && (since == 0 || due)
+}
+
+// noRoom notes that the volume is full, and corrects the state of this snapshot.
+func (j *judge) noRoom(state State) State {
+	j.full = true
+	if state.Cause == Empty {
+		state.Code, state.Cause = unreadableCode, NoRoom
+		j.last = state
+	}
+	return state
+}
+
+// unlocked judges a NAME-running that nobody has locked.
+func (j *judge) unlocked(f fileState, elapsed time.Duration) State {
+	if code, ok := parseCode(f.content); ok {
+		return State{Phase: Ended, Code: code, ID: f.id}
+	}
+	switch {
+	case j.wasRunning():
+		return lost(f.id, false)
+	case j.last.Cause == Lost && j.last.ID == f.id:
+		return j.last
+	case j.still.observe(f.id, elapsed) >= j.lostAfter:
+		return lost(f.id, f.id == j.first)
+	}
+	return State{Phase: Unverified, ID: f.id}
+}
+
+func lost(id Identity, foundDead bool) State {
+	return State{Phase: Ended, Code: exitcode.Lost, Cause: Lost, FoundDead: foundDead, ID: id}
 }

@@ -9,31 +9,31 @@ import (
 
 func file(inode uint64, sec int64) Identity { return Identity{Dev: 1, Ino: inode, Sec: sec} }
 
-func ended(content string) Sight {
-	return Sight{end: sighting{present: true, readable: true, content: content, id: file(9, 1)}}
+func ended(content string) Snapshot {
+	return Snapshot{terminated: fileState{exists: true, readable: true, content: content, id: file(9, 1)}}
 }
 
 // unopenable is an end that cannot be read: a link, a FIFO, another user's.
-var unopenable = Sight{end: sighting{present: true, id: file(9, 1)}}
+var unopenable = Snapshot{terminated: fileState{exists: true, id: file(9, 1)}}
 
-var nothing, beginning = Sight{}, Sight{beginning: true}
+var nothing = Snapshot{}
 
-func locked(id Identity) Sight {
-	return Sight{live: sighting{present: true, locked: true, id: id}}
+func locked(id Identity) Snapshot {
+	return Snapshot{running: fileState{exists: true, locked: true, id: id}}
 }
 
-func unlocked(id Identity, content string) Sight {
-	return Sight{live: sighting{present: true, readable: true, content: content, id: id}}
+func unlocked(id Identity, content string) Snapshot {
+	return Snapshot{running: fileState{exists: true, readable: true, content: content, id: id}}
 }
 
 // unreadable is a NAME-running that cannot be opened, or is no regular file.
-func unreadable(id Identity) Sight {
-	return Sight{live: sighting{present: true, id: id}}
+func unreadable(id Identity) Snapshot {
+	return Snapshot{running: fileState{exists: true, id: id}}
 }
 
 // glance is one look, and what is to be made of it.
 type glance struct {
-	seen    Sight
+	seen    Snapshot
 	want    string
 	after   time.Duration // since the look before
 	pending bool          // the wait for the lock goes on
@@ -85,12 +85,12 @@ func TestJudge(t *testing.T) {
 		{"unlocked, never seen locked", minute, []glance{
 			{seen: unlocked(x, running), want: "unverified"},
 			{seen: unlocked(x, running), want: "unverified", after: minute - 1},
-			{seen: unlocked(x, running), want: "lost in silence: 137", after: 1},
-			{seen: unlocked(x, running), want: "lost in silence: 137", after: 1},
+			{seen: unlocked(x, running), want: "lost, found dead: 137", after: 1},
+			{seen: unlocked(x, running), want: "lost, found dead: 137", after: 1},
 		}},
 		{"not readable", minute, []glance{
 			{seen: unreadable(x), want: "unverified"},
-			{seen: unreadable(x), want: "lost in silence: 137", after: minute},
+			{seen: unreadable(x), want: "lost, found dead: 137", after: minute},
 		}},
 		{"neither", minute, []glance{
 			{seen: nothing, want: "not started"},
@@ -116,13 +116,13 @@ func TestJudge(t *testing.T) {
 		}},
 		{"a heartbeat after it was given up", minute, []glance{
 			{seen: unlocked(x, running), want: "unverified"},
-			{seen: unlocked(x, running), want: "lost in silence: 137", after: minute},
+			{seen: unlocked(x, running), want: "lost, found dead: 137", after: minute},
 			{seen: unlocked(beat, running), want: "unverified", after: second},
 			{seen: unlocked(beat, running), want: "unverified", after: minute - 1},
 			{seen: unlocked(beat, running), want: "lost: 137", after: 1},
 		}},
 		{"lost at once", 0, []glance{
-			{seen: unlocked(x, running), want: "lost in silence: 137"},
+			{seen: unlocked(x, running), want: "lost, found dead: 137"},
 		}},
 		{"lost at once, later", 0, []glance{
 			{seen: nothing, want: "not started"},
@@ -163,7 +163,6 @@ func TestJudge(t *testing.T) {
 		{"a wait that goes on", minute, []glance{
 			{seen: locked(x), want: "running"},
 			{seen: nothing, want: "running", pending: true},
-			{seen: beginning, want: "running", pending: true},
 			{seen: unlocked(y, running), want: "running", pending: true},
 			{seen: unlocked(y, "0\n"), want: "running", pending: true},
 			{seen: unreadable(y), want: "running", pending: true, after: minute},
@@ -190,39 +189,16 @@ func TestJudge(t *testing.T) {
 			{seen: unreadable(y), want: "lost: 137"},
 		}},
 
-		// The gap of a Begin: it has removed the end, and has not its name yet.
-		{"a gap", minute, []glance{
-			{seen: locked(x), want: "running"},
-			{seen: beginning, want: "unsettled"},
-			{seen: locked(y), want: "running"},
-		}},
-		{"a Begin that is killed in its gap", minute, []glance{
-			{seen: locked(x), want: "running"},
-			{seen: beginning, want: "unsettled"},
-			{seen: nothing, want: "lost: 137"},
-		}},
-		{"the gap of a run whose end was seen", minute, []glance{
-			{seen: locked(x), want: "running"},
-			{seen: ended("3"), want: "ended: 3"},
-			{seen: beginning, want: "not started"},
-			{seen: nothing, want: "not started"},
-		}},
-		{"the gap of the first run", minute, []glance{
-			{seen: beginning, want: "not started"},
-			{seen: locked(x), want: "running"},
-		}},
-
 		// A verdict stands until there is something new.
 		{"a lost file that is removed", minute, []glance{
 			{seen: locked(x), want: "running"},
 			{seen: unlocked(x, running), want: "lost: 137"},
 			{seen: nothing, want: "lost: 137"},
-			{seen: beginning, want: "lost: 137"},
 		}},
 		{"a run that was found dead, and is removed", minute, []glance{
 			{seen: unlocked(x, running), want: "unverified"},
-			{seen: unlocked(x, running), want: "lost in silence: 137", after: minute},
-			{seen: nothing, want: "lost in silence: 137"},
+			{seen: unlocked(x, running), want: "lost, found dead: 137", after: minute},
+			{seen: nothing, want: "lost, found dead: 137"},
 		}},
 		{"lost, then the next run", minute, []glance{
 			{seen: locked(x), want: "running"},
@@ -322,7 +298,7 @@ func TestJudge(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			j := judge{lostAfter: c.lostAfter}
 			for i, g := range c.glances {
-				if got := describe(j.see(g.seen, g.pending, g.after)); got != g.want {
+				if got := describe(j.update(g.seen, g.pending, g.after)); got != g.want {
 					t.Fatalf("look %d is judged %q, not %q", i+1, got, g.want)
 				}
 			}
@@ -336,22 +312,22 @@ func TestJudgeIdentity(t *testing.T) {
 	x, y := file(1, 100), file(2, 200)
 	for _, c := range []struct {
 		name string
-		seen []Sight
+		seen []Snapshot
 		want Identity
 	}{
-		{"an end", []Sight{ended("3")}, file(9, 1)},
-		{"a run", []Sight{locked(x)}, x},
-		{"an unverified run", []Sight{unlocked(x, wordRunning)}, x},
-		{"a code in place", []Sight{unlocked(x, "3")}, x},
-		{"a lost run", []Sight{locked(x), unlocked(x, wordRunning)}, x},
-		{"a lost run that is removed", []Sight{locked(x), unlocked(x, wordRunning), nothing}, x},
-		{"the next run", []Sight{locked(x), locked(y)}, y},
-		{"a run that is lost without a file", []Sight{locked(x), nothing}, Identity{}},
-		{"nothing", []Sight{nothing}, Identity{}},
+		{"an end", []Snapshot{ended("3")}, file(9, 1)},
+		{"a run", []Snapshot{locked(x)}, x},
+		{"an unverified run", []Snapshot{unlocked(x, wordRunning)}, x},
+		{"a code in place", []Snapshot{unlocked(x, "3")}, x},
+		{"a lost run", []Snapshot{locked(x), unlocked(x, wordRunning)}, x},
+		{"a lost run that is removed", []Snapshot{locked(x), unlocked(x, wordRunning), nothing}, x},
+		{"the next run", []Snapshot{locked(x), locked(y)}, y},
+		{"a run that is lost without a file", []Snapshot{locked(x), nothing}, Identity{}},
+		{"nothing", []Snapshot{nothing}, Identity{}},
 	} {
 		j, got := judge{lostAfter: time.Minute}, State{}
 		for _, s := range c.seen {
-			got = j.see(s, false, 0)
+			got = j.update(s, false, 0)
 		}
 		if got.ID != c.want {
 			t.Errorf("%s: %+v; want %+v", c.name, got.ID, c.want)
@@ -366,7 +342,7 @@ func TestNext(t *testing.T) {
 		if phase == Unsettled {
 			want = settleTick
 		}
-		if got := LookAgain(State{Phase: phase}); got != want {
+		if got := PollInterval(State{Phase: phase}); got != want {
 			t.Errorf("phase %d: the next look is after %s, not %s", phase, got, want)
 		}
 	}

@@ -108,7 +108,7 @@ func isStopping(v Volume, file string) bool {
 	if !f.WriteLocked() {
 		return false
 	}
-	var seen sighting
-	seen.read(f)
-	return seen.readable && seen.content == wordStopping
+	var state fileState
+	state.read(f)
+	return state.readable && state.content == wordStopping
 }

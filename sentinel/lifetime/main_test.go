@@ -398,9 +398,9 @@ func describe(s State) string {
 	case Unverified:
 		return "unverified"
 	}
-	cause := map[Cause]string{Recorded: "ended", Touched: "touched", Unreadable: "unreadable", Lost: "lost", NoRoom: "no room"}[s.Cause]
-	if s.Silent {
-		cause += " in silence"
+	cause := map[Cause]string{Recorded: "ended", Empty: "touched", Unreadable: "unreadable", Lost: "lost", NoRoom: "no room"}[s.Cause]
+	if s.FoundDead {
+		cause += ", found dead"
 	}
 	return fmt.Sprintf("%s: %d", cause, s.Code)
 }

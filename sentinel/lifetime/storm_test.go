@@ -3,45 +3,46 @@ package lifetime
 import (
 	"errors"
 	"fmt"
-	"iter"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+	"golang.org/x/time/rate"
 )
 
-func TestPurse(t *testing.T) {
+func TestLimiter(t *testing.T) {
 	now := time.Now()
-	p := newPurse(now)
+	l := newLimiter()
+	spend(l, 0, now)
 	looks := func(after time.Duration) (n int) {
 		now = now.Add(after)
-		for p.spend(lookCost, now) {
+		for spend(l, lookCost, now) {
 			n++
 		}
 		return n
 	}
-	const atOnce, perSecond = purseSize / lookCost, income / lookCost
+	const atOnce, aSecond = burst / lookCost, perSecond / lookCost
 	for _, c := range []struct {
 		after       time.Duration
 		least, most int
 	}{
 		{0, atOnce, atOnce},
 		{0, 0, 0},
-		{pause, 0, perSecond}, // what was owed comes first
-		{time.Second, perSecond - 2, perSecond},
+		{pause, 0, aSecond}, // the debt comes first
+		{time.Second, aSecond - 2, aSecond},
 		{time.Hour, atOnce - 1, atOnce}, // and not more
-		{time.Second / 2, perSecond/2 - 2, perSecond / 2},
+		{time.Second / 2, aSecond/2 - 2, aSecond / 2},
 	} {
 		if n := looks(c.after); n < c.least || n > c.most {
-			t.Errorf("%s later there was enough for %d looks, not for %d to %d", c.after, n, c.least, c.most)
+			t.Errorf("%s later there were tokens for %d looks, not for %d to %d", c.after, n, c.least, c.most)
 		}
 	}
 }
 
-// A watcher whose purse is full follows a thousand hints at once; what wakes one whose
-// purse is empty comes after a pause.
+// A watcher with a full token bucket follows a thousand hints at once; a hint to one whose bucket is
+// empty comes after a pause.
 func TestPause(t *testing.T) {
 	dir, owner := newVolume(t), newPuppet(t)
 	w := watchRun(t, dir)
@@ -49,9 +50,9 @@ func TestPause(t *testing.T) {
 	await(t, w, "running")
 	w.notify.Close() // so that only the end of the lock wait is heard
 	w.notify = nil
-	for w.purse.spend(lookCost, time.Now()) {
+	for spend(w.limiter, lookCost, time.Now()) {
 	}
-	w.purse.spend(income, time.Now()) // for the next second, too
+	spend(w.limiter, perSecond, time.Now()) // for the next second, too
 	for len(w.Hints()) > 0 {
 		<-w.Hints()
 	}
@@ -62,13 +63,6 @@ func TestPause(t *testing.T) {
 		t.Errorf("the hint came after %s, without a pause", took)
 	}
 	await(t, w, "lost: 137")
-}
-
-// fill fills a purse, whatever was spent.
-func (p *purse) fill() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.left = purseSize
 }
 
 // rewrite rewrites a marker without end, as fast as it can.
@@ -85,15 +79,15 @@ func rewrite(t *testing.T, dir string, span time.Duration) (times int) {
 // looking looks as often as there is a hint, and says so, until stop is called, which says
 // how often.
 func looking(w *Watcher, lavish bool) (looked <-chan struct{}, stop func() (looks int)) {
+	if lavish {
+		w.limiter.SetLimit(rate.Inf)
+	}
 	quit, result, said := make(chan struct{}), make(chan int), make(chan struct{}, 1)
 	go func() {
 		for n := 0; ; n++ {
 			select {
 			case <-w.Hints():
 				w.Look()
-				if lavish {
-					w.purse.fill()
-				}
 				select {
 				case said <- struct{}{}:
 				default:
@@ -110,14 +104,14 @@ func looking(w *Watcher, lavish bool) (looked <-chan struct{}, stop func() (look
 	}
 }
 
-// How often a storm is looked at is bounded; without the purse it is not.
+// How often a storm is looked at is bounded; without the limiter it is not.
 func TestStorm(t *testing.T) {
 	const times = 1000
 	dir := newFastVolume(t)
-	poor := watchRun(t, dir)
-	for poor.purse.spend(lookCost, time.Now()) {
+	limited := watchRun(t, dir)
+	for spend(limited.limiter, lookCost, time.Now()) {
 	}
-	_, with := looking(poor, false)
+	_, with := looking(limited, false)
 	looked, without := looking(watchRun(t, dir), true)
 	began := time.Now()
 	for range times {
@@ -130,8 +124,8 @@ func TestStorm(t *testing.T) {
 	}
 	took := time.Since(began)
 	looks, more := with(), without()
-	t.Logf("while a marker was rewritten %d times in %s, it was looked at %d times; without the purse, %d times", times, took, looks, more)
-	if most := 2 + 2*int(took.Seconds()*income/lookCost); looks > most || more < times/2 {
+	t.Logf("while a marker was rewritten %d times in %s, it was looked at %d times; without the limiter, %d times", times, took, looks, more)
+	if most := 2 + 2*int(took.Seconds()*perSecond/lookCost); looks > most || more < times/2 {
 		t.Errorf("it was looked at %d times, and not at most %d times", looks, most)
 	}
 }
@@ -144,7 +138,7 @@ func TestEndAfterAStorm(t *testing.T) {
 		dir, owner := newFastVolume(t), newPuppet(t)
 		w := watchRun(t, dir)
 		deafen(w, events)
-		for w.purse.spend(lookCost, time.Now()) {
+		for spend(w.limiter, lookCost, time.Now()) {
 		}
 		rewrite(t, dir, 2*pause)
 		for len(w.Hints()) > 0 {
@@ -227,64 +221,6 @@ func TestLostEventsAreAHint(t *testing.T) {
 	deafen(w, events)
 	w.notify.Errors <- fsnotify.ErrEventOverflow
 	awaitHint(t, w)
-}
-
-// Among however many files, the private one of a Begin is found: a run that ended unseen
-// while the next one begins is not lost.
-func TestBeginAmongManyFiles(t *testing.T) {
-	const many = 70_000
-	dir := newFastVolume(t)
-	wantUnsettled := func(when string) {
-		t.Helper()
-		_, f, err := createPrivate(Dir(dir), "main", wordRunning)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer f.Close()
-		if when == "first" {
-			for i := range many {
-				plant(t, filepath.Join(dir, fmt.Sprintf("file-%d", i)), "")
-			}
-		}
-		o := NewObserver(Dir(dir), "main", time.Minute)
-		o.judge.held = true
-		if state, _ := o.Look(false, 0); describe(state) != "unsettled" {
-			t.Errorf("where the private file came %s of %d, the run is seen as %q", when, many, describe(state))
-		}
-	}
-	// Whichever end of the folder is read first.
-	wantUnsettled("first")
-	wantUnsettled("last")
-	o := NewObserver(Dir(dir), "main", time.Minute)
-	o.judge.held = true
-	if state, _ := o.Look(false, 0); describe(state) != "lost: 137" {
-		t.Errorf("with no Begin under way, the run is seen as %q", describe(state))
-	}
-}
-
-// passedOver is a folder so large that the file which begins a run gets its name while
-// the names are read, and is passed over.
-type passedOver struct {
-	Dir
-	begin func()
-}
-
-func (v passedOver) Names() iter.Seq[string] {
-	return func(func(string) bool) { v.begin() }
-}
-
-func TestBeginPassedOver(t *testing.T) {
-	dir := newVolume(t)
-	var run *Run
-	o := NewObserver(passedOver{Dir(dir), func() { run = mustBegin(t, dir, "main") }}, "main", time.Minute)
-	o.judge.held = true
-	state, locked := o.Look(false, 0)
-	if describe(state) != "running" {
-		t.Errorf("a run that has just begun is seen as %q", describe(state))
-	} else if err := locked.Close(); err != nil {
-		t.Error(err)
-	}
-	mustEnd(t, run, 0)
 }
 
 // Names gives each name once, whatever there is, and nothing of what is no folder.

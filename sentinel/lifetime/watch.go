@@ -10,6 +10,7 @@ import (
 
 	"github.com/fsnotify/fsnotify"
 	"golang.org/x/sys/unix"
+	"golang.org/x/time/rate"
 )
 
 // Watcher follows runs on a volume. What wakes it are hints (inotify, the end of a
@@ -17,11 +18,11 @@ import (
 //
 // Its methods are for one goroutine.
 type Watcher struct {
-	dir    Dir
-	runs   []*watched
-	hints  chan struct{}
-	notify *fsnotify.Watcher // nil where inotify is refused
-	purse  *purse
+	dir     Dir
+	runs    []*watched
+	hints   chan struct{}
+	notify  *fsnotify.Watcher // nil where inotify is refused
+	limiter *rate.Limiter
 
 	lastLook time.Time
 	interval time.Duration
@@ -44,7 +45,7 @@ type watched struct {
 // refused, an error says so, and the Watcher works all the same, by looking once a
 // second.
 func Watch(dir Dir, names []string, lostAfter time.Duration) (*Watcher, error) {
-	w := &Watcher{dir: dir, hints: make(chan struct{}, 1), purse: newPurse(time.Now()), interval: tick}
+	w := &Watcher{dir: dir, hints: make(chan struct{}, 1), limiter: newLimiter(), interval: tick}
 	for _, name := range names {
 		w.runs = append(w.runs, &watched{Observer: NewObserver(dir, name, lostAfter)})
 	}
@@ -83,7 +84,7 @@ func (w *Watcher) subscribe() error {
 					return
 				}
 			}
-			if !w.purse.spend(eventCost, time.Now()) {
+			if !spend(w.limiter, eventCost, time.Now()) {
 				w.rest(notify)
 				look = true
 			}
@@ -159,12 +160,12 @@ func (w *Watcher) Look() []State {
 		pending := run.pending.Load()
 		var locked File
 		states[i], locked = run.Look(pending, elapsed)
-		w.interval = min(w.interval, LookAgain(states[i]))
+		w.interval = min(w.interval, PollInterval(states[i]))
 		if locked != nil {
 			w.await(run, locked)
 		}
 	}
-	w.purse.spend(float64(len(w.runs)*lookCost), now)
+	spend(w.limiter, len(w.runs)*lookCost, now)
 	w.timer.Reset(w.interval)
 	return states
 }
@@ -182,7 +183,7 @@ func (w *Watcher) await(run *watched, f File) {
 		}
 		f.Close() // gives the lock back at once
 		run.pending.Store(false)
-		if !w.purse.spend(0, time.Now()) {
+		if !spend(w.limiter, 0, time.Now()) {
 			time.Sleep(pause) // somebody may lock and unlock it without end
 		}
 		w.hint()

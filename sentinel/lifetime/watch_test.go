@@ -351,14 +351,14 @@ func TestFrozenWatcher(t *testing.T) {
 		}
 		w.lastLook = w.lastLook.Add(-time.Hour) // it has slept for an hour
 	}
-	if got := w.runs[0].judge.still; got > looks*tick {
+	if got := w.runs[0].judge.still.since; got > looks*tick {
 		t.Errorf("%d looks have counted for %s", looks, got)
 	}
 	for range 60 {
 		w.lastLook = w.lastLook.Add(-tick)
 		w.Look()
 	}
-	if got := describe(w.Look()[0]); got != "lost in silence: 137" {
+	if got := describe(w.Look()[0]); got != "lost, found dead: 137" {
 		t.Errorf("after a minute of being watched it is seen as %q", got)
 	}
 }
