@@ -504,7 +504,7 @@ func (t *tape) Names() iter.Seq[string] {
 func (t *tape) Full() bool { return false }
 
 // One program alone begins a run of a name: the kubelet runs a container once.
-func (t *tape) Turn(time.Duration) func() { return func() {} }
+func (t *tape) Lock(time.Duration) func() { return func() {} }
 
 func (t *tape) Now() time.Time { return time.Unix(1, 0).Add(t.now) }
 
@@ -515,8 +515,8 @@ func (t *tape) Sleep(_ context.Context, d time.Duration) error {
 	return nil
 }
 
-// Every: the heartbeats come with the ticks of the simulated clock.
-func (t *tape) Every(time.Duration, func()) (stop func()) { return func() {} }
+// Tick: the heartbeats come with the ticks of the simulated clock.
+func (t *tape) Tick(time.Duration, func()) (stop func()) { return func() {} }
 
 // tapeFile is an open file of a tape.
 type tapeFile struct {

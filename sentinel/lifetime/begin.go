@@ -16,13 +16,8 @@ import (
 const (
 	// liveWait is for how long Begin waits for a live run of its name to end.
 	liveWait = 5 * time.Second
-	// softWait is for how long Begin waits for what cannot be a live run:
-	// read locks (of watchers that are just being told, or of a neighbour),
-	// or an old file that it may not write to.
-	softWait = 100 * time.Millisecond
-	// turnWait is for how long Begin waits for another Begin that is replacing
-	// a dead file at this moment.
-	turnWait = time.Second
+	// lockTimeout is for how long Begin waits for another Begin that is replacing a dead file.
+	lockTimeout = time.Second
 	// retryEvery is how often Begin looks again while it waits.
 	retryEvery = 5 * time.Millisecond
 	// leftoverAge is how old the private file of a killed Begin has to be
@@ -96,16 +91,16 @@ func Begin(ctx context.Context, v Volume, name string, waiting func(*LiveError))
 	return begin(ctx, v, name, liveWait, waiting)
 }
 
-func begin(ctx context.Context, v Volume, name string, patience time.Duration, waiting func(*LiveError)) (run *Run, earlier bool, err error) {
+func begin(ctx context.Context, v Volume, name string, timeout time.Duration, waiting func(*LiveError)) (run *Run, earlier bool, err error) {
 	earlier = exists(v, name+terminatedSuffix) || exists(v, name+runningSuffix)
 	private, file, err := createPrivate(v, name, wordRunning)
 	if err != nil {
 		return nil, earlier, err
 	}
 	run = &Run{volume: v, name: name, file: file, current: private, word: wordRunning}
-	run.stopBeating = v.Every(Heartbeat, run.beat)
+	run.stopBeating = v.Tick(Heartbeat, run.beat)
 	crashpoint.At("begin.prepared")
-	err = run.claim(ctx, patience, func(live *LiveError) {
+	err = run.claim(ctx, timeout, func(live *LiveError) {
 		earlier = false
 		if waiting != nil {
 			waiting(live)
@@ -139,44 +134,28 @@ func (r *Run) abandon() {
 	r.file.Close()
 }
 
-// obstacle is what stands between a Begin and its name.
-type obstacle int
+// errChanged says that the volume changed during an attempt to take the name.
+var errChanged = errors.New("the file was replaced meanwhile")
 
-const (
-	none    obstacle = iota
-	changed          // the volume changed under our eyes; look again
-	soft             // nothing that can be a live run
-	live             // the old file is write-locked: a live run
-)
-
-// claim gives the private file the name NAME-running. It calls waiting once if it waits for
-// a live run.
-func (r *Run) claim(ctx context.Context, patience time.Duration, waiting func(*LiveError)) error {
-	start := r.volume.Now()
-	var softSince time.Time
-	told := false
+// claim gives the private file the name NAME-running. While a live run has the name, it waits for its
+// end, and calls waiting once; after timeout it returns a *LiveError.
+func (r *Run) claim(ctx context.Context, timeout time.Duration, waiting func(*LiveError)) error {
+	start, told := r.volume.Now(), false
 	for {
-		now := r.volume.Now()
-		found, err := r.tryClaim(!softSince.IsZero() && now.Sub(softSince) >= softWait)
-		if err != nil {
-			return err
-		}
-		waited := now.Sub(start)
+		err := r.tryClaim()
+		waited := r.volume.Now().Sub(start)
+		live := (*LiveError)(nil)
 		switch {
-		case found == none:
-			return nil
-		case found == live && waited >= patience:
-			return &LiveError{r.runningPath()}
-		case waited >= patience+time.Second:
-			return fmt.Errorf("%s: somebody replaces it all the time: nothing but sentinel and shim should write to it", r.runningPath())
-		case found == soft && softSince.IsZero():
-			softSince = now
-		case found != soft:
-			softSince = time.Time{}
-		}
-		if found == live && !told {
-			told = true
-			waiting(&LiveError{r.runningPath()})
+		case errors.As(err, &live) && waited < timeout:
+			if !told {
+				told = true
+				waiting(live)
+			}
+		case errors.Is(err, errChanged) && waited < timeout+time.Second:
+		case errors.Is(err, errChanged):
+			return fmt.Errorf("%s: another program keeps replacing it: only sentinel and shim may write to it", r.runningPath())
+		default:
+			return err
 		}
 		if err := r.volume.Sleep(ctx, retryEvery); err != nil {
 			return err
@@ -186,52 +165,47 @@ func (r *Run) claim(ctx context.Context, patience time.Duration, waiting func(*L
 
 func (r *Run) runningPath() string { return r.volume.Path(r.name + runningSuffix) }
 
-// tryClaim takes the name, or says what is in the way. With force, soft
-// obstacles are not.
-func (r *Run) tryClaim(force bool) (obstacle, error) {
+// tryClaim takes the name in one attempt. It returns a *LiveError if a live run has it, or
+// errChanged.
+func (r *Run) tryClaim() error {
 	running := r.name + runningSuffix
-	info, err := r.volume.Lstat(running)
-	if errors.Is(err, fs.ErrNotExist) {
+	if _, err := r.volume.Lstat(running); errors.Is(err, fs.ErrNotExist) {
 		return r.take(r.volume.RenameNoReplace)
 	}
+
+	// Begins replace a dead file one after the other: between the last look at it and the rename,
+	// another could begin.
+	unlock := r.volume.Lock(lockTimeout)
+	defer unlock()
+	info, err := r.volume.Lstat(running)
+	if errors.Is(err, fs.ErrNotExist) {
+		return errChanged
+	}
 	if err != nil {
-		return none, err
+		return err
 	}
 	if info.Type.IsDir() {
-		return none, fmt.Errorf("%s is a directory: remove it, and let nothing but sentinel and shim write such names", r.runningPath())
+		return fmt.Errorf("%s is a directory: remove it, and let nothing but sentinel and shim write such names", r.runningPath())
 	}
-
-	// Whoever holds the dead file's write lock, and sees that it still has
-	// the name, is alone in replacing it.
-	old, err := openRegular(r.volume, running, true)
-	alone := err == nil && old.TryWriteLock() == nil
+	// Where a neighbour holds the directory's lock for ever, the dead file's write lock takes its
+	// place. Read locks may be in the way of that; they say nothing about a live run.
+	old, err := openSeen(r.volume, running, info, true)
+	dead := err == nil && old.TryWriteLock() == nil
 	if err != nil {
-		old, err = openRegular(r.volume, running, false)
+		old, err = openSeen(r.volume, running, info, false)
 	}
+	seen := info.Identity
 	if err == nil {
 		defer old.Close() // until then its inode cannot be another file's
-		info, err = old.Stat()
+		if !dead && old.WriteLocked() {
+			return &LiveError{r.runningPath()}
+		}
+		if info, err := old.Stat(); err == nil {
+			seen = info.Identity
+		}
 	}
-	switch {
-	case alone:
-	case errors.Is(err, fs.ErrNotExist):
-		return changed, nil
-	case err == nil && old.WriteLocked():
-		return live, nil
-	case !force:
-		return soft, nil
-	}
-	return r.replace(info.Identity)
-}
-
-// replace takes the name from the dead file that old is, if it still has it.
-// Begins do so one after the other, also those that could not have the dead file's
-// lock: between their last look at it and the rename, another may begin.
-func (r *Run) replace(old Identity) (obstacle, error) {
-	done := r.volume.Turn(turnWait)
-	defer done()
-	if now, err := r.volume.Lstat(r.name + runningSuffix); err != nil || !now.sameFile(old) {
-		return changed, nil
+	if now, err := r.volume.Lstat(running); err != nil || !now.sameFile(seen) {
+		return errChanged
 	}
 	return r.take(r.volume.Rename)
 }
@@ -240,18 +214,18 @@ func (r *Run) replace(old Identity) (obstacle, error) {
 // who is killed in between has to leave a trace of that run, or the next Begin would
 // take itself for the first. And between a removal and the rename a whole run might
 // come and go, whose end would be taken for ours.
-func (r *Run) take(rename func(from, to string) error) (obstacle, error) {
+func (r *Run) take(rename func(from, to string) error) error {
 	running := r.name + runningSuffix
 	err := rename(r.current, running)
 	if errors.Is(err, fs.ErrExist) {
-		return changed, nil
+		return errChanged
 	}
 	if err != nil {
-		return none, err
+		return err
 	}
 	r.current = running
 	crashpoint.At("begin.named")
-	return none, r.removeEnd()
+	return r.removeEnd()
 }
 
 // removeEnd removes the end of an earlier run.

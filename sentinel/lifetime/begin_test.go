@@ -234,7 +234,7 @@ func TestBeginCancelled(t *testing.T) {
 	mustEnd(t, run, 0)
 }
 
-// What cannot be a live run is waited for, but only for 100 ms: then it is replaced.
+// What cannot be a live run is replaced, whoever has read locks of it or the directory's lock.
 func TestBeginOverADeadFile(t *testing.T) {
 	t.Parallel()
 	const unlimited = time.Duration(1<<63 - 1)
@@ -252,15 +252,15 @@ func TestBeginOverADeadFile(t *testing.T) {
 		at, most time.Duration // how long it may take
 		rounds   int
 	}{
-		{"writable", false, func(testing.TB, string) {}, 0, softWait, 3},
-		{"read-locked", false, readLock, softWait, liveWait, 3},
-		{"not writable", true, mode(0o444), softWait, liveWait, 3},
+		{"writable", false, func(testing.TB, string) {}, 0, lockTimeout, 3},
+		{"read-locked", false, readLock, 0, lockTimeout, 3},
+		{"not writable", true, mode(0o444), 0, lockTimeout, 3},
 		{"not writable, and read-locked", true, func(t testing.TB, path string) {
 			mode(0o444)(t, path)
 			readLock(t, path)
-		}, softWait, liveWait, 3},
-		{"not readable", true, mode(0), softWait, liveWait, 3},
-		{"somebody holds the folder's flock for ever", false, func(t testing.TB, path string) {
+		}, 0, lockTimeout, 3},
+		{"not readable", true, mode(0), 0, lockTimeout, 3},
+		{"somebody holds the directory's lock for ever", false, func(t testing.TB, path string) {
 			d, err := os.Open(filepath.Dir(path))
 			if err != nil {
 				t.Fatal(err)
@@ -269,7 +269,7 @@ func TestBeginOverADeadFile(t *testing.T) {
 			if err := unix.Flock(int(d.Fd()), unix.LOCK_SH); err != nil {
 				t.Fatal(err)
 			}
-		}, turnWait, liveWait, 1},
+		}, lockTimeout, liveWait, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

@@ -124,7 +124,7 @@ func TestBeginOverARestlessVolume(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
 			run, _, err := Begin(ctx, v, "main", func(live *LiveError) { t.Errorf("it says %s", live.Waiting()) })
-			if run != nil || err == nil || !strings.Contains(err.Error(), "somebody replaces it all the time") || !strings.Contains(err.Error(), runningPath(dir, "main")) {
+			if run != nil || err == nil || !strings.Contains(err.Error(), "another program keeps replacing it") || !strings.Contains(err.Error(), runningPath(dir, "main")) {
 				t.Errorf("Begin says %v", err)
 			}
 			if took := clock.Sub(start); took < liveWait+time.Second || took > liveWait+2*time.Second {

@@ -44,16 +44,16 @@ type Volume interface {
 	// Full reports whether no byte can be added to any file, for lack of a free block.
 	// Where the file system cannot say, it is not full.
 	Full() bool
-	// Turn waits at most atMost for our turn among those that take turns, and
-	// gives the function that ends it.
-	Turn(atMost time.Duration) (done func())
+	// Lock takes the directory's lock, for which it waits at most timeout, and returns what gives
+	// it back. It goes on without the lock after that, or where there is none.
+	Lock(timeout time.Duration) (unlock func())
 
 	Now() time.Time
 	// Sleep returns ctx's error as soon as ctx is done.
 	Sleep(ctx context.Context, d time.Duration) error
-	// Every calls f over and over. stop returns when f is not being called any
-	// more, and never will be.
-	Every(d time.Duration, f func()) (stop func())
+	// Tick calls f again and again, d apart. stop returns when f is not running, and will not run
+	// any more.
+	Tick(d time.Duration, f func()) (stop func())
 }
 
 // File is an open file of a Volume.
@@ -191,14 +191,14 @@ func (d Dir) Full() bool {
 	}
 }
 
-// Turn is a flock(2) on the folder, which whoever can read the folder may hold for
-// ever; hence atMost.
-func (d Dir) Turn(atMost time.Duration) (done func()) {
+// Lock is flock(2) on the directory. A process that can only read the directory may hold it for ever;
+// hence the timeout.
+func (d Dir) Lock(timeout time.Duration) (unlock func()) {
 	dir, err := os.Open(string(d))
 	if err != nil {
 		return func() {}
 	}
-	for range atMost / retryEvery {
+	for range timeout / retryEvery {
 		if unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB) != unix.EWOULDBLOCK {
 			break
 		}
@@ -218,7 +218,7 @@ func (Dir) Sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-func (Dir) Every(d time.Duration, f func()) (stop func()) {
+func (Dir) Tick(d time.Duration, f func()) (stop func()) {
 	quiet, still := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(still)
