@@ -52,7 +52,7 @@ func (l *loop) tell(before, now state, e event) {
 		log.Msgf("asked to stop: %s is kept until main has ended, at most %s (--hold)", l.program(), l.Hold)
 	case draining:
 		l.drainFrom = l.now()
-		left := (now.deadline - l.drainFrom).Round(time.Millisecond)
+		left := (now.drainUntil - l.drainFrom).Round(time.Millisecond)
 		if now.why == terminated && left < l.Drain {
 			log.Msgf("main has ended: %s is kept for %s, which is left of --hold %s (--drain is %s)", l.program(), left, l.Hold, l.Drain)
 		} else {
@@ -198,7 +198,7 @@ func (l *loop) otherRuns() (names []string) {
 func (l *loop) report() {
 	message := l.summary()
 	log := l.Log.Info()
-	if l.state.code != exitcode.OK {
+	if l.state.exit.code != exitcode.OK {
 		log = l.Log.Error()
 	}
 	if exited, _, code := l.sidecar(); exited {
@@ -207,7 +207,7 @@ func (l *loop) report() {
 	if l.process != nil {
 		log = log.Float64("duration_seconds", float64(time.Since(l.launched).Milliseconds())/1000)
 	}
-	log.Int("code", l.state.code).Msg(message)
+	log.Int("code", l.state.exit.code).Msg(message)
 	terminationlog.Write(l.TerminationLog, message)
 }
 
@@ -222,7 +222,7 @@ func (l *loop) summary() string {
 		cause = l.ends()
 	case terminated:
 		cause = "asked to stop"
-		if l.state.ends != nil {
+		if l.state.exit.mains != nil {
 			cause += ", " + l.ends()
 		}
 	case startTimedOut:
@@ -263,7 +263,7 @@ func (l *loop) describeStop() string {
 // ends are the mains' ends that the exit code was made of.
 func (l *loop) ends() string {
 	var ends []string
-	for i, m := range l.state.ends {
+	for i, m := range l.state.exit.mains {
 		how := fmt.Sprintf("exited %d", m.Code)
 		switch m.Cause {
 		case lifetime.Lost:

@@ -18,8 +18,8 @@ type rules struct {
 	// staleAtStart: a failure that is found at the start is of an earlier
 	// attempt, and main will come back.
 	staleAtStart bool
-	// unheard: what we say on the volume is not said, for it cannot be written to.
-	unheard bool
+	// cannotAnnounce: this shim cannot write to the volume, so nobody reads that it is stopping.
+	cannotAnnounce bool
 }
 
 // phase is where the shim stands.
@@ -53,20 +53,23 @@ const (
 type state struct {
 	phase phase
 	mains []mainState
-	// deadline is when holding and draining end by themselves.
-	deadline time.Duration
-	// held: the hold after a SIGTERM has begun, and deadline is its end.
-	held bool
-	why  reason
-	// code is the exit code once decided; else it is the mains' if they are
-	// known to have ended by then, or the sidecar's own.
-	decided bool
-	code    int
-	// ends are the mains' ends that code was made of, if it was: a main may
-	// begin again while the sidecar is being stopped.
-	ends []mainState
+	// holdUntil is when the hold after a SIGTERM ends; 0 if none has begun. drainUntil is when the
+	// drain ends, in phase draining.
+	holdUntil, drainUntil time.Duration
+	why                   reason
+	exit                  exit
 	// warned counts the warnings about mains that do not begin.
 	warned int
+}
+
+// exit is the decision on the shim's exit code. Until it is made, the code is the mains' if they have
+// all ended at the end of the shim, and else the sidecar's own.
+type exit struct {
+	decided bool
+	code    int
+	// mains are the mains' ends that the code was made of, if it was. A main may begin again while
+	// the sidecar is being stopped.
+	mains []mainState
 }
 
 // mainState is what is known of one main.
@@ -93,11 +96,11 @@ type event struct {
 type action int
 
 const (
-	launch       action = iota // start the sidecar
-	sayStopping                // write the word on the volume, then look once more
-	sayRunning                 // take the word back
-	stop                       // stop the sidecar and all of its processes
-	warnNotBegun               // a main has not begun for long
+	launch           action = iota // start the sidecar
+	announceStopping               // write the word on the volume, then look once more
+	retractStopping                // take the word back
+	stop                           // stop the sidecar and all of its processes
+	warnNotBegun                   // a main has not begun for long
 )
 
 // warnAfter are the times at which a main that has not begun is worth a warning; the first
@@ -133,9 +136,9 @@ func (r rules) next(s state, e event) (state, []action) {
 		return r.confirm(s, e)
 	case draining:
 		switch {
-		case !e.term && s.why == mainEnded && s.any(r.missesWord):
-			return s.goOn()
-		case e.term || e.at >= s.deadline:
+		case !e.term && s.why == mainEnded && s.any(r.cannotSeeStopping):
+			return s.resume()
+		case e.term || e.at >= s.drainUntil:
 			return s.stop()
 		}
 	case stopping:
@@ -190,11 +193,11 @@ func (r rules) run(s state, e event) (state, []action) {
 	case e.term: // before all else, so that no --drain keeps it waiting
 		return r.onTerm(s, e)
 	case s.all(r.final):
-		return s.decideByMains().aboutToStop(mainEnded)
+		return s.decideByMains().announceStop(mainEnded)
 	case s.all(mainState.hasBegun):
 		return s, nil
 	case r.startTimeout > 0 && e.at >= r.startTimeout:
-		return s.decide(exitcode.TimedOut).aboutToStop(startTimedOut)
+		return s.decide(exitcode.TimedOut).announceStop(startTimedOut)
 	case s.warned < len(warnAfter) && e.at >= warnAfter[s.warned]:
 		s.warned++
 		return s, []action{warnNotBegun}
@@ -206,20 +209,20 @@ func (r rules) run(s state, e event) (state, []action) {
 // finish its work.
 func (r rules) onTerm(s state, e event) (state, []action) {
 	if r.hold <= 0 || !s.any(mainState.isAlive) {
-		return s.aboutToStop(terminated)
+		return s.announceStop(terminated)
 	}
-	s.phase, s.why, s.held, s.deadline = holding, terminated, true, e.at+r.hold
+	s.phase, s.why, s.holdUntil = holding, terminated, e.at+r.hold
 	return s, nil
 }
 
 // holdOn is the rule while a main finishes its work after a SIGTERM.
 func (r rules) holdOn(s state, e event) (state, []action) {
 	switch {
-	case e.term || e.at >= s.deadline:
+	case e.term || e.at >= s.holdUntil:
 		next, actions := s.stop()
-		return next, append([]action{sayStopping}, actions...)
+		return next, append([]action{announceStopping}, actions...)
 	case !s.any(mainState.isAlive):
-		return s.aboutToStop(terminated)
+		return s.announceStop(terminated)
 	}
 	return s, nil
 }
@@ -231,29 +234,29 @@ func (r rules) confirm(s state, e event) (state, []action) {
 	switch s.why {
 	case mainEnded:
 		if s.any(mainState.isAlive) {
-			return s.goOn()
+			return s.resume()
 		}
 		if s.all(r.final) {
 			s = s.decideByMains() // a lost run's, or a later run's, may be known now
 		}
 		if r.drain > 0 {
-			s.phase, s.deadline = draining, e.at+r.drain
+			s.phase, s.drainUntil = draining, e.at+r.drain
 			return s, nil
 		}
 	case startTimedOut:
 		if s.all(mainState.hasBegun) {
-			return s.goOn()
+			return s.resume()
 		}
 	case terminated:
 		if s.any(mainState.isAlive) && r.hold > 0 {
-			if !s.held {
-				s.held, s.deadline = true, e.at+r.hold
+			if s.holdUntil == 0 {
+				s.holdUntil = e.at + r.hold
 			}
 			s.phase = holding
-			return s, []action{sayRunning}
+			return s, []action{retractStopping}
 		}
-		if s.held && r.drain > 0 && s.all(mainState.hasEnded) {
-			s.phase, s.deadline = draining, min(e.at+r.drain, s.deadline)
+		if s.holdUntil > 0 && r.drain > 0 && s.all(mainState.hasEnded) {
+			s.phase, s.drainUntil = draining, min(e.at+r.drain, s.holdUntil)
 			return s, nil
 		}
 	}
@@ -262,11 +265,11 @@ func (r rules) confirm(s state, e event) (state, []action) {
 
 // afterSidecar is the rule for a sidecar that has ended without being stopped.
 func (r rules) afterSidecar(s state, e event) (state, []action) {
-	if !s.decided && s.all(r.final) {
+	if !s.exit.decided && s.all(r.final) {
 		s = s.decideByMains()
 		s.why = mainEnded
 	}
-	if !s.decided && s.why != terminated {
+	if !s.exit.decided && s.why != terminated {
 		s = s.decide(e.status)
 		s.why = sidecarEnded
 	}
@@ -274,14 +277,14 @@ func (r rules) afterSidecar(s state, e event) (state, []action) {
 		return r.finish(s, e), nil
 	}
 	next, actions := s.stop() // what it has left behind
-	return next, append([]action{sayStopping}, actions...)
+	return next, append([]action{announceStopping}, actions...)
 }
 
 // finish ends the shim, with the exit code that is known by now.
 func (r rules) finish(s state, e event) state {
 	s.phase = finished
 	switch {
-	case s.decided:
+	case s.exit.decided:
 		return s
 	case s.all(mainState.hasEnded):
 		return s.decideByMains()
@@ -291,15 +294,15 @@ func (r rules) finish(s state, e event) state {
 
 // decide gives the shim its exit code.
 func (s state) decide(code int) state {
-	s.decided, s.code = true, code
+	s.exit.decided, s.exit.code = true, code
 	return s
 }
 
 // decideByMains gives the shim the exit code of the mains together: the first that
 // is not 0.
 func (s state) decideByMains() state {
-	s.ends = s.mains
-	for _, m := range s.ends {
+	s.exit.mains = s.mains
+	for _, m := range s.mains {
 		if m.Code != exitcode.OK {
 			return s.decide(m.Code)
 		}
@@ -307,16 +310,16 @@ func (s state) decideByMains() state {
 	return s.decide(exitcode.OK)
 }
 
-// aboutToStop says so on the volume.
-func (s state) aboutToStop(why reason) (state, []action) {
+// announceStop says so on the volume.
+func (s state) announceStop(why reason) (state, []action) {
 	s.phase, s.why = confirming, why
-	return s, []action{sayStopping}
+	return s, []action{announceStopping}
 }
 
-// goOn takes it back.
-func (s state) goOn() (state, []action) {
-	s.phase, s.decided, s.ends = up, false, nil
-	return s, []action{sayRunning}
+// resume takes it back.
+func (s state) resume() (state, []action) {
+	s.phase, s.exit = up, exit{}
+	return s, []action{retractStopping}
 }
 
 func (s state) stop() (state, []action) {
@@ -327,8 +330,10 @@ func (s state) stop() (state, []action) {
 // wake is when the rules are to be asked again though nothing happens; 0 is never.
 func (r rules) wake(s state) time.Duration {
 	switch s.phase {
-	case holding, draining:
-		return s.deadline
+	case holding:
+		return s.holdUntil
+	case draining:
+		return s.drainUntil
 	case up:
 		if s.all(mainState.hasBegun) {
 			return 0
@@ -359,10 +364,10 @@ func (m mainState) isRunning() bool { return m.Phase == lifetime.Running }
 // isAlive tells whether main runs for all that is known.
 func (m mainState) isAlive() bool { return m.isRunning() || m.Phase == lifetime.Unverified }
 
-// missesWord tells whether main has begun again and cannot know that we are about to
+// cannotSeeStopping tells whether main has begun again and cannot know that we are about to
 // stop: where locks are not shared, no word counts.
-func (r rules) missesWord(m mainState) bool {
-	return m.Phase == lifetime.Unverified || r.unheard && m.isRunning()
+func (r rules) cannotSeeStopping(m mainState) bool {
+	return m.Phase == lifetime.Unverified || r.cannotAnnounce && m.isRunning()
 }
 
 // hasBegun tells whether main has begun in this shim's time. A stale end is no

@@ -72,14 +72,14 @@ func on(e event, then phase, do ...action) move { return move{e, then, do} }
 
 // story is a row of the table.
 type story struct {
-	name      string
-	cfg       Config
-	ranBefore bool
-	unheard   bool // the volume is read-only
-	moves     []move
-	code      int           // if it ends with finished
-	why       reason        // the same
-	wake      time.Duration // when the rules want to be asked after the last move
+	name           string
+	cfg            Config
+	ranBefore      bool
+	cannotAnnounce bool // the volume is read-only
+	moves          []move
+	code           int           // if it ends with finished
+	why            reason        // the same
+	wake           time.Duration // when the rules want to be asked after the last move
 }
 
 var table = []story{
@@ -103,7 +103,7 @@ var table = []story{
 		on(saw(ended(3)), up, launch),
 		on(saw(ended(3)), up),
 		on(saw(running), up),
-		on(saw(endedAnew(4)), confirming, sayStopping),
+		on(saw(endedAnew(4)), confirming, announceStopping),
 		on(saw(endedAnew(4)), stopping, stop),
 		on(gone(143, saw(endedAnew(4))), finished),
 	}},
@@ -113,11 +113,11 @@ var table = []story{
 	}},
 	{name: "start: a stale end that changes its identity is a new one", ranBefore: true, moves: []move{
 		on(saw(ended(3)), up, launch),
-		on(saw(endedAnew(3)), confirming, sayStopping),
+		on(saw(endedAnew(3)), confirming, announceStopping),
 	}},
 	{name: "start: a success that cannot be told from a stale end is new", ranBefore: true, code: 0, moves: []move{
 		on(saw(ended(3)), up, launch),
-		on(saw(ended(0)), confirming, sayStopping),
+		on(saw(ended(0)), confirming, announceStopping),
 		on(saw(ended(0)), stopping, stop),
 		on(gone(143, saw(ended(0))), finished),
 	}},
@@ -139,7 +139,7 @@ var table = []story{
 	}},
 	{name: "start: the run found is live and ends later, has run before: not stale", ranBefore: true, moves: []move{
 		on(saw(running), up, launch),
-		on(saw(ended(3)), confirming, sayStopping),
+		on(saw(ended(3)), confirming, announceStopping),
 	}},
 	{name: "start: SIGTERM before the launch: 143, not launched", code: 143, why: terminated, moves: []move{
 		on(term(saw(running)), finished),
@@ -155,7 +155,7 @@ var table = []story{
 	// "An unverified run that becomes lost without one sign of life."
 	{name: "silent: lost, never run before: final, 137", code: 137, moves: []move{
 		on(saw(unverified), up, launch),
-		on(saw(silent), confirming, sayStopping),
+		on(saw(silent), confirming, announceStopping),
 		on(saw(silent), stopping, stop),
 		on(gone(0, saw(silent)), finished),
 	}},
@@ -164,7 +164,7 @@ var table = []story{
 		on(saw(silent), up),
 		on(saw(silent), up),
 		on(saw(nextRunning), up),
-		on(saw(endedAnew(0)), confirming, sayStopping),
+		on(saw(endedAnew(0)), confirming, announceStopping),
 	}},
 	{name: "silent: lost at the very start (--lost-after 0s), never run before: 137", code: 137, moves: []move{
 		on(saw(silent), finished),
@@ -174,7 +174,7 @@ var table = []story{
 	}},
 	{name: "silent: lost under Never: final", cfg: Config{RestartPolicy: Never}, ranBefore: true, moves: []move{
 		on(saw(unverified), up, launch),
-		on(saw(silent), confirming, sayStopping),
+		on(saw(silent), confirming, announceStopping),
 	}},
 	{name: "silent: lost under OnFailure: stale", cfg: Config{RestartPolicy: OnFailure}, moves: []move{
 		on(saw(unverified), up, launch),
@@ -183,7 +183,7 @@ var table = []story{
 	{name: "silent: one that has shown life and is lost, has run before: not stale", ranBefore: true, moves: []move{
 		on(saw(unverified), up, launch),
 		on(saw(beating), up),
-		on(saw(lost), confirming, sayStopping),
+		on(saw(lost), confirming, announceStopping),
 	}},
 
 	// A declared policy decides instead.
@@ -200,7 +200,7 @@ var table = []story{
 	{name: "policy: --keep-on-failure implies OnFailure: the code is not the stale end's", cfg: Config{KeepOnFailure: true}, code: 143, why: terminated, moves: []move{
 		on(saw(ended(3)), up, launch),
 		on(saw(ended(3)), up),
-		on(term(saw(ended(3))), confirming, sayStopping),
+		on(term(saw(ended(3))), confirming, announceStopping),
 		on(saw(ended(3)), stopping, stop),
 		on(gone(143, saw(ended(3))), finished),
 	}},
@@ -214,14 +214,14 @@ var table = []story{
 	}},
 	{name: "several, start: one failed, one runs: launched, and the failure is remembered", code: 3, moves: []move{
 		on(saw(ended(3), running), up, launch),
-		on(saw(ended(3), ended(0)), confirming, sayStopping),
+		on(saw(ended(3), ended(0)), confirming, announceStopping),
 		on(saw(ended(3), ended(0)), stopping, stop),
 		on(gone(143, saw(ended(3), ended(0))), finished),
 	}},
 	{name: "several, start: one is stale, one succeeded: waits for the stale one's next run", ranBefore: true, code: 0, moves: []move{
 		on(saw(ended(3), ended(0)), up, launch),
 		on(saw(running, ended(0)), up),
-		on(saw(endedAnew(0), ended(0)), confirming, sayStopping),
+		on(saw(endedAnew(0), ended(0)), confirming, announceStopping),
 		on(saw(endedAnew(0), ended(0)), stopping, stop),
 		on(gone(143, saw(endedAnew(0), ended(0))), finished),
 	}},
@@ -233,31 +233,31 @@ var table = []story{
 		on(saw(running, unsettled), starting),
 		on(saw(ended(3), unsettled), starting),
 		on(saw(ended(3), running), up, launch),
-		on(saw(ended(3), ended(0)), confirming, sayStopping),
+		on(saw(ended(3), ended(0)), confirming, announceStopping),
 	}},
 	{name: "several: all at the same look: one that failed may be back when the other ends", code: 0, moves: []move{
 		on(saw(running, running), up, launch),
 		on(saw(ended(3), running), up),
 		on(saw(nextRunning, ended(0)), up),
-		on(saw(endedAnew(0), ended(0)), confirming, sayStopping),
+		on(saw(endedAnew(0), ended(0)), confirming, announceStopping),
 		on(saw(endedAnew(0), ended(0)), stopping, stop),
 		on(gone(0, saw(endedAnew(0), ended(0))), finished),
 	}},
 	{name: "several: exit codes in the order of the flags, not of the ends", code: 7, moves: []move{
 		on(saw(running, running), up, launch),
 		on(saw(running, ended(3)), up),
-		on(saw(ended(7), ended(3)), confirming, sayStopping),
+		on(saw(ended(7), ended(3)), confirming, announceStopping),
 		on(saw(ended(7), ended(3)), stopping, stop),
 		on(gone(143, saw(ended(7), ended(3))), finished),
 	}},
 	{name: "several: one has begun again at the confirming look: follow", moves: []move{
 		on(saw(running, running), up, launch),
-		on(saw(ended(3), ended(0)), confirming, sayStopping),
-		on(saw(nextRunning, ended(0)), up, sayRunning),
+		on(saw(ended(3), ended(0)), confirming, announceStopping),
+		on(saw(nextRunning, ended(0)), up, retractStopping),
 	}},
 	{name: "several: one is about to begin at the confirming look: the code stays", code: 3, moves: []move{
 		on(saw(running, running), up, launch),
-		on(saw(ended(3), ended(0)), confirming, sayStopping),
+		on(saw(ended(3), ended(0)), confirming, announceStopping),
 		on(saw(notStarted, ended(0)), stopping, stop),
 		on(gone(143, saw(notStarted, ended(0))), finished),
 	}},
@@ -267,15 +267,15 @@ var table = []story{
 	}},
 	{name: "several: one runs and one has not begun at the confirming look after a SIGTERM: held", cfg: Config{Hold: time.Second}, moves: []move{
 		on(saw(notStarted, notStarted), up, launch),
-		on(term(saw(notStarted, notStarted)), confirming, sayStopping),
-		on(saw(running, notStarted), holding, sayRunning),
+		on(term(saw(notStarted, notStarted)), confirming, announceStopping),
+		on(saw(running, notStarted), holding, retractStopping),
 		on(saw(running, running), holding),
 		on(saw(running, ended(0)), holding),
 	}},
 	{name: "several: no --drain after a SIGTERM while one has not begun", cfg: Config{Hold: time.Second, Drain: time.Second}, moves: []move{
 		on(saw(running, notStarted), up, launch),
 		on(term(saw(running, notStarted)), holding),
-		on(saw(ended(0), notStarted), confirming, sayStopping),
+		on(saw(ended(0), notStarted), confirming, announceStopping),
 		on(saw(ended(0), notStarted), stopping, stop),
 	}},
 	{name: "several: SIGTERM is held while any is running", cfg: Config{Hold: time.Second}, moves: []move{
@@ -286,7 +286,7 @@ var table = []story{
 	{name: "several: stopped by a second SIGTERM with one end unknown: the sidecar's own code", cfg: Config{Hold: time.Second}, code: 9, why: terminated, moves: []move{
 		on(saw(ended(3), running), up, launch),
 		on(term(saw(ended(3), running)), holding),
-		on(term(saw(ended(3), running)), stopping, sayStopping, stop),
+		on(term(saw(ended(3), running)), stopping, announceStopping, stop),
 		on(gone(9, saw(ended(3), running)), finished),
 	}},
 
@@ -294,7 +294,7 @@ var table = []story{
 	{name: "main ended: the word, one more look, stop, main's code", code: 3, moves: []move{
 		on(saw(notStarted), up, launch),
 		on(saw(running), up),
-		on(saw(ended(3)), confirming, sayStopping),
+		on(saw(ended(3)), confirming, announceStopping),
 		on(saw(ended(3)), stopping, stop),
 		on(saw(ended(3)), stopping),
 		on(exited(143, saw(ended(3))), stopping),
@@ -302,26 +302,26 @@ var table = []story{
 	}},
 	{name: "main ended with 0: the sidecar's code is not used", code: 0, moves: []move{
 		on(saw(running), up, launch),
-		on(saw(ended(0)), confirming, sayStopping),
+		on(saw(ended(0)), confirming, announceStopping),
 		on(saw(ended(0)), stopping, stop),
 		on(gone(143, saw(ended(0))), finished),
 	}},
 	{name: "main ended: --drain before the stop", cfg: Config{Drain: 5 * time.Second}, wake: 7 * time.Second, moves: []move{
 		on(saw(running), up, launch),
-		on(after(2*time.Second, saw(ended(3))), confirming, sayStopping),
+		on(after(2*time.Second, saw(ended(3))), confirming, announceStopping),
 		on(after(2*time.Second, saw(ended(3))), draining),
 		on(after(6*time.Second, saw(ended(3))), draining),
 	}},
 	{name: "main ended: --drain is over", cfg: Config{Drain: 5 * time.Second}, code: 3, moves: []move{
 		on(saw(running), up, launch),
-		on(after(2*time.Second, saw(ended(3))), confirming, sayStopping),
+		on(after(2*time.Second, saw(ended(3))), confirming, announceStopping),
 		on(after(2*time.Second, saw(ended(3))), draining),
 		on(after(7*time.Second, saw(ended(3))), stopping, stop),
 		on(gone(143, saw(ended(3))), finished),
 	}},
 	{name: "main ended: one that begins again during --drain reads the word and waits; the code stays", cfg: Config{Drain: time.Second}, code: 3, moves: []move{
 		on(saw(running), up, launch),
-		on(saw(ended(3)), confirming, sayStopping),
+		on(saw(ended(3)), confirming, announceStopping),
 		on(saw(ended(3)), draining),
 		on(saw(nextRunning), draining),
 		on(after(time.Second, saw(nextRunning)), stopping, stop),
@@ -329,32 +329,32 @@ var table = []story{
 	}},
 	{name: "main ended: one that begins again during --drain, where locks are not shared, cannot read the word: follow it", cfg: Config{Drain: time.Second}, moves: []move{
 		on(saw(running), up, launch),
-		on(saw(ended(3)), confirming, sayStopping),
+		on(saw(ended(3)), confirming, announceStopping),
 		on(saw(ended(3)), draining),
-		on(saw(unverified), up, sayRunning),
+		on(saw(unverified), up, retractStopping),
 	}},
-	{name: "main ended: one that begins again during --drain, on a read-only mount, has no word to read: follow it", unheard: true, cfg: Config{Drain: time.Second}, moves: []move{
+	{name: "main ended: one that begins again during --drain, on a read-only mount, has no word to read: follow it", cannotAnnounce: true, cfg: Config{Drain: time.Second}, moves: []move{
 		on(saw(running), up, launch),
-		on(saw(ended(3)), confirming, sayStopping),
+		on(saw(ended(3)), confirming, announceStopping),
 		on(saw(ended(3)), draining),
-		on(saw(nextRunning), up, sayRunning),
+		on(saw(nextRunning), up, retractStopping),
 	}},
 	{name: "main ended: the sidecar ends by itself during --drain: main's code", cfg: Config{Drain: time.Second}, code: 3, moves: []move{
 		on(saw(running), up, launch),
-		on(saw(ended(3)), confirming, sayStopping),
+		on(saw(ended(3)), confirming, announceStopping),
 		on(saw(ended(3)), draining),
 		on(gone(1, saw(ended(3))), finished),
 	}},
 	{name: "main ended: touched", code: 0, moves: []move{
 		on(saw(running), up, launch),
 		on(saw(unsettled), up),
-		on(saw(touched), confirming, sayStopping),
+		on(saw(touched), confirming, announceStopping),
 		on(saw(touched), stopping, stop),
 		on(gone(143, saw(touched)), finished),
 	}},
 	{name: "main ended: unreadable is 125", code: 125, moves: []move{
 		on(saw(notStarted), up, launch),
-		on(saw(unreadable), confirming, sayStopping),
+		on(saw(unreadable), confirming, announceStopping),
 		on(saw(unreadable), stopping, stop),
 		on(gone(143, saw(unreadable)), finished),
 	}},
@@ -362,13 +362,13 @@ var table = []story{
 	// "Main lost."
 	{name: "main lost: one more look, then 137", code: 137, moves: []move{
 		on(saw(running), up, launch),
-		on(saw(lost), confirming, sayStopping),
+		on(saw(lost), confirming, announceStopping),
 		on(saw(lost), stopping, stop),
 		on(gone(143, saw(lost)), finished),
 	}},
 	{name: "main lost: the second look finds a record: its code", code: 0, moves: []move{
 		on(saw(running), up, launch),
-		on(saw(lost), confirming, sayStopping),
+		on(saw(lost), confirming, announceStopping),
 		on(saw(endedAnew(0)), stopping, stop),
 		on(gone(143, saw(endedAnew(0))), finished),
 	}},
@@ -382,33 +382,33 @@ var table = []story{
 	// "Stop": begun again at the confirming look.
 	{name: "begun again at the confirming look: the word is taken back, follow", code: 0, moves: []move{
 		on(saw(running), up, launch),
-		on(saw(ended(3)), confirming, sayStopping),
-		on(saw(nextRunning), up, sayRunning),
+		on(saw(ended(3)), confirming, announceStopping),
+		on(saw(nextRunning), up, retractStopping),
 		on(saw(nextRunning), up),
-		on(saw(endedAnew(0)), confirming, sayStopping),
+		on(saw(endedAnew(0)), confirming, announceStopping),
 		on(saw(endedAnew(0)), stopping, stop),
 		on(gone(143, saw(endedAnew(0))), finished),
 	}},
 	{name: "begun again where locks are not shared: the same", moves: []move{
 		on(saw(unverified), up, launch),
-		on(saw(ended(3)), confirming, sayStopping),
-		on(saw(beating), up, sayRunning),
+		on(saw(ended(3)), confirming, announceStopping),
+		on(saw(beating), up, retractStopping),
 	}},
 	{name: "begun again, then the sidecar ends: its own code, not the old run's", code: 6, why: sidecarEnded, moves: []move{
 		on(saw(running), up, launch),
-		on(saw(ended(3)), confirming, sayStopping),
-		on(saw(nextRunning), up, sayRunning),
+		on(saw(ended(3)), confirming, announceStopping),
+		on(saw(nextRunning), up, retractStopping),
 		on(gone(6, saw(nextRunning)), finished),
 	}},
 	{name: "about to begin at the confirming look (the old end is gone): it will read the word; the code stays", code: 3, moves: []move{
 		on(saw(running), up, launch),
-		on(saw(ended(3)), confirming, sayStopping),
+		on(saw(ended(3)), confirming, announceStopping),
 		on(saw(notStarted), stopping, stop),
 		on(gone(143, saw(nextRunning)), finished),
 	}},
 	{name: "begun again while the sidecar is being stopped: the code stays", code: 3, moves: []move{
 		on(saw(running), up, launch),
-		on(saw(ended(3)), confirming, sayStopping),
+		on(saw(ended(3)), confirming, announceStopping),
 		on(saw(ended(3)), stopping, stop),
 		on(saw(nextRunning), stopping),
 		on(gone(143, saw(nextRunning)), finished),
@@ -429,7 +429,7 @@ var table = []story{
 	}},
 	{name: "sidecar first: what it leaves behind is stopped, its code stays", code: 4, why: sidecarEnded, moves: []move{
 		on(saw(running), up, launch),
-		on(exited(4, saw(running)), stopping, sayStopping, stop),
+		on(exited(4, saw(running)), stopping, announceStopping, stop),
 		on(exited(4, saw(ended(3))), stopping),
 		on(gone(4, saw(ended(3))), finished),
 	}},
@@ -443,7 +443,7 @@ var table = []story{
 	}},
 	{name: "sidecar first: at the confirming look: main's code", code: 3, moves: []move{
 		on(saw(running), up, launch),
-		on(saw(ended(3)), confirming, sayStopping),
+		on(saw(ended(3)), confirming, announceStopping),
 		on(gone(4, saw(ended(3))), finished),
 	}},
 
@@ -456,32 +456,32 @@ var table = []story{
 	{name: "hold: main ends within it: main's code", cfg: Config{Hold: 15 * time.Second}, code: 3, why: terminated, moves: []move{
 		on(saw(running), up, launch),
 		on(term(saw(running)), holding),
-		on(saw(ended(3)), confirming, sayStopping),
+		on(saw(ended(3)), confirming, announceStopping),
 		on(saw(ended(3)), stopping, stop),
 		on(gone(143, saw(ended(3))), finished),
 	}},
 	{name: "hold: is over: the sidecar's own code", cfg: Config{Hold: 15 * time.Second}, code: 143, why: terminated, moves: []move{
 		on(saw(running), up, launch),
 		on(term(saw(running)), holding),
-		on(after(15*time.Second, saw(running)), stopping, sayStopping, stop),
+		on(after(15*time.Second, saw(running)), stopping, announceStopping, stop),
 		on(gone(143, saw(running)), finished),
 	}},
 	{name: "hold: is over, and main ends while the sidecar is being stopped: main's code", cfg: Config{Hold: 15 * time.Second}, code: 3, why: terminated, moves: []move{
 		on(saw(running), up, launch),
 		on(term(saw(running)), holding),
-		on(after(15*time.Second, saw(running)), stopping, sayStopping, stop),
+		on(after(15*time.Second, saw(running)), stopping, announceStopping, stop),
 		on(gone(143, saw(ended(3))), finished),
 	}},
 	{name: "hold: a second SIGTERM stops at once", cfg: Config{Hold: 15 * time.Second, Drain: time.Second}, code: 143, why: terminated, moves: []move{
 		on(saw(running), up, launch),
 		on(term(saw(running)), holding),
-		on(term(saw(running)), stopping, sayStopping, stop),
+		on(term(saw(running)), stopping, announceStopping, stop),
 		on(gone(143, saw(running)), finished),
 	}},
 	{name: "hold: main is lost within it", cfg: Config{Hold: 15 * time.Second}, code: 137, why: terminated, moves: []move{
 		on(saw(running), up, launch),
 		on(term(saw(running)), holding),
-		on(saw(lost), confirming, sayStopping),
+		on(saw(lost), confirming, announceStopping),
 		on(saw(lost), stopping, stop),
 		on(gone(143, saw(lost)), finished),
 	}},
@@ -498,92 +498,92 @@ var table = []story{
 	{name: "hold: main begins again at the confirming look: held on, no longer than before", cfg: Config{Hold: 15 * time.Second}, wake: 15 * time.Second, moves: []move{
 		on(saw(running), up, launch),
 		on(term(saw(running)), holding),
-		on(after(4*time.Second, saw(ended(3))), confirming, sayStopping),
-		on(after(4*time.Second, saw(nextRunning)), holding, sayRunning),
+		on(after(4*time.Second, saw(ended(3))), confirming, announceStopping),
+		on(after(4*time.Second, saw(nextRunning)), holding, retractStopping),
 	}},
 	{name: "hold: a --drain fits into it", cfg: Config{Hold: 15 * time.Second, Drain: 5 * time.Second}, wake: 9 * time.Second, moves: []move{
 		on(saw(running), up, launch),
 		on(term(saw(running)), holding),
-		on(after(4*time.Second, saw(ended(0))), confirming, sayStopping),
+		on(after(4*time.Second, saw(ended(0))), confirming, announceStopping),
 		on(after(4*time.Second, saw(ended(0))), draining),
 	}},
 	{name: "hold: a --drain is cut off at its end", cfg: Config{Hold: 15 * time.Second, Drain: 5 * time.Second}, wake: 15 * time.Second, moves: []move{
 		on(saw(running), up, launch),
 		on(term(saw(running)), holding),
-		on(after(12*time.Second, saw(ended(0))), confirming, sayStopping),
+		on(after(12*time.Second, saw(ended(0))), confirming, announceStopping),
 		on(after(12*time.Second, saw(ended(0))), draining),
 	}},
 	{name: "hold 0s: SIGTERM stops at once", cfg: Config{Drain: time.Second}, code: 143, why: terminated, moves: []move{
 		on(saw(running), up, launch),
-		on(term(saw(running)), confirming, sayStopping),
+		on(term(saw(running)), confirming, announceStopping),
 		on(saw(running), stopping, stop),
 		on(gone(143, saw(running)), finished),
 	}},
 	{name: "SIGTERM while draining: stop at once", cfg: Config{Drain: time.Minute, Hold: time.Second}, code: 3, moves: []move{
 		on(saw(running), up, launch),
-		on(saw(ended(3)), confirming, sayStopping),
+		on(saw(ended(3)), confirming, announceStopping),
 		on(saw(ended(3)), draining),
 		on(term(saw(ended(3))), stopping, stop),
 		on(gone(143, saw(ended(3))), finished),
 	}},
 	{name: "SIGTERM at the look that shows main's end: stop at once, main's code", cfg: Config{Drain: time.Minute, Hold: time.Second}, code: 3, why: terminated, moves: []move{
 		on(saw(running), up, launch),
-		on(term(saw(ended(3))), confirming, sayStopping),
+		on(term(saw(ended(3))), confirming, announceStopping),
 		on(saw(ended(3)), stopping, stop),
 		on(gone(143, saw(ended(3))), finished),
 	}},
 	{name: "SIGTERM, main not started: stop at once, the sidecar's code", cfg: Config{Hold: time.Second}, code: 143, why: terminated, moves: []move{
 		on(saw(notStarted), up, launch),
-		on(term(saw(notStarted)), confirming, sayStopping),
+		on(term(saw(notStarted)), confirming, announceStopping),
 		on(saw(notStarted), stopping, stop),
 		on(gone(143, saw(notStarted)), finished),
 	}},
 	{name: "SIGTERM, main not started but running at the confirming look: held", cfg: Config{Hold: time.Second}, wake: 3 * time.Second, moves: []move{
 		on(saw(notStarted), up, launch),
-		on(after(2*time.Second, term(saw(notStarted))), confirming, sayStopping),
-		on(after(2*time.Second, saw(running)), holding, sayRunning),
+		on(after(2*time.Second, term(saw(notStarted))), confirming, announceStopping),
+		on(after(2*time.Second, saw(running)), holding, retractStopping),
 	}},
 	{name: "SIGTERM, running only at the confirming look: a --drain fits into that hold too", cfg: Config{Hold: 10 * time.Second, Drain: 5 * time.Second}, wake: 12 * time.Second, moves: []move{
 		on(saw(notStarted), up, launch),
-		on(after(2*time.Second, term(saw(notStarted))), confirming, sayStopping),
-		on(after(2*time.Second, saw(running)), holding, sayRunning),
-		on(after(9*time.Second, saw(ended(0))), confirming, sayStopping),
+		on(after(2*time.Second, term(saw(notStarted))), confirming, announceStopping),
+		on(after(2*time.Second, saw(running)), holding, retractStopping),
+		on(after(9*time.Second, saw(ended(0))), confirming, announceStopping),
 		on(after(9*time.Second, saw(ended(0))), draining),
 	}},
 	{name: "hold: main is unverified, for it may be working", cfg: Config{Hold: time.Second}, code: 3, why: terminated, moves: []move{
 		on(saw(unverified), up, launch),
 		on(term(saw(unverified)), holding),
 		on(saw(beating), holding),
-		on(saw(ended(3)), confirming, sayStopping),
+		on(saw(ended(3)), confirming, announceStopping),
 		on(saw(ended(3)), stopping, stop),
 		on(gone(143, saw(ended(3))), finished),
 	}},
 	{name: "hold: main is unverified and stays so: it is over", cfg: Config{Hold: time.Second}, moves: []move{
 		on(saw(unverified), up, launch),
 		on(term(saw(unverified)), holding),
-		on(after(time.Second, saw(unverified)), stopping, sayStopping, stop),
+		on(after(time.Second, saw(unverified)), stopping, announceStopping, stop),
 	}},
 	{name: "hold: an unverified main turns out to have been dead", cfg: Config{Hold: time.Second}, code: 137, why: terminated, moves: []move{
 		on(saw(unverified), up, launch),
 		on(term(saw(unverified)), holding),
-		on(saw(silent), confirming, sayStopping),
+		on(saw(silent), confirming, announceStopping),
 		on(saw(silent), stopping, stop),
 		on(gone(143, saw(silent)), finished),
 	}},
 	{name: "SIGTERM, unverified only at the confirming look: held", cfg: Config{Hold: time.Second}, wake: 3 * time.Second, moves: []move{
 		on(saw(notStarted), up, launch),
-		on(after(2*time.Second, term(saw(notStarted))), confirming, sayStopping),
-		on(after(2*time.Second, saw(unverified)), holding, sayRunning),
+		on(after(2*time.Second, term(saw(notStarted))), confirming, announceStopping),
+		on(after(2*time.Second, saw(unverified)), holding, retractStopping),
 	}},
 	{name: "SIGTERM, main's failure is stale: stop at once, the sidecar's code", cfg: Config{Hold: time.Second}, ranBefore: true, code: 143, why: terminated, moves: []move{
 		on(saw(ended(3)), up, launch),
-		on(term(saw(ended(3))), confirming, sayStopping),
+		on(term(saw(ended(3))), confirming, announceStopping),
 		on(saw(ended(3)), stopping, stop),
 		on(gone(143, saw(ended(3))), finished),
 	}},
 	{name: "SIGTERM while stopping changes nothing", code: 3, moves: []move{
 		on(saw(running), up, launch),
-		on(saw(ended(3)), confirming, sayStopping),
+		on(saw(ended(3)), confirming, announceStopping),
 		on(saw(ended(3)), stopping, stop),
 		on(term(saw(ended(3))), stopping),
 		on(gone(143, saw(ended(3))), finished),
@@ -620,7 +620,7 @@ var table = []story{
 	{name: "--start-timeout: stop, 124", cfg: Config{StartTimeout: 30 * time.Second}, code: 124, why: startTimedOut, moves: []move{
 		on(saw(notStarted), up, launch),
 		on(after(29*time.Second, saw(notStarted)), up, warnNotBegun),
-		on(after(30*time.Second, saw(notStarted)), confirming, sayStopping),
+		on(after(30*time.Second, saw(notStarted)), confirming, announceStopping),
 		on(after(30*time.Second, saw(notStarted)), stopping, stop),
 		on(gone(0, saw(running)), finished),
 	}},
@@ -645,15 +645,15 @@ var table = []story{
 	}},
 	{name: "--start-timeout: main has begun by the confirming look: go on", cfg: Config{StartTimeout: 30 * time.Second}, moves: []move{
 		on(saw(notStarted), up, launch),
-		on(after(30*time.Second, saw(notStarted)), confirming, sayStopping),
-		on(after(30*time.Second, saw(running)), up, sayRunning),
+		on(after(30*time.Second, saw(notStarted)), confirming, announceStopping),
+		on(after(30*time.Second, saw(running)), up, retractStopping),
 		on(after(31*time.Second, saw(running)), up),
 	}},
 	{name: "--start-timeout: main has begun and ended by the confirming look: its end counts", cfg: Config{StartTimeout: 30 * time.Second}, moves: []move{
 		on(saw(notStarted), up, launch),
-		on(after(30*time.Second, saw(notStarted)), confirming, sayStopping),
-		on(after(30*time.Second, saw(ended(0))), up, sayRunning),
-		on(after(31*time.Second, saw(ended(0))), confirming, sayStopping),
+		on(after(30*time.Second, saw(notStarted)), confirming, announceStopping),
+		on(after(30*time.Second, saw(ended(0))), up, retractStopping),
+		on(after(31*time.Second, saw(ended(0))), confirming, announceStopping),
 	}},
 	{name: "--start-timeout: main has begun in time and was seen", cfg: Config{StartTimeout: 30 * time.Second}, moves: []move{
 		on(saw(notStarted), up, launch),
@@ -667,13 +667,13 @@ var table = []story{
 	}},
 	{name: "--start-timeout: a stale end is no beginning", cfg: Config{StartTimeout: 30 * time.Second}, ranBefore: true, code: 124, why: startTimedOut, moves: []move{
 		on(saw(ended(3)), up, launch),
-		on(after(30*time.Second, saw(ended(3))), confirming, sayStopping),
+		on(after(30*time.Second, saw(ended(3))), confirming, announceStopping),
 		on(after(30*time.Second, saw(ended(3))), stopping, stop),
 		on(gone(143, saw(ended(3))), finished),
 	}},
 	{name: "--start-timeout: a run that turns out to have been dead before is no beginning", cfg: Config{StartTimeout: 30 * time.Second}, ranBefore: true, moves: []move{
 		on(saw(unverified), up, launch),
-		on(after(60*time.Second, saw(silent)), confirming, sayStopping),
+		on(after(60*time.Second, saw(silent)), confirming, announceStopping),
 	}},
 	{name: "--start-timeout: every main has to begin", cfg: Config{StartTimeout: 30 * time.Second}, wake: 30 * time.Second, moves: []move{
 		on(saw(running, notStarted), up, launch),
@@ -681,7 +681,7 @@ var table = []story{
 	}},
 	{name: "--start-timeout: one main of two has not begun", cfg: Config{StartTimeout: 30 * time.Second}, moves: []move{
 		on(saw(running, notStarted), up, launch),
-		on(after(30*time.Second, saw(ended(0), notStarted)), confirming, sayStopping),
+		on(after(30*time.Second, saw(ended(0), notStarted)), confirming, announceStopping),
 		on(after(30*time.Second, saw(ended(0), notStarted)), stopping, stop),
 	}},
 
@@ -691,7 +691,7 @@ var table = []story{
 		on(saw(ended(3)), up),
 		on(saw(notStarted), up),
 		on(saw(nextRunning), up),
-		on(saw(endedAnew(0)), confirming, sayStopping),
+		on(saw(endedAnew(0)), confirming, announceStopping),
 		on(saw(endedAnew(0)), stopping, stop),
 		on(gone(143, saw(endedAnew(0))), finished),
 	}},
@@ -707,14 +707,14 @@ var table = []story{
 	{name: "keep: SIGTERM between two attempts stops at once, with the failure's code", cfg: Config{KeepOnFailure: true, Hold: time.Second}, code: 3, why: terminated, moves: []move{
 		on(saw(running), up, launch),
 		on(saw(ended(3)), up),
-		on(term(saw(ended(3))), confirming, sayStopping),
+		on(term(saw(ended(3))), confirming, announceStopping),
 		on(saw(ended(3)), stopping, stop),
 		on(gone(143, saw(ended(3))), finished),
 	}},
 	{name: "keep: a failure within --hold ends it", cfg: Config{KeepOnFailure: true, Hold: time.Second}, code: 3, why: terminated, moves: []move{
 		on(saw(running), up, launch),
 		on(term(saw(running)), holding),
-		on(saw(ended(3)), confirming, sayStopping),
+		on(saw(ended(3)), confirming, announceStopping),
 		on(saw(ended(3)), stopping, stop),
 		on(gone(143, saw(ended(3))), finished),
 	}},
@@ -727,7 +727,7 @@ var table = []story{
 		on(saw(running, running), up, launch),
 		on(saw(ended(0), ended(3)), up),
 		on(saw(ended(0), nextRunning), up),
-		on(saw(ended(0), endedAnew(0)), confirming, sayStopping),
+		on(saw(ended(0), endedAnew(0)), confirming, announceStopping),
 	}},
 }
 
@@ -735,7 +735,7 @@ func TestRules(t *testing.T) {
 	for _, row := range table {
 		t.Run(row.name, func(t *testing.T) {
 			r := row.cfg.rules(row.ranBefore)
-			r.unheard = row.unheard
+			r.cannotAnnounce = row.cannotAnnounce
 			s := newState(len(row.moves[0].mains))
 			for i, m := range row.moves {
 				var do []action
@@ -744,8 +744,8 @@ func TestRules(t *testing.T) {
 					t.Fatalf("move %d: got to %v, doing %v, not to %v, doing %v", i+1, s.phase, do, m.then, m.do)
 				}
 			}
-			if s.phase == finished && (!s.decided || s.code != row.code) {
-				t.Fatalf("the exit code is %d (decided: %v), not %d", s.code, s.decided, row.code)
+			if s.phase == finished && (!s.exit.decided || s.exit.code != row.code) {
+				t.Fatalf("the exit code is %d (decided: %v), not %d", s.exit.code, s.exit.decided, row.code)
 			}
 			if s.phase == finished && s.why != row.why {
 				t.Fatalf("the reason is %v, not %v", s.why, row.why)
@@ -817,9 +817,9 @@ func (w *world) play(term bool, mains ...lifetime.State) {
 				w.object("stop: launched %v, stopped before %v, the word is there %v", w.launched, w.stopped, w.saysStop)
 			}
 			w.stopped = true
-		case sayStopping:
+		case announceStopping:
 			w.saysStop = true
-		case sayRunning:
+		case retractStopping:
 			if !w.saysStop || w.stopped {
 				w.object("the word is taken back: it is there %v, stopped %v", w.saysStop, w.stopped)
 			}
@@ -840,16 +840,16 @@ func (w *world) play(term bool, mains ...lifetime.State) {
 
 // checkEnd checks the exit code.
 func (w *world) checkEnd(e event) {
-	if !w.s.decided {
+	if !w.s.exit.decided {
 		w.object("finished without an exit code")
 	}
 	if w.launched && !e.gone {
 		w.object("finished while something of the sidecar was left")
 	}
 	ended := func(m mainState) bool { return m.Phase == lifetime.Ended && m.Code == 0 && !m.stale }
-	mains := len(w.s.ends) > 0 && !slices.ContainsFunc(w.s.ends, func(m mainState) bool { return !ended(m) })
-	if w.s.code == 0 && !mains && (!e.exited || e.status != 0) {
-		w.object("exit code 0, but the mains are %+v and the sidecar's code is %d", w.s.ends, e.status)
+	mains := len(w.s.exit.mains) > 0 && !slices.ContainsFunc(w.s.exit.mains, func(m mainState) bool { return !ended(m) })
+	if w.s.exit.code == 0 && !mains && (!e.exited || e.status != 0) {
+		w.object("exit code 0, but the mains are %+v and the sidecar's code is %d", w.s.exit.mains, e.status)
 	}
 }
 
@@ -870,34 +870,36 @@ func allRules() (all []rules) {
 	return all
 }
 
-// spot tells one state of a world of one main from another, but not by the time of day.
-type spot struct {
+// worldKey tells one state of a world of one main from another, but not by the time of day.
+type worldKey struct {
 	sidecar      sidecar
 	phase        phase
 	why          reason
-	held         bool
 	decided      bool
 	status, code int
 	warned       int
-	deadline     time.Duration
+	hold, drain  time.Duration // until then, from now on
 	wake         time.Duration
 	main, end    mainState
 }
 
-func (w *world) spot() spot {
+func (w *world) key() worldKey {
 	s := w.s
-	at := spot{
-		sidecar: w.sidecar, phase: s.phase, why: s.why, held: s.held, decided: s.decided,
-		status: w.status, code: s.code, warned: s.warned, main: s.mains[0],
+	at := worldKey{
+		sidecar: w.sidecar, phase: s.phase, why: s.why, decided: s.exit.decided,
+		status: w.status, code: s.exit.code, warned: s.warned, main: s.mains[0],
 	}
-	if s.held || s.phase == draining {
-		at.deadline = s.deadline - w.now
+	if s.holdUntil > 0 {
+		at.hold = s.holdUntil - w.now
+	}
+	if s.phase == draining {
+		at.drain = s.drainUntil - w.now
 	}
 	if wake := w.rules.wake(s); wake > 0 {
 		at.wake = wake - w.now
 	}
-	if len(s.ends) > 0 {
-		at.end = s.ends[0]
+	if len(s.exit.mains) > 0 {
+		at.end = s.exit.mains[0]
 	}
 	return at
 }
@@ -908,14 +910,14 @@ func TestEveryPath(t *testing.T) {
 	for _, r := range allRules() {
 		t.Run(fmt.Sprintf("%+v", r), func(t *testing.T) {
 			t.Parallel()
-			seen := make(map[spot]bool)
+			seen := make(map[worldKey]bool)
 			for todo := []world{{rules: r, s: newState(1)}}; len(todo) > 0; {
 				w := todo[len(todo)-1]
 				todo = todo[:len(todo)-1]
-				if w.s.phase == finished || seen[w.spot()] {
+				if w.s.phase == finished || seen[w.key()] {
 					continue
 				}
-				seen[w.spot()] = true
+				seen[w.key()] = true
 				checkTermination(t, w)
 				for _, then := range successors(w) {
 					if then.trouble != "" {
@@ -965,11 +967,11 @@ func checkTermination(t *testing.T, w world) {
 	mains := len(w.s.mains)
 	succeed := slices.Repeat([]lifetime.State{endedAnew(0)}, mains)
 	runOn := slices.Repeat([]lifetime.State{running}, mains)
-	free := !w.s.decided && w.s.why != terminated && w.sidecar == alive
+	free := !w.s.exit.decided && w.s.why != terminated && w.sidecar == alive
 
 	end := w.playOut(t, "the mains succeed", func(w *world, _ int) { w.play(false, succeed...) })
-	if free && end.s.code != 0 {
-		t.Fatalf("from %+v: the mains succeed, but the exit code is %d", w.s, end.s.code)
+	if free && end.s.exit.code != 0 {
+		t.Fatalf("from %+v: the mains succeed, but the exit code is %d", w.s, end.s.exit.code)
 	}
 	w.playOut(t, "the sidecar ends", func(w *world, _ int) {
 		w.end(away, 5)

@@ -110,9 +110,9 @@ func Run(cfg Config) int {
 		began:   time.Now(),
 		state:   newState(len(cfg.Mains)),
 	}
-	l.rules.unheard = run == nil
+	l.rules.cannotAnnounce = run == nil
 	l.surroundings = surroundings{l.now, watcher.Look, l.sidecar, l.do}
-	code := l.loop()
+	code := l.untilFinished()
 	crashpoint.At("shim.ended")
 	if run != nil {
 		if err := run.End(code); err != nil {
@@ -174,8 +174,8 @@ type loop struct {
 	refused  bool             // it was said that the sidecar may not be signalled
 }
 
-// loop runs until all is over, and returns the exit code.
-func (l *loop) loop() int {
+// untilFinished runs the loop to its end and returns the exit code.
+func (l *loop) untilFinished() (code int) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	var e event
@@ -185,7 +185,7 @@ func (l *loop) loop() int {
 	for {
 		l.step(e)
 		if l.state.phase == finished {
-			return l.state.code
+			return l.state.exit.code
 		}
 		timer.Stop()
 		if at := l.rules.wake(l.state); at > 0 {
@@ -283,18 +283,18 @@ func (l *loop) do(a action, _, to state) error {
 	switch a {
 	case launch:
 		return l.launch()
-	case sayStopping:
+	case announceStopping:
 		crashpoint.At("stop.decided")
 		if l.run != nil {
 			l.warn(l.run.Stopping())
 		}
 		crashpoint.At("stop.said")
-	case sayRunning:
+	case retractStopping:
 		if l.run != nil {
 			l.warn(l.run.Running())
 		}
 	case stop:
-		if to.ends != nil {
+		if to.exit.mains != nil {
 			l.syncEnds()
 		}
 		l.stopFrom, l.stopping = time.Now(), make(chan process.Stopped, 1)

@@ -185,7 +185,7 @@ const (
 // maxMains is how many mains a shim may follow.
 const maxMains = 2
 
-// procedureKey and stateKey are what tells a procedure from others, as values that can be compared:
+// procedureKey, stateKey and exitKey are what tells a procedure from others, as values that can be compared:
 // all of its fields but the run, which follows from them. See TestKeysAreWhole.
 type procedureKey struct {
 	kind                  procedureKind
@@ -204,26 +204,29 @@ type procedureKey struct {
 }
 
 type stateKey struct {
-	phase    phase
-	mains    [maxMains]mainState
-	deadline time.Duration
-	held     bool
-	why      reason
-	decided  bool
-	code     int
-	ends     [maxMains]mainState
-	known    int // how many of ends count
-	warned   int
+	phase                 phase
+	mains                 [maxMains]mainState
+	holdUntil, drainUntil time.Duration
+	why                   reason
+	exit                  exitKey
+	warned                int
+}
+
+type exitKey struct {
+	decided bool
+	code    int
+	mains   [maxMains]mainState
+	known   int // how many of mains count
 }
 
 func (p *procedure) key() procedureKey {
 	s := &p.state
 	state := stateKey{
-		phase: s.phase, deadline: s.deadline, held: s.held, why: s.why, decided: s.decided, code: s.code,
-		known: len(s.ends), warned: s.warned,
+		phase: s.phase, holdUntil: s.holdUntil, drainUntil: s.drainUntil, why: s.why, warned: s.warned,
+		exit: exitKey{decided: s.exit.decided, code: s.exit.code, known: len(s.exit.mains)},
 	}
 	copy(state.mains[:], s.mains)
-	copy(state.ends[:], s.ends)
+	copy(state.exit.mains[:], s.exit.mains)
 	key := procedureKey{
 		kind: p.kind, actor: p.actor, file: p.file, code: p.code, rules: p.rules, state: state,
 		at: p.at, elapsed: p.elapsed, interval: p.interval, term: p.term, launched: p.launched,
@@ -404,7 +407,7 @@ func (s *sim) rulesOf(actor int, ranBefore bool) rules {
 	cfg := c.config
 	cfg.KeepOnFailure, cfg.RestartPolicy = c.keep, c.declared
 	r := cfg.rules(ranBefore)
-	r.unheard = c.readOnly
+	r.cannotAnnounce = c.readOnly
 	switch s.defect {
 	case alwaysStale:
 		r.staleAtStart = true
@@ -448,7 +451,7 @@ func (s *sim) act(p *procedure) {
 	case p.state.again():
 		p.kind, p.seen, p.interval = turning, nil, simTick
 	case p.state.phase == finished:
-		code := p.state.code
+		code := p.state.exit.code
 		if !p.launched {
 			s.tape.do(op{kind: opDecided, why: p.state.why})
 		}
@@ -490,11 +493,11 @@ func (s *sim) surroundings(p *procedure) surroundings {
 			case launch:
 				t.do(op{kind: opLaunch})
 				p.launched = true
-			case sayStopping:
+			case announceStopping:
 				if p.run != nil {
 					_ = p.run.Stopping()
 				}
-			case sayRunning:
+			case retractStopping:
 				if p.run != nil {
 					_ = p.run.Running()
 				}

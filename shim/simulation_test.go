@@ -424,6 +424,7 @@ func TestKeysAreWhole(t *testing.T) {
 	for whole, key := range map[reflect.Type]reflect.Type{
 		reflect.TypeFor[procedure](): reflect.TypeFor[procedureKey](),
 		reflect.TypeFor[state]():     reflect.TypeFor[stateKey](),
+		reflect.TypeFor[exit]():      reflect.TypeFor[exitKey](),
 	} {
 		for i := range whole.NumField() {
 			if name := whole.Field(i).Name; name != "run" {
