@@ -62,10 +62,10 @@ mutants: ## changes of the code that no test notices, SAMPLE=n SEED=n PACKAGES=.
 	@mkdir -p bin && go build -o bin/mutants/ ./cmd/internal/mutants
 	bin/mutants/mutants -v -cache bin/mutants/cache -sample $(SAMPLE) -seed $(SEED) -only '$(ONLY)' $(PACKAGES)
 
-lint: ## gofmt, go vet, staticcheck
-	@unformatted=$$(gofmt -l cmd sentinel shim e2e/*.go e2e/kube e2e/gvisor e2e/chaos e2e/compare) && if [ -n "$$unformatted" ]; then echo "not gofmt-ed:" $$unformatted; exit 1; fi
-	go vet ./...
-	go tool -modfile=.ci/tools.mod staticcheck ./...
+lint: ## golangci-lint and shellcheck (.golangci.yaml; the first time minutes, to build it)
+	go tool -modfile=.ci/tools.mod golangci-lint run ./...
+	@command -v shellcheck >/dev/null || { echo "lint: shellcheck is missing: apt-get install shellcheck"; exit 1; }
+	shellcheck -x $$(git ls-files .ci/run e2e | xargs grep -lE '^#!.*(bash|sh)$$')
 
 demo: build $(PROXY) ## end a real Cloud SQL Auth Proxy correctly, four times
 	CGO_ENABLED=0 go run ./cmd/internal/demo bin/sentinel bin/shim $(PROXY)

@@ -107,7 +107,7 @@ func (s *session) during(fn func(context.Context) error) error {
 		case sig := <-s.Signals:
 			if ends(sig) {
 				cancel()
-				<-done
+				<-done //nolint:errcheck // the signal is what matters now
 				return interrupted{sig.(syscall.Signal)}
 			}
 			s.early = append(s.early, sig)

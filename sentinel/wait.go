@@ -106,9 +106,9 @@ func (s *session) endedRuns(ctx context.Context) (text string) {
 
 // waited is the time since a wait began, rounded for people.
 func waited(began time.Time) time.Duration {
-	if d := time.Since(began); d < time.Second {
+	d := time.Since(began)
+	if d < time.Second {
 		return d.Round(time.Millisecond)
-	} else {
-		return d.Round(100 * time.Millisecond)
 	}
+	return d.Round(100 * time.Millisecond)
 }

@@ -251,7 +251,7 @@ func removeLeftovers(ctx context.Context, v Volume, name string) {
 		if err != nil || !info.Type.IsRegular() || v.Now().Sub(time.Unix(info.Sec, info.Nanos)) < leftoverAge {
 			continue
 		}
-		if f, err := openRegular(v, file, false); err == nil {
+		if f, err := openRegular(v, file); err == nil {
 			if !f.WriteLocked() {
 				_ = v.Remove(file)
 			}

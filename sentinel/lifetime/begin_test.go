@@ -203,7 +203,7 @@ func awaitPrivate(t *testing.T, dir string) {
 			if !isPrivate(file, "main") {
 				continue
 			}
-			if f, err := openRegular(Dir(dir), file, false); err == nil {
+			if f, err := openRegular(Dir(dir), file); err == nil {
 				locked := f.WriteLocked()
 				f.Close()
 				if locked {

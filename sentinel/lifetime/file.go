@@ -14,13 +14,13 @@ import (
 // errIrregular says that what stands at a path is no regular file.
 var errIrregular = errors.New("no regular file")
 
-// openRegular opens a file if it is a regular one.
-func openRegular(v Volume, name string, write bool) (File, error) {
+// openRegular opens a file for reading if it is a regular one.
+func openRegular(v Volume, name string) (File, error) {
 	info, err := v.Lstat(name)
 	if err != nil {
 		return nil, err
 	}
-	return openSeen(v, name, info, write)
+	return openSeen(v, name, info, false)
 }
 
 // openSeen opens what Lstat has told info of, if it is a regular file. Anything else is

@@ -100,7 +100,7 @@ func StillStopping(v Volume, names []string) (still []string) {
 }
 
 func isStopping(v Volume, file string) bool {
-	f, err := openRegular(v, file, false)
+	f, err := openRegular(v, file)
 	if err != nil {
 		return false
 	}

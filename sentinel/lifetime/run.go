@@ -78,7 +78,7 @@ func Record(v Volume, name string, code int) error {
 		return err
 	}
 	running := name + runningSuffix
-	f, openErr := openRegular(v, running, false)
+	f, openErr := openRegular(v, running)
 	if openErr == nil {
 		defer f.Close()
 		if f.WriteLocked() {

@@ -230,7 +230,7 @@ func TestReaderSeesWholeEnds(t *testing.T) {
 			}
 			code, ok := parseCode(string(content))
 			if err != nil || !ok || code == 0 || string(content) != formatCode(code) {
-				read <- fmt.Errorf("a reader saw %q, %v", content, err)
+				read <- fmt.Errorf("a reader saw %q, %w", content, err)
 				return
 			}
 			seen++

@@ -28,7 +28,7 @@ func Sync(dir Dir, name string) error {
 }
 
 func syncFile(dir Dir, file string) error {
-	f, err := openRegular(dir, file, false)
+	f, err := openRegular(dir, file)
 	if err != nil {
 		return err
 	}

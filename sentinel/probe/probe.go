@@ -436,7 +436,7 @@ func (t Target) connect(ctx context.Context, network, address string) error {
 	if t.request == "" {
 		return nil
 	}
-	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
+	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })()
 	if _, err := io.WriteString(conn, t.request); err != nil {
 		return err
 	}

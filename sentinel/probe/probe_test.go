@@ -622,7 +622,7 @@ func TestRequest(t *testing.T) {
 	if err := wait(within(t), []Target{target(t, "http://%s/a%%2Fb^?c=d,e&f=%%20", l.Addr())}); err != nil {
 		t.Fatal(err)
 	}
-	want := seen{"HTTP/1.1", "GET", "/a%2Fb^?c=d,e&f=%20", l.Addr().String(), "sentinel", "*/*"}
+	want := seen{"HTTP/1.1", http.MethodGet, "/a%2Fb^?c=d,e&f=%20", l.Addr().String(), "sentinel", "*/*"}
 	if got := <-requests; got != want {
 		t.Errorf("the server saw %+v, want %+v", got, want)
 	}
@@ -698,7 +698,7 @@ func checkTarget(t *testing.T, s string, got Target) {
 	if path == "" {
 		path = "/"
 	}
-	if r.Method != "GET" || r.Proto != "HTTP/1.1" || r.URL.Path != path || r.URL.RawQuery != u.RawQuery || !r.Close ||
+	if r.Method != http.MethodGet || r.Proto != "HTTP/1.1" || r.URL.Path != path || r.URL.RawQuery != u.RawQuery || !r.Close ||
 		len(r.Header) != 3 || r.ContentLength != 0 || sent.Buffered() != 0 {
 		t.Fatalf("Parse(%q): the request %q is read as %+v; net/url: %+v", s, got.request, r, u)
 	}

@@ -304,8 +304,10 @@ func TestLookPath(t *testing.T) {
 		t.Setenv("PATH", c.path)
 		got, err := lookPath(c.name)
 		code := 0
-		if err != nil {
-			code = err.(*StartError).Code
+		if start := (*StartError)(nil); errors.As(err, &start) {
+			code = start.Code
+		} else if err != nil {
+			t.Fatalf("lookPath(%q): %v is no StartError", c.name, err)
 		}
 		if got != c.want || code != c.code {
 			t.Errorf("lookPath(%q) in PATH=%s is %q, %d (%v); want %q, %d", c.name, c.path, got, code, err, c.want, c.code)

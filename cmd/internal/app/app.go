@@ -7,6 +7,7 @@ import (
 	"math"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -53,7 +54,7 @@ func (p Program) Run(args []string) (code int) {
 	var folder string
 	logging := logging{level: zerolog.InfoLevel, format: auto}
 	copying := copyFlag(&folder)
-	flags := append(p.Flags, append(logging.flags(), copying, helpFlag(&help), versionFlag(&version))...)
+	flags := slices.Concat(p.Flags, logging.flags(), []*Flag{copying, helpFlag(&help), versionFlag(&version)})
 	command, problems := p.parse(flags, args)
 	switch {
 	case help:

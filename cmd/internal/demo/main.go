@@ -53,14 +53,15 @@ start of the scene.
 // programs are the binaries that the scenes are played with.
 type programs struct{ sentinel, shim, proxy, main string }
 
-func main() {
-	args := os.Args[1:]
+func main() { os.Exit(run(os.Args[1:])) }
+
+func run(args []string) (code int) {
 	switch {
 	case len(args) > 1 && args[0] == "main":
-		os.Exit(playMain(args[1], args[2:]))
+		return playMain(args[1], args[2:])
 	case len(args) != 3:
 		fmt.Fprintln(os.Stderr, "usage: demo SENTINEL SHIM PROXY: the three binaries; make demo builds them")
-		os.Exit(2)
+		return 2
 	}
 	self, err := os.Executable()
 	if err == nil {
@@ -70,14 +71,15 @@ func main() {
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "demo:", err)
-		os.Exit(1)
+		return 1
 	}
 	// Ctrl-C ends the scene, so that its processes and its volume go too.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if !playAll(ctx, programs{sentinel: args[0], shim: args[1], proxy: args[2], main: self}) {
-		os.Exit(1)
+		return 1
 	}
+	return 0
 }
 
 // playMain is the main of a scene: a command that works through the sidecar, if

@@ -64,8 +64,8 @@ func main() {
 		os.Exit(supervise(os.Args[2:]))
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
 	survived, err := run(ctx)
+	stop()
 	switch {
 	case err != nil:
 		fmt.Fprintln(os.Stderr, "mutants:", err)

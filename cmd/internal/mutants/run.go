@@ -323,8 +323,8 @@ func (e *eventReader) Write(p []byte) (int, error) {
 		}
 		test, _, _ := strings.Cut(event.Test, "/")
 		if event.Output != "" && !strings.HasPrefix(event.Output, "=== ") {
-			lines := append(e.lines[test], event.Output)
-			e.lines[test] = lines[max(0, len(lines)-60):]
+			e.lines[test] = append(e.lines[test], event.Output)
+			e.lines[test] = e.lines[test][max(0, len(e.lines[test])-60):]
 		}
 		e.notBuilt = e.notBuilt || event.FailedBuild != ""
 		if event.Action == "fail" && test != "" && e.test == "" {

@@ -109,8 +109,8 @@ func (c Call) String() string {
 // descriptor, also where dir is reached by a link.
 func Touching(dir string) func(Call) bool {
 	dirs := []string{filepath.Clean(dir)}
-	if real, err := filepath.EvalSymlinks(dir); err == nil && real != dirs[0] {
-		dirs = append(dirs, real) // as the kernel calls it
+	if resolved, err := filepath.EvalSymlinks(dir); err == nil && resolved != dirs[0] {
+		dirs = append(dirs, resolved) // as the kernel calls it
 	}
 	return func(c Call) bool {
 		for _, d := range dirs {

@@ -132,22 +132,22 @@ func record(args []string) {
 	_, err = os.Stat("/proc/self") // elsewhere
 	must(err)
 	if _, err := os.Lstat(terminated); !errors.Is(err, fs.ErrNotExist) {
-		must(fmt.Errorf("%s: %v", terminated, err))
+		must(fmt.Errorf("%s: %w", terminated, err))
 	}
 }
 
 func TestCalls(t *testing.T) {
 	parallel(t)
-	real := t.TempDir()
+	target := t.TempDir()
 	link := filepath.Join(t.TempDir(), "volume")
-	if err := os.Symlink(real, link); err != nil {
+	if err := os.Symlink(target, link); err != nil {
 		t.Fatal(err)
 	}
 	spec := self("record", link)
 	spec.Returns = true
 	var got []string
 	result := run(t, spec, Touching(link), func(_ *Tracee, c Call) {
-		got = append(got, strings.NewReplacer(link, "LINK", real, "REAL").Replace(c.String()))
+		got = append(got, strings.NewReplacer(link, "LINK", target, "REAL").Replace(c.String()))
 	})
 	var want []string
 	for i, call := range [][2]string{
@@ -485,7 +485,7 @@ func forkRaw(path *byte) (int, unix.Errno) {
 		syscall.RawSyscall(unix.SYS_MKDIRAT, uintptr(dir), uintptr(unsafe.Pointer(path)), 0o700)
 		syscall.RawSyscall(unix.SYS_EXIT_GROUP, 42, 0, 0)
 	}
-	return int(pid), unix.Errno(errno)
+	return int(pid), errno
 }
 
 func TestForkIsNoThread(t *testing.T) {
