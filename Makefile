@@ -55,7 +55,7 @@ crash: ## kill or stop a program at a random instant of a pod's life, KILLS=2000
 	go test -race -count 1 -timeout 1h -run '^TestRandomKills$$' ./cmd -args -kills $(KILLS)
 
 hostile: ## a neighbour does everything to the volume at every call of both programs (10 min)
-	go test -race -count 1 -timeout 2h -run '^Test(Things|Locks|Folder)AtEveryCall' ./cmd -args -every
+	go test -race -count 1 -timeout 2h -run '^Test(Things|Locks|Directory)AtEveryCall' ./cmd -args -every
 
 # The build cache is kept for the next time, so that it has not to be filled again.
 mutants: ## changes of the code that no test notices, SAMPLE=n SEED=n PACKAGES=... ONLY=... (all: 2 h)

@@ -151,7 +151,7 @@ func (g cgroup) file(v1, v2 string) string {
 	return filepath.Join(g.path, v1)
 }
 
-// mountedVolume is a folder on a file system of its own, for the rest of the test and what
+// mountedVolume is a directory on a file system of its own, for the rest of the test and what
 // it starts.
 func mountedVolume(t testing.TB, kind, options string) (dir string) {
 	t.Helper()
@@ -214,9 +214,9 @@ func unmountAfter(t testing.TB, dir string) {
 
 // withoutVDSO makes copies of both programs that ask the kernel for the time by a system
 // call: of the vDSO, which they would ask else, nobody can take the place.
-func withoutVDSO(t testing.TB) (folder string) {
+func withoutVDSO(t testing.TB) (directory string) {
 	t.Helper()
-	folder = t.TempDir()
+	directory = t.TempDir()
 	for _, program := range []string{"sentinel", "shim"} {
 		image, err := os.ReadFile(drive.Program(program))
 		if err != nil {
@@ -231,11 +231,11 @@ func withoutVDSO(t testing.TB) (folder string) {
 		}
 		// Under this name it is not found, and then is done without.
 		image = bytes.ReplaceAll(image, symbol, bytes.ToUpper(symbol))
-		if err := os.WriteFile(filepath.Join(folder, program), image, 0o755); err != nil {
+		if err := os.WriteFile(filepath.Join(directory, program), image, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	return folder
+	return directory
 }
 
 // wallClock runs a program of withoutVDSO under another wall clock. It says a number of

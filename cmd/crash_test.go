@@ -35,7 +35,7 @@ var failing = []string{"/bin/sh", "-c", "exit 3"}
 // neverEnding is a main, or a sidecar, that only a signal ends.
 var neverEnding = []string{"sleep", "1000"}
 
-// newVolume is a folder for a run, in memory if there is such a place (by default
+// newVolume is a directory for a run, in memory if there is such a place (by default
 // /dev/shm): a sync to disk takes longer than all else.
 func newVolume(t testing.TB) string {
 	t.Helper()
@@ -484,7 +484,7 @@ func TestTermAtEveryCallOfTheEnd(t *testing.T) {
 	}
 }
 
-// isWait tells whether a call is the wait for the end of a live run.
+// isWait reports whether a call is the wait for the end of a live run.
 func isWait(c ptrace.Call) bool { return c.Name == "fcntl" && c.Args[1] == unix.F_OFD_SETLKW }
 
 // TestMainAtEveryCallOfTheShimsStart ends, or kills, a live main at every call that a
@@ -798,7 +798,7 @@ func step(t testing.TB, argv []string, dir string, output *os.File) *stepped {
 	return s
 }
 
-// arrive waits until the program is held before a call. It tells whether it is so within
+// arrive waits until the program is held before a call. It reports whether it is so within
 // some time.
 func (s *stepped) arrive(within time.Duration) bool {
 	s.t.Helper()

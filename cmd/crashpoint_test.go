@@ -92,7 +92,7 @@ func (f fault) String() string {
 // plan is one pod.
 type plan struct {
 	fault
-	programs string // the folder of the two
+	programs string // the directory of the two
 	policy   string
 	codes    []int // of main's attempts; the last one's is that of all that follow
 	keep     bool  // --keep-on-failure
@@ -113,10 +113,10 @@ const mostStarts = 12
 // crashPod is a pod under way.
 type crashPod struct {
 	plan
-	t      *testing.T
-	volume string
-	folder string // what the scripts and the test write
-	log    *os.File
+	t         *testing.T
+	volume    string
+	directory string // what the scripts and the test write
+	log       *os.File
 
 	mu    sync.Mutex
 	exits map[string][]int // by container
@@ -126,10 +126,10 @@ type crashPod struct {
 // run runs the pod to its end.
 func (p plan) run(t *testing.T) *crashPod {
 	t.Helper()
-	pod := &crashPod{plan: p, t: t, volume: newVolume(t), folder: newVolume(t), exits: map[string][]int{}}
-	plant(t, filepath.Join(pod.folder, "attempts"), "0\n")
+	pod := &crashPod{plan: p, t: t, volume: newVolume(t), directory: newVolume(t), exits: map[string][]int{}}
+	plant(t, filepath.Join(pod.directory, "attempts"), "0\n")
 	var err error
-	if pod.log, err = os.OpenFile(filepath.Join(pod.folder, "log"), os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600); err != nil {
+	if pod.log, err = os.OpenFile(filepath.Join(pod.directory, "log"), os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	defer pod.log.Close()
@@ -154,7 +154,7 @@ func (p *crashPod) sentinel() []string {
 		steal = filepath.Join(p.volume, "main-running")
 	}
 	argv := []string{filepath.Join(p.programs, "sentinel"), "--dir", p.volume, "--log-format", "console", "--",
-		"/bin/sh", "-c", mainScript, p.folder, strconv.FormatFloat(p.life.Seconds(), 'f', -1, 64), steal}
+		"/bin/sh", "-c", mainScript, p.directory, strconv.FormatFloat(p.life.Seconds(), 'f', -1, 64), steal}
 	for _, code := range p.codes {
 		argv = append(argv, strconv.Itoa(code))
 	}
@@ -173,21 +173,21 @@ func (p *crashPod) shim() []string {
 		argv = append(argv, "--keep-on-failure")
 	}
 	if p.deaf {
-		return append(argv, "--grace-period", "1s", "--", "/bin/sh", "-c", deafScript, p.folder)
+		return append(argv, "--grace-period", "1s", "--", "/bin/sh", "-c", deafScript, p.directory)
 	}
 	steal := ""
 	if p.steal {
 		steal = filepath.Join(p.volume, "sidecar-running")
 	}
-	return append(argv, "--", "/bin/sh", "-c", sidecarScript, p.folder, steal)
+	return append(argv, "--", "/bin/sh", "-c", sidecarScript, p.directory, steal)
 }
 
-// sidecarIsUp tells whether the sidecar is as far as it ever gets by itself. A shim that is
+// sidecarIsUp reports whether the sidecar is as far as it ever gets by itself. A shim that is
 // killed before that has an exit.
 func (p *crashPod) sidecarIsUp() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	_, err := os.Stat(filepath.Join(p.folder, "up"))
+	_, err := os.Stat(filepath.Join(p.directory, "up"))
 	return err == nil || len(p.exits["sidecar"]) > 0
 }
 
@@ -269,14 +269,14 @@ func (p *crashPod) strike(program *os.Process, ended chan struct{}) {
 	_ = program.Signal(syscall.SIGCONT)
 }
 
-// isStopped tells whether a process is stopped by a signal (proc_pid_stat(5)).
+// isStopped reports whether a process is stopped by a signal (proc_pid_stat(5)).
 func (p *crashPod) isStopped(pid int) bool {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	_, state, _ := strings.Cut(string(stat), ") ")
 	return err == nil && strings.HasPrefix(state, "T")
 }
 
-// reached tells whether the fault has happened.
+// reached reports whether the fault has happened.
 func (p *crashPod) reached() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -298,7 +298,7 @@ func (p *crashPod) story() string {
 
 // lines are those of a file that a script has written.
 func (p *crashPod) lines(name string) []string {
-	content, err := os.ReadFile(filepath.Join(p.folder, name))
+	content, err := os.ReadFile(filepath.Join(p.directory, name))
 	if err != nil && !os.IsNotExist(err) {
 		p.t.Error(err)
 	}
@@ -344,7 +344,7 @@ func (p *crashPod) check() {
 	}
 }
 
-// seen tells whether a shim has to know of the run to which the fault has happened: at
+// seen reports whether a shim has to know of the run to which the fault has happened: at
 // the points of its end it has run for long. One that is killed before is not worth a
 // restart of the sidecar; nor is one of which a shim that is stopped hears only when main
 // has come back.
@@ -356,8 +356,8 @@ func (p *crashPod) seen() bool {
 func crashPoints(t testing.TB) (points []string) {
 	t.Helper()
 	files := token.NewFileSet()
-	for _, folder := range []string{"../sentinel", "../shim", "../cmd"} {
-		err := filepath.WalkDir(folder, func(path string, entry fs.DirEntry, err error) error {
+	for _, directory := range []string{"../sentinel", "../shim", "../cmd"} {
+		err := filepath.WalkDir(directory, func(path string, entry fs.DirEntry, err error) error {
 			if err != nil || !strings.HasSuffix(path, ".go") {
 				return err
 			}

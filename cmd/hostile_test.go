@@ -84,24 +84,24 @@ func (c *tally) want(t *testing.T, least int, of ...string) {
 	})
 }
 
-// outside is a folder that is not on the volume, and what was in it.
+// outside is a directory that is not on the volume, and what was in it.
 type outside struct {
-	t            testing.TB
-	folder, file string
-	before       string
+	t               testing.TB
+	directory, file string
+	before          string
 }
 
-// newOutside makes a volume, and a folder beside it.
+// newOutside makes a volume, and a directory beside it.
 func newOutside(t testing.TB) (dir string, o outside) {
 	t.Helper()
 	parent := newVolume(t)
 	dir = filepath.Join(parent, "volume")
-	o = outside{t: t, folder: filepath.Join(parent, "outside")}
-	o.file = filepath.Join(o.folder, "secret")
+	o = outside{t: t, directory: filepath.Join(parent, "outside")}
+	o.file = filepath.Join(o.directory, "secret")
 	longAgo := time.Unix(1e9, 0)
-	err := errors.Join(os.Mkdir(dir, 0o777), os.Chmod(dir, 0o777), os.Mkdir(o.folder, 0o700),
+	err := errors.Join(os.Mkdir(dir, 0o777), os.Chmod(dir, 0o777), os.Mkdir(o.directory, 0o700),
 		os.WriteFile(o.file, []byte("what is outside the volume"), 0o600),
-		os.Chtimes(o.file, longAgo, longAgo), os.Chtimes(o.folder, longAgo, longAgo))
+		os.Chtimes(o.file, longAgo, longAgo), os.Chtimes(o.directory, longAgo, longAgo))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +112,7 @@ func newOutside(t testing.TB) (dir string, o outside) {
 func (o outside) look() string {
 	o.t.Helper()
 	var all []string
-	err := filepath.WalkDir(o.folder, func(path string, entry fs.DirEntry, err error) error {
+	err := filepath.WalkDir(o.directory, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -151,7 +151,7 @@ var things = []struct {
 	{"nothing", func(string, outside) error { return nil }},
 	{"a symbolic link", func(path string, o outside) error { return os.Symlink(o.file, path) }},
 	{"a dangling link", func(path string, o outside) error { return os.Symlink(o.file+"-none", path) }},
-	{"a link to a folder", func(path string, o outside) error { return os.Symlink(o.folder, path) }},
+	{"a link to a directory", func(path string, o outside) error { return os.Symlink(o.directory, path) }},
 	{"a link to itself", func(path string, _ outside) error { return os.Symlink(path, path) }},
 	{"a hard link", func(path string, o outside) error { return os.Link(o.file, path) }},
 	{"a FIFO", func(path string, _ outside) error { return unix.Mkfifo(path, 0o666) }},
@@ -162,8 +162,8 @@ var things = []struct {
 		}
 		return unix.Mkfifo(path, 0o666)
 	}},
-	{"a folder", func(path string, _ outside) error { return os.Mkdir(path, 0o777) }},
-	{"a full folder", func(path string, _ outside) error { return os.MkdirAll(path+"/below", 0o777) }},
+	{"a directory", func(path string, _ outside) error { return os.Mkdir(path, 0o777) }},
+	{"a full directory", func(path string, _ outside) error { return os.MkdirAll(path+"/below", 0o777) }},
 }
 
 // private stands for the file of a Begin that is under way, whatever its name is.
@@ -358,7 +358,7 @@ func TestThingsAtEveryCallOfAShim(t *testing.T) {
 	})
 }
 
-// locks are what a neighbour may take of a file. Some are refused: for a folder, or where
+// locks are what a neighbour may take of a file. Some are refused: for a directory, or where
 // somebody else has one that is in the way.
 var locks = []struct {
 	name  string
@@ -445,7 +445,7 @@ func lockTurns() (groups [][]int) {
 	return groups
 }
 
-// TestLocksAtEveryCallOfASentinel has a neighbour take a lock of a file, or of the folder,
+// TestLocksAtEveryCallOfASentinel has a neighbour take a lock of a file, or of the directory,
 // and keep it. The run is recorded as what it was.
 func TestLocksAtEveryCallOfASentinel(t *testing.T) {
 	t.Parallel()
@@ -514,9 +514,9 @@ func TestLocksAtEveryCallOfAShim(t *testing.T) {
 	})
 }
 
-// folders are what may become of the volume's folder. (Of one that is a mount point,
+// directories are what may become of the volume's directory. (Of one that is a mount point,
 // nothing of this can.)
-var folders = []struct {
+var directories = []struct {
 	name string
 	do   func(dir string) error
 }{
@@ -533,20 +533,20 @@ var folders = []struct {
 	}},
 }
 
-// TestFolderAtEveryCall takes the folder away from both programs. Both end.
-func TestFolderAtEveryCall(t *testing.T) {
+// TestDirectoryAtEveryCall takes the directory away from both programs. Both end.
+func TestDirectoryAtEveryCall(t *testing.T) {
 	t.Parallel()
 	t.Run("sentinel", func(t *testing.T) {
 		t.Parallel()
 		atEveryCall(t, len(stepsOf(t, "nothing").calls), func(t *testing.T, n int) {
-			for _, k := range turns(n, len(folders)) {
+			for _, k := range turns(n, len(directories)) {
 				dir, o := newOutside(t)
 				ran := filepath.Join(filepath.Dir(dir), "ran")
 				why := "not yet"
 				result := trace(t, sentinel(dir, leavesTrace(ran)), touching(dir), func(_ *ptrace.Tracee, c ptrace.Call) {
 					if c.N == n {
-						why = fmt.Sprintf("%s, before %s", folders[k].name, c)
-						if err := folders[k].do(dir); err != nil {
+						why = fmt.Sprintf("%s, before %s", directories[k].name, c)
+						if err := directories[k].do(dir); err != nil {
 							t.Errorf("%s: %v", why, err)
 						}
 					}
@@ -562,14 +562,14 @@ func TestFolderAtEveryCall(t *testing.T) {
 		codes := newTally()
 		codes.want(t, 1, "143", "137")
 		atEveryCall(t, calls, func(t *testing.T, n int) {
-			for _, k := range turns(n, len(folders)) {
+			for _, k := range turns(n, len(directories)) {
 				dir, o := newOutside(t)
 				why := "not at all"
 				// A main that was never seen may still begin, for all that is known.
 				g := guarded{dir: dir, flags: []string{"--start-timeout", "1s"}, at: func(c ptrace.Call) {
 					if c.N == n {
-						why = fmt.Sprintf("%s, before %s", folders[k].name, c)
-						if err := folders[k].do(dir); err != nil {
+						why = fmt.Sprintf("%s, before %s", directories[k].name, c)
+						if err := directories[k].do(dir); err != nil {
 							t.Errorf("%s: %v", why, err)
 						}
 					}

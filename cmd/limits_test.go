@@ -172,7 +172,7 @@ func awaitStarted(sidecar *drive.Process) {
 	}
 }
 
-// gaveUp tells whether Go's runtime has given up a program with one of the messages. Its
+// gaveUp reports whether Go's runtime has given up a program with one of the messages. Its
 // last lines may still be on their way.
 func (s scarce) gaveUp(p *drive.Process) bool {
 	if p.Code() != goGaveUp {
@@ -362,7 +362,7 @@ func TestInheritedFiles(t *testing.T) {
 	s.shims(t)
 }
 
-// TestNoOpenFileBesideALiveRun: a sentinel that can open nothing cannot tell whether the
+// TestNoOpenFileBesideALiveRun: a sentinel that can open nothing cannot report whether the
 // run of its name is live. So it leaves the end of that to its owner.
 func TestNoOpenFileBesideALiveRun(t *testing.T) {
 	t.Parallel()

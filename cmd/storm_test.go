@@ -260,7 +260,7 @@ func TestManyFiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := sidecar.Stopping(); err != nil {
+	if err := sidecar.AnnounceStopping(); err != nil {
 		t.Fatal(err)
 	}
 

@@ -16,7 +16,7 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/e2e/kube"
 )
 
-// manifest is what is to be seen when a file of the folder manifests is applied.
+// manifest is what is to be seen when a file of the directory manifests is applied.
 type manifest struct {
 	job string
 	// prepare brings up what the manifest does not contain, and names what has to be changed for it.

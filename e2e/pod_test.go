@@ -24,7 +24,7 @@ func TestPods(t *testing.T) {
 		"SubPath": func(pod *corev1.PodSpec) {
 			for _, containers := range [][]corev1.Container{pod.InitContainers, pod.Containers} {
 				for i := range containers {
-					containers[i].VolumeMounts[0].SubPath = "some/folder"
+					containers[i].VolumeMounts[0].SubPath = "some/directory"
 				}
 			}
 		},

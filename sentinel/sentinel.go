@@ -64,9 +64,9 @@ func (e interrupted) Error() string {
 	return process.SignalName(e.signal) + " came before the command was started"
 }
 
-// ends tells whether a signal that comes before the command is there means that
+// aborts reports whether a signal that comes before the command is there means that
 // it is not to be started at all.
-func ends(sig os.Signal) bool {
+func aborts(sig os.Signal) bool {
 	switch sig {
 	case syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT:
 		return true
@@ -93,9 +93,9 @@ type session struct {
 	message string
 }
 
-// during runs fn and returns its error; or interrupted if a signal ends the matter,
+// interruptible runs fn and returns its error; or interrupted if a signal ends the matter,
 // whatever has become of fn by then.
-func (s *session) during(fn func(context.Context) error) error {
+func (s *session) interruptible(fn func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	done := make(chan error, 1)
@@ -105,7 +105,7 @@ func (s *session) during(fn func(context.Context) error) error {
 		case err := <-done:
 			return err
 		case sig := <-s.Signals:
-			if ends(sig) {
+			if aborts(sig) {
 				cancel()
 				<-done //nolint:errcheck // the signal is what matters now
 				return interrupted{sig.(syscall.Signal)}
@@ -122,7 +122,7 @@ func (s *session) begin() (restarted bool, err error) {
 		s.unrecordable = true
 		return false, err
 	}
-	err = s.during(func(ctx context.Context) (err error) {
+	err = s.interruptible(func(ctx context.Context) (err error) {
 		waited := false
 		s.run, restarted, err = lifetime.Begin(ctx, lifetime.Dir(s.Dir), s.Name, func(live *lifetime.LiveError) {
 			waited = true
@@ -218,7 +218,7 @@ func (s *session) collectSignals() error {
 	for {
 		select {
 		case sig := <-s.Signals:
-			if ends(sig) {
+			if aborts(sig) {
 				return interrupted{sig.(syscall.Signal)}
 			}
 			s.early = append(s.early, sig)

@@ -123,7 +123,7 @@ func TestTerminationMessage(t *testing.T) {
 		dir:     func(string) string { return os.DevNull },
 		command: []string{"true"},
 		code:    125,
-		message: "true was not started: the volume /dev/null is not a folder: ", hint: "--dir",
+		message: "true was not started: the volume /dev/null is not a directory: ", hint: "--dir",
 	}, {
 		name: "an obstacle on the volume",
 		dir: func(dir string) string {

@@ -22,8 +22,8 @@ const barrierPoll = 20 * time.Millisecond
 func (s *session) awaitSidecars() (done bool, err error) {
 	volume := lifetime.Dir(s.Dir)
 	var stopping []string
-	err = s.during(func(ctx context.Context) error {
-		stopping = lifetime.Stopping(ctx, volume)
+	err = s.interruptible(func(ctx context.Context) error {
+		stopping = lifetime.StoppingRuns(ctx, volume)
 		return ctx.Err()
 	})
 	if err != nil || len(stopping) == 0 {
@@ -32,7 +32,7 @@ func (s *session) awaitSidecars() (done bool, err error) {
 	began := time.Now()
 	s.Log.Info().Strs("sidecars", stopping).Msgf("waiting for the sidecars of the run before to end, at most %s", s.WaitTimeout)
 	crashpoint.At("sentinel.barred")
-	err = s.during(func(ctx context.Context) error {
+	err = s.interruptible(func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, s.WaitTimeout)
 		defer cancel()
 		pause := barrierPoll
@@ -47,7 +47,7 @@ func (s *session) awaitSidecars() (done bool, err error) {
 				// Another may have come since. To look through 50,000 files
 				// takes a while, and is not to be done all the time.
 				listing := time.Now()
-				stopping = lifetime.Stopping(ctx, volume)
+				stopping = lifetime.StoppingRuns(ctx, volume)
 				pause = min(max(barrierPoll, 10*time.Since(listing)), time.Second)
 			}
 		}
@@ -76,7 +76,7 @@ func (s *session) awaitTargets() error {
 	}
 	began := time.Now()
 	s.Log.Info().Msgf("waiting for %s, at most %s", strings.Join(addresses, ", "), s.WaitTimeout)
-	err := s.during(func(ctx context.Context) error {
+	err := s.interruptible(func(ctx context.Context) error {
 		limited, cancel := context.WithTimeout(ctx, s.WaitTimeout)
 		defer cancel()
 		err := probe.Wait(limited, s.WaitFor, func(target probe.Target) {

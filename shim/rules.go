@@ -350,27 +350,27 @@ func (r rules) wake(s state) time.Duration {
 	return 0
 }
 
-// final tells whether a main's end is one to stop the sidecar for.
+// final reports whether a main's end is one to stop the sidecar for.
 func (r rules) final(m mainState) bool {
 	return m.hasEnded() && (m.Code == exitcode.OK || !r.keepOnFailure)
 }
 
-// hasEnded tells whether a run of this shim's time has ended.
+// hasEnded reports whether a run of this shim's time has ended.
 func (m mainState) hasEnded() bool { return m.Phase == lifetime.Ended && !m.stale }
 
-// isRunning tells whether main is known to be running.
+// isRunning reports whether main is known to be running.
 func (m mainState) isRunning() bool { return m.Phase == lifetime.Running }
 
-// isAlive tells whether main runs for all that is known.
+// isAlive reports whether main runs for all that is known.
 func (m mainState) isAlive() bool { return m.isRunning() || m.Phase == lifetime.Unverified }
 
-// cannotSeeStopping tells whether main has begun again and cannot know that we are about to
+// cannotSeeStopping reports whether main has begun again and cannot know that we are about to
 // stop: where locks are not shared, no word counts.
 func (r rules) cannotSeeStopping(m mainState) bool {
 	return m.Phase == lifetime.Unverified || r.cannotAnnounce && m.isRunning()
 }
 
-// hasBegun tells whether main has begun in this shim's time. A stale end is no
+// hasBegun reports whether main has begun in this shim's time. A stale end is no
 // beginning.
 func (m mainState) hasBegun() bool { return m.begun || m.isAlive() }
 

@@ -133,7 +133,7 @@ func (cfg Config) rules(ranBefore bool) rules {
 	}
 }
 
-// expectsReturn tells whether a main that is found to have failed will come back.
+// expectsReturn reports whether a main that is found to have failed will come back.
 func (cfg Config) expectsReturn(ranBefore bool) bool {
 	switch {
 	case cfg.KeepOnFailure:
@@ -286,12 +286,12 @@ func (l *loop) do(a action, _, to state) error {
 	case announceStopping:
 		crashpoint.At("stop.decided")
 		if l.run != nil {
-			l.warn(l.run.Stopping())
+			l.warn(l.run.AnnounceStopping())
 		}
 		crashpoint.At("stop.said")
 	case retractStopping:
 		if l.run != nil {
-			l.warn(l.run.Running())
+			l.warn(l.run.RetractStopping())
 		}
 	case stop:
 		if to.exit.mains != nil {

@@ -97,10 +97,10 @@ type sim struct {
 	exhaustive bool
 	word       uint8 // what is written at Begin
 
-	tape  *tape
-	nodes []node
-	roots map[procedureKey]int32
-	next  map[edge]int32
+	replayVolume *replayVolume
+	nodes        []node
+	roots        map[procedureKey]int32
+	next         map[edge]int32
 }
 
 func newSim(p pod) *sim {
@@ -108,7 +108,7 @@ func newSim(p pod) *sim {
 	s.contentOf = make(map[string]uint8)
 	s.roots = make(map[procedureKey]int32)
 	s.next = make(map[edge]int32)
-	s.tape = &tape{sim: s}
+	s.replayVolume = &replayVolume{sim: s}
 	s.nameFiles()
 	s.content("")
 	s.word = s.content("running\n")
@@ -250,7 +250,7 @@ type edge struct {
 	result result
 }
 
-// steps tells whether a program takes its next step by itself.
+// steps reports whether a program takes its next step by itself.
 func (n *node) steps() bool {
 	switch n.proc.kind {
 	case inCommand, resting, exiting:
@@ -294,10 +294,10 @@ func (s *sim) play(p *procedure, parent int32, last result) int32 {
 			slices.Reverse(taken)
 		}
 		var after *procedure
-		if s.tape.play(taken, func() { after = s.perform(*p) }) {
+		if s.replayVolume.play(taken, func() { after = s.perform(*p) }) {
 			return s.start(after)
 		}
-		n.op = s.tape.next
+		n.op = s.replayVolume.next
 	}
 	s.nodes = append(s.nodes, n)
 	return int32(len(s.nodes) - 1)
@@ -314,7 +314,7 @@ func (s *sim) perform(p procedure) *procedure {
 }
 
 func (s *sim) performSentinel(p *procedure) {
-	t := s.tape
+	t := s.replayVolume
 	switch {
 	case p.kind == writing: // echo $? > main-terminated
 		file := t.do(op{kind: opForeign, name: t.name(s.nameOfRun(p.actor) + "-terminated")}).file
@@ -333,7 +333,7 @@ func (s *sim) performSentinel(p *procedure) {
 
 // actions are what a sentinel's steps do.
 func (s *sim) actions(p *procedure) sentinel.Actions {
-	t := s.tape
+	t := s.replayVolume
 	return sentinel.Actions{
 		Begin: func() (restarted bool, err error) {
 			restarted = s.begin(p)
@@ -341,7 +341,7 @@ func (s *sim) actions(p *procedure) sentinel.Actions {
 		},
 		AwaitSidecars: func() (done bool, err error) {
 			p.polls = true
-			return len(lifetime.Stopping(context.Background(), t)) == 0, nil
+			return len(lifetime.StoppingRuns(context.Background(), t)) == 0, nil
 		},
 		AwaitTargets: func() error { return nil },
 		Launch: func() error {
@@ -357,11 +357,11 @@ func (s *sim) actions(p *procedure) sentinel.Actions {
 
 // begin begins a run.
 func (s *sim) begin(p *procedure) (restarted bool) {
-	run, restarted, err := lifetime.Begin(context.Background(), s.tape, s.nameOfRun(p.actor), nil)
+	run, restarted, err := lifetime.Begin(context.Background(), s.replayVolume, s.nameOfRun(p.actor), nil)
 	if err != nil {
 		panic(fmt.Sprintf("Begin of %s: %v", s.nameOfRun(p.actor), err))
 	}
-	p.run, p.file = run, s.tape.created+1
+	p.run, p.file = run, s.replayVolume.created+1
 	return restarted
 }
 
@@ -376,7 +376,7 @@ func (s *sim) end(p *procedure, code int) {
 }
 
 func (s *sim) performShim(p *procedure) {
-	t := s.tape
+	t := s.replayVolume
 	switch p.kind {
 	case watching:
 		t.do(op{kind: opWatch})
@@ -420,7 +420,7 @@ func (s *sim) rulesOf(actor int, ranBefore bool) rules {
 // glance is Observer.Look in pieces: one for each look at the volume, for what the
 // program knows after an unsteady one is how many there were.
 func (s *sim) glance(p *procedure) {
-	t, m := s.tape, len(p.seen)
+	t, m := s.replayVolume, len(p.seen)
 	o := p.mains[m]
 	if p.glances == 0 {
 		p.pending = t.do(op{kind: opPending, main: uint8(m)}).yes
@@ -430,7 +430,7 @@ func (s *sim) glance(p *procedure) {
 		return
 	}
 	if locked != nil {
-		t.do(op{kind: opAwait, main: uint8(m), file: locked.(*tapeFile).number})
+		t.do(op{kind: opAwait, main: uint8(m), file: locked.(*replayFile).number})
 	}
 	state := o.Update(seen, p.pending, p.elapsed)
 	p.mains, p.seen = slices.Clone(p.mains), append(slices.Clone(p.seen), state)
@@ -453,12 +453,12 @@ func (s *sim) act(p *procedure) {
 	case p.state.phase == finished:
 		code := p.state.exit.code
 		if !p.launched {
-			s.tape.do(op{kind: opDecided, why: p.state.why})
+			s.replayVolume.do(op{kind: opDecided, why: p.state.why})
 		}
 		if s.defect == zeroIfKilled && code == exitcode.Lost {
 			code = exitcode.OK
 		}
-		s.tape.do(op{kind: opEnds, content: uint8(code)})
+		s.replayVolume.do(op{kind: opEnds, content: uint8(code)})
 		*p = procedure{kind: ending, actor: p.actor, run: p.run, file: p.file, code: code}
 	default:
 		p.kind, p.seen, p.at = resting, nil, 0
@@ -467,7 +467,7 @@ func (s *sim) act(p *procedure) {
 
 // surroundings are what a turn of a shim looks at and acts upon.
 func (s *sim) surroundings(p *procedure) surroundings {
-	t := s.tape
+	t := s.replayVolume
 	return surroundings{
 		now:  func() time.Duration { return p.at },
 		look: func() []lifetime.State { return p.seen },
@@ -495,11 +495,11 @@ func (s *sim) surroundings(p *procedure) surroundings {
 				p.launched = true
 			case announceStopping:
 				if p.run != nil {
-					_ = p.run.Stopping()
+					_ = p.run.AnnounceStopping()
 				}
 			case retractStopping:
 				if p.run != nil {
-					_ = p.run.Running()
+					_ = p.run.RetractStopping()
 				}
 			case stop:
 				t.do(op{kind: opStop, why: to.why, drained: from.phase == draining})
@@ -532,12 +532,12 @@ const (
 
 // actor is a container and the wrapper in it.
 type actor struct {
-	container uint8
-	code      uint8
-	starts    uint8
-	node      int32
-	frozen    bool
-	cold      bool // it has been frozen for a tick
+	container      uint8
+	code           uint8
+	starts         uint8
+	node           int32
+	frozen         bool
+	frozenForATick bool // it has been frozen for a tick
 
 	// A sentinel's.
 	command   bool // main's command runs
@@ -570,14 +570,14 @@ const (
 
 // situation is all that there is. It is a value: a copy is another situation.
 type situation struct {
-	volume volume
-	actors [maxActors]actor
-	kills  uint8
-	frosts uint8
-	gone   bool // the pod is being deleted
+	volume  volume
+	actors  [maxActors]actor
+	kills   uint8
+	freezes uint8
+	gone    bool // the pod is being deleted
 }
 
-func (s *sim) newWorld() situation {
+func (s *sim) newSituation() situation {
 	return situation{volume: volume{coarse: s.coarse}}
 }
 
@@ -628,7 +628,7 @@ func (s *sim) movesOf(w *situation, moves []podMove) []podMove {
 		}
 	}
 	var commands []int
-	busy, starts, cold := false, false, false
+	busy, starts, frozenForATick := false, false, false
 	add := func(kind podMoveKind, actor, arg int) {
 		moves = append(moves, podMove{kind, uint8(actor), uint8(arg)})
 	}
@@ -639,7 +639,7 @@ func (s *sim) movesOf(w *situation, moves []podMove) []podMove {
 		}
 		if a.frozen {
 			add(moveThaw, i, 0)
-			cold = cold || a.cold
+			frozenForATick = frozenForATick || a.frozenForATick
 			continue
 		}
 		n := &s.nodes[a.node]
@@ -675,7 +675,7 @@ func (s *sim) movesOf(w *situation, moves []podMove) []podMove {
 				add(moveSidecarEnds, i, 0)
 			}
 		}
-		if w.frosts < uint8(s.freezes) {
+		if w.freezes < uint8(s.freezes) {
 			add(moveFreeze, i, 0)
 		}
 	}
@@ -711,7 +711,7 @@ func (s *sim) movesOf(w *situation, moves []podMove) []podMove {
 	if s.deleted && !w.gone && allStarted {
 		add(moveDelete, 0, 0)
 	}
-	if !busy && allStarted && !cold && !s.over(w) {
+	if !busy && allStarted && !frozenForATick && !s.over(w) {
 		add(moveTick, 0, 0)
 	}
 	return moves
@@ -729,7 +729,7 @@ func (s *sim) outcomes(w *situation, i int) []int {
 	return []int{exitcode.OK, 2 + starts}
 }
 
-// wakes tells whether a shim's loop has something to wake for.
+// wakes reports whether a shim's loop has something to wake for.
 func (s *sim) wakes(w *situation, i int, p *procedure) bool {
 	a := &w.actors[i]
 	if s.defect == noLockWait && !a.hint {
@@ -739,7 +739,7 @@ func (s *sim) wakes(w *situation, i int, p *procedure) bool {
 	return a.hint || a.due || a.news || a.term || s.timed && at > 0 && at <= time.Duration(a.age)*simTick
 }
 
-// over tells whether the pod has ended.
+// over reports whether the pod has ended.
 func (s *sim) over(w *situation) bool {
 	return !slices.ContainsFunc(w.actors[:s.actors], func(a actor) bool {
 		return a.container == containerRunning || !w.gone && (a.container == containerWaiting || s.policy == OnFailure && a.code != exitcode.OK)
@@ -825,10 +825,10 @@ func (s *sim) do(w *situation, m podMove) (violated error) {
 		w.kills++
 		a.side, a.news = sidecarDied, true
 	case moveFreeze:
-		w.frosts++
+		w.freezes++
 		a.frozen = true
 	case moveThaw:
-		a.frozen, a.cold = false, false
+		a.frozen, a.frozenForATick = false, false
 	case moveDelete:
 		w.gone = true
 		for k := s.mains; k < s.actors; k++ {
@@ -906,7 +906,7 @@ func (s *sim) goTo(w *situation, i int, to int32) {
 func (s *sim) tick(w *situation) {
 	for i := range s.actors {
 		a := &w.actors[i]
-		a.cold = a.frozen
+		a.frozenForATick = a.frozen
 		if a.container != containerRunning || a.frozen {
 			continue
 		}
@@ -1008,10 +1008,10 @@ func (s *sim) renamed(w *situation, i int) {
 	}
 }
 
-// hasBarrier tells whether a restarting main can know that a shim is stopping.
+// hasBarrier reports whether a restarting main can know that a shim is stopping.
 func (s *sim) hasBarrier(shim int) bool { return s.locks && !s.foreign && !s.shim(shim).readOnly }
 
-// sawLive tells whether a main's run was live all through a shim's last look.
+// sawLive reports whether a main's run was live all through a shim's last look.
 func (s *sim) sawLive(w *situation, shim, m int) bool {
 	a, main := &w.actors[shim], &w.actors[s.shim(shim).mains[m]]
 	return a.saw[m] != 0 && main.live && a.saw[m] == main.starts

@@ -19,7 +19,7 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/sentinel/lifetime"
 )
 
-// The simulated volume. Package lifetime's own code works on it through a tape, which
+// The simulated volume. Package lifetime's own code works on it through a replayVolume, which
 // lets it take exactly one step at a time: one call on the volume, which nothing can
 // come between.
 
@@ -297,7 +297,7 @@ func (s *sim) passes(v *volume, run int) {
 	}
 }
 
-// cares tells whether an actor that lists the volume makes any use of a name.
+// cares reports whether an actor that lists the volume makes any use of a name.
 func (s *sim) cares(w *situation, actor, name int) bool {
 	switch s.nodes[w.actors[actor].node].proc.kind {
 	case beginning:
@@ -308,7 +308,7 @@ func (s *sim) cares(w *situation, actor, name int) bool {
 	return s.follows(actor, runOf(name))
 }
 
-// local tells whether nobody else can notice a step of an actor, nor change its result:
+// local reports whether nobody else can notice a step of an actor, nor change its result:
 // when it is taken makes no difference.
 func (s *sim) local(w *situation, actor int, o op) bool {
 	if s.whole && actor >= s.mains {
@@ -344,7 +344,7 @@ func (s *sim) local(w *situation, actor int, o op) bool {
 	return false
 }
 
-// followed tells whether a shim follows an actor's runs.
+// followed reports whether a shim follows an actor's runs.
 func (s *sim) followed(actor int) bool {
 	return slices.ContainsFunc(s.shims, func(f follower) bool { return slices.Contains(f.mains, actor) })
 }
@@ -389,9 +389,9 @@ func (s *sim) content(text string) uint8 {
 	return number
 }
 
-// tape is the Volume that the code under test sees. It plays back the results of the
+// replayVolume is the Volume that the code under test sees. It plays back the results of the
 // steps that were taken before, and stops the code at the first that was not.
-type tape struct {
+type replayVolume struct {
 	sim   *sim
 	taken []result
 	now   time.Duration
@@ -405,7 +405,7 @@ type tape struct {
 // halt stops the code.
 type halt struct{}
 
-func (t *tape) do(o op) result {
+func (t *replayVolume) do(o op) result {
 	if t.stopped { // a deferred call, on the way out
 		return result{}
 	}
@@ -418,9 +418,9 @@ func (t *tape) do(o op) result {
 	return r
 }
 
-// play runs code with the results of the steps that it took before. It tells whether the
+// play runs code with the results of the steps that it took before. It reports whether the
 // code came to its end; else t.next is its next step.
-func (t *tape) play(taken []result, code func()) (done bool) {
+func (t *replayVolume) play(taken []result, code func()) (done bool) {
 	t.taken, t.stopped, t.now = taken, false, 0
 	defer func() {
 		switch r := recover(); r {
@@ -444,9 +444,9 @@ func pathError(op, name string, number uint8) error {
 
 // The methods of lifetime.Volume.
 
-func (t *tape) Path(name string) string { return "/pod/" + name }
+func (t *replayVolume) Path(name string) string { return "/pod/" + name }
 
-func (t *tape) name(name string) int8 {
+func (t *replayVolume) name(name string) int8 {
 	number, ok := t.sim.nameOf[name]
 	if !ok {
 		panic("a name that no run has: " + name)
@@ -454,44 +454,44 @@ func (t *tape) name(name string) int8 {
 	return number
 }
 
-func (t *tape) Lstat(name string) (lifetime.Info, error) {
+func (t *replayVolume) Lstat(name string) (lifetime.Info, error) {
 	r := t.do(op{kind: opLstat, name: t.name(name)})
 	return r.info, pathError("lstat", name, r.err)
 }
 
-func (t *tape) Open(name string, _ bool) (lifetime.File, error) {
+func (t *replayVolume) Open(name string, _ bool) (lifetime.File, error) {
 	r := t.do(op{kind: opOpen, name: t.name(name)})
 	if r.err != 0 {
 		return nil, pathError("open", name, r.err)
 	}
-	return &tapeFile{tape: t, number: r.file}, nil
+	return &replayFile{replayVolume: t, number: r.file}, nil
 }
 
-func (t *tape) Create(prefix string) (string, lifetime.File, error) {
+func (t *replayVolume) Create(prefix string) (string, lifetime.File, error) {
 	first := t.name(prefix + firstRandom)
 	r := t.do(op{kind: opCreate, name: first})
 	t.created = r.file
-	return t.sim.names[r.name], &tapeFile{tape: t, number: r.file}, nil
+	return t.sim.names[r.name], &replayFile{replayVolume: t, number: r.file}, nil
 }
 
-func (t *tape) Rename(from, to string) error {
+func (t *replayVolume) Rename(from, to string) error {
 	r := t.do(op{kind: opRename, name: t.name(from), to: t.name(to)})
 	return pathError("rename", from, r.err)
 }
 
-func (t *tape) RenameNoReplace(from, to string) error {
+func (t *replayVolume) RenameNoReplace(from, to string) error {
 	r := t.do(op{kind: opRenameNoReplace, name: t.name(from), to: t.name(to)})
 	return pathError("rename", from, r.err)
 }
 
-func (t *tape) Remove(name string) error {
+func (t *replayVolume) Remove(name string) error {
 	return pathError("remove", name, t.do(op{kind: opRemove, name: t.name(name)}).err)
 }
 
-func (t *tape) Symlink(string, string) error { panic("the simulated volume is never full") }
+func (t *replayVolume) Symlink(string, string) error { panic("the simulated volume is never full") }
 
 // Names are read in one step.
-func (t *tape) Names() iter.Seq[string] {
+func (t *replayVolume) Names() iter.Seq[string] {
 	return func(yield func(string) bool) {
 		for mask := t.do(op{kind: opNames}).names; mask != 0; mask &= mask - 1 {
 			if !yield(t.sim.names[bits.TrailingZeros32(mask)]) {
@@ -501,40 +501,40 @@ func (t *tape) Names() iter.Seq[string] {
 	}
 }
 
-func (t *tape) Full() bool { return false }
+func (t *replayVolume) Full() bool { return false }
 
 // One program alone begins a run of a name: the kubelet runs a container once.
-func (t *tape) Lock(time.Duration) func() { return func() {} }
+func (t *replayVolume) Lock(time.Duration) func() { return func() {} }
 
-func (t *tape) Now() time.Time { return time.Unix(1, 0).Add(t.now) }
+func (t *replayVolume) Now() time.Time { return time.Unix(1, 0).Add(t.now) }
 
 // Sleep may oversleep: that is a schedule, too, and there are fewer of them.
-func (t *tape) Sleep(_ context.Context, d time.Duration) error {
+func (t *replayVolume) Sleep(_ context.Context, d time.Duration) error {
 	t.do(op{kind: opSleep})
 	t.now += 20 * d
 	return nil
 }
 
 // Tick: the heartbeats come with the ticks of the simulated clock.
-func (t *tape) Tick(time.Duration, func()) (stop func()) { return func() {} }
+func (t *replayVolume) Tick(time.Duration, func()) (stop func()) { return func() {} }
 
-// tapeFile is an open file of a tape.
-type tapeFile struct {
-	*tape
+// replayFile is an open file of a replayVolume.
+type replayFile struct {
+	*replayVolume
 	number uint8
 	locked bool
 	read   bool
 }
 
-func (f *tapeFile) do(o op) result {
+func (f *replayFile) do(o op) result {
 	o.file = f.number
-	return f.tape.do(o)
+	return f.replayVolume.do(o)
 }
 
-func (f *tapeFile) Stat() (lifetime.Info, error) { return f.do(op{kind: opStat}).info, nil }
+func (f *replayFile) Stat() (lifetime.Info, error) { return f.do(op{kind: opStat}).info, nil }
 
 // Read gives all at once.
-func (f *tapeFile) Read(p []byte) (int, error) {
+func (f *replayFile) Read(p []byte) (int, error) {
 	if f.read {
 		return 0, io.EOF
 	}
@@ -542,38 +542,38 @@ func (f *tapeFile) Read(p []byte) (int, error) {
 	return copy(p, f.sim.contents[f.do(op{kind: opRead}).content]), nil
 }
 
-func (f *tapeFile) WriteAt(p []byte, _ int64) (int, error) {
+func (f *replayFile) WriteAt(p []byte, _ int64) (int, error) {
 	f.do(op{kind: opWriteAt, content: f.sim.content(string(p))})
 	return len(p), nil
 }
 
-func (f *tapeFile) Truncate(size int64) error {
+func (f *replayFile) Truncate(size int64) error {
 	f.do(op{kind: opTruncate, content: uint8(size)})
 	return nil
 }
 
 // Nobody notices these.
-func (f *tapeFile) Chmod(fs.FileMode) error { return nil }
+func (f *replayFile) Chmod(fs.FileMode) error { return nil }
 
-func (f *tapeFile) TryWriteLock() error {
+func (f *replayFile) TryWriteLock() error {
 	r := f.do(op{kind: opTryWriteLock})
 	f.locked = r.err == 0
 	return errnos[r.err]
 }
 
-func (f *tapeFile) Unlock() error {
+func (f *replayFile) Unlock() error {
 	f.do(op{kind: opUnlock})
 	f.locked = false
 	return nil
 }
 
-func (f *tapeFile) WriteLocked() bool { return f.do(op{kind: opWriteLocked}).yes }
+func (f *replayFile) WriteLocked() bool { return f.do(op{kind: opWriteLocked}).yes }
 
-func (f *tapeFile) AwaitUnlocked() error { panic("who waits is simulated") }
+func (f *replayFile) AwaitUnlocked() error { panic("who waits is simulated") }
 
 // Close is a step where others notice it; else it happens at the end of what the program
 // is doing.
-func (f *tapeFile) Close() error {
+func (f *replayFile) Close() error {
 	if f.locked {
 		f.do(op{kind: opClose})
 	}

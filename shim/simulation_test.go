@@ -130,7 +130,7 @@ const maxSituations = 60_000_000
 // violation, with its story.
 func (x *explorer) explore() error {
 	x.seed, x.known = maphash.MakeSeed(), make(map[uint64]int32)
-	start := x.newWorld()
+	start := x.newSituation()
 	x.add(&start, -1, podMove{})
 	at := int32(0)
 	for now, later := []situation{start}, []situation(nil); len(now) > 0; now, later = later, now[:0] {
@@ -203,12 +203,12 @@ func (x *explorer) hash(w *situation) uint64 {
 	}
 	b = append(b, 255)
 	b = append(b, w.volume.clocks[:x.actors]...)
-	b = append(b, w.kills, w.frosts, bit(w.gone))
+	b = append(b, w.kills, w.freezes, bit(w.gone))
 	for i := range x.actors {
 		a := &w.actors[i]
 		b = binary.LittleEndian.AppendUint32(b, uint32(a.node))
 		b = append(b, a.container, a.code, a.starts, a.side, uint8(a.why), a.saw[0], a.saw[1],
-			bit(a.frozen)|bit(a.cold)<<5|bit(a.command)<<1|bit(a.live)<<2|bit(a.succeeded)<<4,
+			bit(a.frozen)|bit(a.frozenForATick)<<5|bit(a.command)<<1|bit(a.live)<<2|bit(a.succeeded)<<4,
 			bit(a.watching)|bit(a.hint)<<1|bit(a.due)<<2|bit(a.news)<<3|bit(a.term)<<4,
 			a.waits[0].stage, a.waits[0].file, a.waits[1].stage, a.waits[1].file, uint8(a.age), uint8(a.age>>8))
 	}
@@ -276,7 +276,7 @@ func (x *explorer) story(at int32, violated error) error {
 // tell makes an error of a schedule, for people.
 func tell(s *sim, schedule []podMove, violated error) error {
 	var b strings.Builder
-	w := s.newWorld()
+	w := s.newSituation()
 	var numbers []string
 	for _, m := range schedule {
 		moves := s.movesOf(&w, nil)
@@ -405,7 +405,7 @@ func TestEverySchedule(t *testing.T) {
 func (x *explorer) replay(t *testing.T, schedule string) error {
 	t.Helper()
 	var made []podMove
-	w := x.newWorld()
+	w := x.newSituation()
 	var violated error
 	for _, number := range strings.Split(schedule, ",") {
 		n, err := strconv.Atoi(number)
@@ -564,7 +564,7 @@ func playSeed(seed uint64) (moves int, violated error) {
 
 // playRandom plays a pod to its end.
 func (s *sim) playRandom(r *rand.Rand) (made []podMove, violated error) {
-	w := s.newWorld()
+	w := s.newSituation()
 	var moves []podMove
 	for !s.over(&w) {
 		if len(made) == maxMoves {

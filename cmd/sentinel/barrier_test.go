@@ -23,7 +23,7 @@ func sidecar(args []string) int {
 	signal.Notify(signals, syscall.SIGUSR1, syscall.SIGTERM)
 	run, _, err := lifetime.Begin(context.Background(), lifetime.Dir(args[0]), args[1], nil)
 	if err == nil {
-		err = run.Stopping()
+		err = run.AnnounceStopping()
 	}
 	if err != nil {
 		panic(err)
@@ -33,7 +33,7 @@ func sidecar(args []string) int {
 		if sig == syscall.SIGTERM {
 			break
 		}
-		if err := run.Running(); err != nil {
+		if err := run.RetractStopping(); err != nil {
 			panic(err)
 		}
 	}
@@ -164,7 +164,7 @@ func TestNoRestartBarrier(t *testing.T) {
 		os.WriteFile(filepath.Join(leftover, "proxy-running"), []byte("stopping\n"), 0o644),
 		os.WriteFile(filepath.Join(leftover, "proxy-terminated"), []byte("stopping\n"), 0o644),
 		os.Symlink("proxy-running", filepath.Join(leftover, "link-running")),
-		os.Mkdir(filepath.Join(leftover, "folder-running"), 0o755),
+		os.Mkdir(filepath.Join(leftover, "directory-running"), 0o755),
 		syscall.Mkfifo(filepath.Join(leftover, "fifo-running"), 0o644),
 	); err != nil {
 		t.Fatal(err)

@@ -109,12 +109,12 @@ func TestNotStarted(t *testing.T) {
 	}{
 		{"not found in PATH", "no-such-job", 127, []string{"no-such-job: not found in PATH (", files, "give its full path"}},
 		{"no such path", files + "/none", 127, []string{files + "/none: no such file or directory: check the command's path"}},
-		{"a file where a folder would be", plain + "/job", 127, []string{plain + "/job: not a directory"}},
+		{"a file where a directory would be", plain + "/job", 127, []string{plain + "/job: not a directory"}},
 		{"no interpreter", noInterpreter, 127, []string{noInterpreter + ": no such file", "interpreter"}},
 		{"an empty word", "", 127, []string{"the command is empty", "after --"}},
 		{"not executable", plain, 126, []string{plain + ": permission denied: make it executable (chmod +x)"}},
 		{"not executable, in PATH", "plain", 126, []string{plain + ": permission denied: make it executable (chmod +x)"}},
-		{"a folder", files, 126, []string{files + ": permission denied: it is a folder: give the program in it"}},
+		{"a directory", files, 126, []string{files + ": permission denied: it is a directory: give the program in it"}},
 		{"for another machine", built, 126, []string{built + ": exec format error: it " + builtFor}},
 		{"interpreted by what is for another machine", builtScript, 126, []string{builtScript + ": exec format error: " + built + ", which runs it, " + builtFor}},
 		{"line ends of Windows", windows, 127, []string{windows + ": no such file", `/bin/sh\\r (the file has the line ends of Windows)`}},
@@ -216,8 +216,8 @@ func TestProcessLimit(t *testing.T) {
 // TestVolumeRefused: a volume that cannot be used is named, and nothing is run.
 func TestVolumeRefused(t *testing.T) {
 	t.Parallel()
-	folder := sharedDir(t)
-	file := filepath.Join(folder, "file")
+	directory := sharedDir(t)
+	file := filepath.Join(directory, "file")
 	if err := os.WriteFile(file, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -233,9 +233,9 @@ func TestVolumeRefused(t *testing.T) {
 		name, dir string
 		says      []string
 	}{
-		{"missing", folder + "/none", []string{folder + "/none does not exist", "volumeMounts", "--dir"}},
+		{"missing", directory + "/none", []string{directory + "/none does not exist", "volumeMounts", "--dir"}},
 		{"below a file", file + "/x", []string{file + "/x", "volumeMounts", "--dir"}},
-		{"a file", file, []string{file + " is not a folder", "--dir"}},
+		{"a file", file, []string{file + " is not a directory", "--dir"}},
 		{"not writable", locked, []string{locked, "permission denied", "writable"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

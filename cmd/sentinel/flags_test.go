@@ -229,7 +229,7 @@ func TestUsageErrorBesideALiveRun(t *testing.T) {
 // TestDefaults: in a root file system that has nothing in it but the two programs and the
 // volume, with nothing given but the command.
 func TestDefaults(t *testing.T) {
-	needRoot(t, "it changes the root folder")
+	needRoot(t, "it changes the root directory")
 	t.Parallel()
 	for _, c := range []struct {
 		args    []string
@@ -279,7 +279,7 @@ func TestNastyCommandLines(t *testing.T) {
 	const lines, seed = 200, 1
 	random := rand.New(rand.NewPCG(seed, seed))
 	words := []string{
-		"", " ", "-", "--", "---", "=", "-=", "--=", "--=x", "\n", "\xff\xfe", "%s%n", "$(true)", strings.Repeat("x", 5000), "/nowhere/", "/dev/null", ".", "..", // nothing outside of the test's folder
+		"", " ", "-", "--", "---", "=", "-=", "--=", "--=x", "\n", "\xff\xfe", "%s%n", "$(true)", strings.Repeat("x", 5000), "/nowhere/", "/dev/null", ".", "..", // nothing outside of the test's directory
 		"--dir", "--dir=", "-dir", "--DIR", "--dir=/dev/null", "--dir=/nowhere", "--name", "--name=", "--name=..", "--name=\n", "--name=" + strings.Repeat("n", 300), "--name=-",
 		"--wait-for", "--wait-for=", "--wait-for=tcp://", "--wait-for=http://[::1", "--wait-for=file:///%zz", "--wait-for=unix:///\x01",
 		"--wait-timeout", "--wait-timeout=1ms", "--wait-timeout=-1s", "--wait-timeout=9999999h", "--wait-timeout=NaN",
@@ -423,7 +423,7 @@ func TestCopyTo(t *testing.T) {
 	p.Want(3)
 	wantRecord(t, volume, 3)
 	if names := listing(t, dir); names != "sentinel shim" {
-		t.Errorf("in the folder is %q, want sentinel and shim alone", names)
+		t.Errorf("in the directory is %q, want sentinel and shim alone", names)
 	}
 	if code, _, stderr := ended(t, []string{copied, "--dir", volume, "--", "true"}); code != 0 {
 		t.Errorf("the copy does not run: %d:\n%s", code, stderr)
@@ -483,7 +483,7 @@ func TestCopyToRefused(t *testing.T) {
 	}
 	// The copy without its neighbour has copied itself before it found out.
 	if names := listing(t, dir); names != "file sentinel" {
-		t.Errorf("in the folder is %q", names)
+		t.Errorf("in the directory is %q", names)
 	}
 }
 

@@ -51,18 +51,18 @@ func run(args []string, signals <-chan os.Signal) int {
 	}
 	const recording, waiting = "Recording", "Waiting"
 	return app.Program{
-		Name:      program,
-		Operand:   "COMMAND",
-		Usage:     "run a command and record its end on a volume that its sidecars share",
-		ExitCodes: exitCodes,
-		Examples:  examples,
+		Name:        program,
+		CommandName: "COMMAND",
+		Usage:       "run a command and record its end on a volume that its sidecars share",
+		ExitCodes:   exitCodes,
+		Examples:    examples,
 		Flags: []*app.Flag{
-			app.Text(app.About{Name: "dir", Type: "DIR", Usage: "the shared volume", Group: recording}, &cfg.Dir, nil),
-			app.Text(app.About{Name: "name", Type: "NAME", Usage: "whose end is recorded: the name that shims follow with --main", Group: recording}, &cfg.Name, lifetime.CheckName),
+			app.String(app.About{Name: "dir", Type: "DIR", Usage: "the shared volume", Group: recording}, &cfg.Dir, nil),
+			app.String(app.About{Name: "name", Type: "NAME", Usage: "whose end is recorded: the name that shims follow with --main", Group: recording}, &cfg.Name, lifetime.CheckName),
 			app.List(app.About{Name: "wait-for", Type: "ADDRESS", Usage: "start COMMAND only once this answers: tcp://host:port, unix:///path, file:///path, or http://host:port/path (any 2xx); may be repeated", Group: waiting}, &cfg.WaitFor, probe.Parse, probe.Target.String),
 			app.Duration(app.About{Name: "wait-timeout", Usage: "how long to wait for --wait-for, then give up; and after a restart for sidecars that are still stopping, then go on", Group: waiting}, &cfg.WaitTimeout),
 		},
-		Check: func(command []string) error {
+		Validate: func(command []string) error {
 			cfg.Command = command
 			return nil
 		},
@@ -72,7 +72,7 @@ func run(args []string, signals <-chan os.Signal) int {
 		},
 		// No shim may wait for a command that never begins. Where that cannot be recorded, there
 		// is nothing left to do, and the error that matters is told.
-		Refused: func() {
+		OnUsageError: func() {
 			if lifetime.CheckVolume(cfg.Dir) == nil {
 				_ = lifetime.Record(lifetime.Dir(cfg.Dir), cfg.Name, exitcode.Wrapper)
 			}

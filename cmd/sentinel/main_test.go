@@ -72,7 +72,7 @@ func wantRecord(t *testing.T, dir string, code int) {
 	}
 }
 
-// listing is the names of the files in a folder, separated by spaces.
+// listing is the names of the files in a directory, separated by spaces.
 func listing(t *testing.T, dir string) string {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
@@ -128,7 +128,7 @@ func as(uid uint32) func(*exec.Cmd) {
 // somebody is a user who owns no file.
 const somebody = 54321
 
-// sharedDir is a folder that other users can reach, and write to.
+// sharedDir is a directory that other users can reach, and write to.
 func sharedDir(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -195,7 +195,7 @@ func noFork(argv []string) int {
 	panic(unix.Exec(argv[0], argv, os.Environ()))
 }
 
-// mounted executes a command line where a folder is an empty file system with a flag of
+// mounted executes a command line where a directory is an empty file system with a flag of
 // mount(2).
 func mounted(args []string) int {
 	flag, err := strconv.ParseUint(args[0], 10, 64)
@@ -211,7 +211,7 @@ func mounted(args []string) int {
 	panic(unix.Exec(args[2], args[2:], os.Environ()))
 }
 
-// endedOn runs a command line to its end where a folder is such a file system.
+// endedOn runs a command line to its end where a directory is such a file system.
 func endedOn(t *testing.T, dir string, flag int, argv []string) (code int, stdout, stderr string) {
 	t.Helper()
 	needRoot(t, "it mounts a file system")

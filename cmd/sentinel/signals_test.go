@@ -37,7 +37,7 @@ var notForwarded = map[syscall.Signal]string{
 	syscall.SIGPROF: "Go keeps it", 32: "Go keeps it", 33: "Go keeps it", 34: "Go keeps it",
 }
 
-// inherited tells whether this test was started with the signal ignored (under nohup,
+// inherited reports whether this test was started with the signal ignored (under nohup,
 // say): sentinel then rightly leaves it so.
 func inherited(sig syscall.Signal) bool { return signal.Ignored(sig) }
 

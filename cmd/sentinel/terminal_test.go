@@ -95,8 +95,8 @@ func (term *terminal) foreground() int {
 // reading.
 func TestTerminal(t *testing.T) {
 	t.Parallel()
-	folder := t.TempDir()
-	notExecutable := filepath.Join(folder, "file")
+	directory := t.TempDir()
+	notExecutable := filepath.Join(directory, "file")
 	if err := os.WriteFile(notExecutable, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}

@@ -259,7 +259,7 @@ func nextRunAtCallOfTheStop(t *testing.T, k int) bool {
 		}
 		held, alive = c.String(), hasChild(t, tracee.PID)
 		next = p.begin("main")
-		waits = slices.Contains(lifetime.Stopping(t.Context(), lifetime.Dir(p.dir)), "proxy")
+		waits = slices.Contains(lifetime.StoppingRuns(t.Context(), lifetime.Dir(p.dir)), "proxy")
 		go func() {
 			if !waits {
 				// Its command works through this sidecar meanwhile. Not a
@@ -285,7 +285,7 @@ func nextRunAtCallOfTheStop(t *testing.T, k int) bool {
 	return alive
 }
 
-// hasChild tells whether a process has a child that has not ended.
+// hasChild reports whether a process has a child that has not ended.
 func hasChild(t *testing.T, pid int) bool {
 	t.Helper()
 	return len(children(t, pid)) > 0

@@ -64,15 +64,15 @@ func run(args []string, signals <-chan os.Signal) int {
 	}
 	const following, stopping, restarts = "What to follow", "Stopping", "Restarts"
 	return app.Program{
-		Name:      program,
-		Operand:   "SIDECAR",
-		Usage:     "run a sidecar until main has ended, and exit with main's exit code",
-		ExitCodes: exitCodes,
-		Examples:  examples,
+		Name:        program,
+		CommandName: "SIDECAR",
+		Usage:       "run a sidecar until main has ended, and exit with main's exit code",
+		ExitCodes:   exitCodes,
+		Examples:    examples,
 		Flags: []*app.Flag{
-			app.Text(app.About{Name: "dir", Type: "DIR", Usage: "the shared volume", Group: following}, &cfg.Dir, nil),
+			app.String(app.About{Name: "dir", Type: "DIR", Usage: "the shared volume", Group: following}, &cfg.Dir, nil),
 			app.List(app.About{Name: "main", Type: "NAME", Usage: "the run to follow: sentinel's --name; may be repeated", Group: following}, &cfg.Mains, parseName, func(s string) string { return s }),
-			app.Text(app.About{Name: "name", Type: "NAME", Usage: "this sidecar's own run (default: the base name of SIDECAR)", Group: following}, &cfg.Name, lifetime.CheckName),
+			app.String(app.About{Name: "name", Type: "NAME", Usage: "this sidecar's own run (default: the base name of SIDECAR)", Group: following}, &cfg.Name, lifetime.CheckName),
 			app.Duration(app.About{Name: "start-timeout", Usage: "give up if main does not begin within this time; 0s: never", Group: following}, &cfg.StartTimeout),
 			app.Duration(app.About{Name: "lost-after", Usage: "where locks are not shared: take main for killed if it gives no sign of life for this long", Group: following}, &cfg.LostAfter),
 			app.Duration(app.About{Name: "drain", Usage: "keep SIDECAR this long after main's end", Group: stopping}, &cfg.Drain),
@@ -82,7 +82,7 @@ func run(args []string, signals <-chan os.Signal) int {
 			app.Value(app.About{Name: "restart-policy", Type: "POLICY", Usage: "the restartPolicy of main's container, OnFailure or Never: whether a main that is found to have failed comes back (default: OnFailure if this container was restarted; declare it if main's container has another policy than this one)", Group: restarts}, &cfg.RestartPolicy, app.OneOf(shim.OnFailure, shim.Never), func(p shim.RestartPolicy) string { return string(p) }),
 			app.Switch(app.About{Name: "keep-on-failure", Usage: "keep SIDECAR when main fails, because main comes back; implies --restart-policy OnFailure", Group: restarts}, &cfg.KeepOnFailure),
 		},
-		Check: func(command []string) error {
+		Validate: func(command []string) error {
 			cfg.Command = command
 			return check(&cfg)
 		},

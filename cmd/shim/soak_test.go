@@ -152,7 +152,7 @@ func (m soakMain) end(code int) {
 	}
 }
 
-// opens tells of the openings of files in a folder.
+// opens tells of the openings of files in a directory.
 type opens struct {
 	t      *testing.T
 	events *os.File

@@ -39,7 +39,7 @@ func TestUnreadableVolume(t *testing.T) {
 	}
 }
 
-// sharedFolder is a folder that every user can reach, which a test's own is not.
+// sharedFolder is a directory that every user can reach, which a test's own is not.
 func sharedFolder(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "volume-")

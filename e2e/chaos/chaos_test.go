@@ -89,9 +89,9 @@ func TestChaos(t *testing.T) {
 
 // play plays a plan and judges it.
 func (p plan) play(t *testing.T, root, evidence string, all *outages, sum *tally) {
-	folder := filepath.Join(evidence, fmt.Sprintf("job-%d", p.number))
-	log := filepath.Join(root, folder, "log")
-	makeWritable(t, filepath.Join(root, folder), log)
+	directory := filepath.Join(evidence, fmt.Sprintf("job-%d", p.number))
+	log := filepath.Join(root, directory, "log")
+	makeWritable(t, filepath.Join(root, directory), log)
 
 	ns := cluster.Namespace(t)
 	j := &trial{plan: p, from: time.Now()}
@@ -103,7 +103,7 @@ func (p plan) play(t *testing.T, root, evidence string, all *outages, sum *tally
 			t.Logf("seed %d, Job %d\n%s", *seed, p.number, j.story())
 		}
 	})
-	ns.ApplyText(t, p.manifest(t, folder))
+	ns.ApplyText(t, p.manifest(t, directory))
 	ctx, cancel := context.WithCancel(context.Background())
 	struck := make(chan []blow, 1)
 	go func() { struck <- p.carryOut(ctx, ns, root) }()
@@ -154,26 +154,26 @@ func (p plan) play(t *testing.T, root, evidence string, all *outages, sum *tally
 	}
 }
 
-// evidenceFolder is a folder of the node for this test alone, by its path in the node.
+// evidenceFolder is a directory of the node for this test alone, by its path in the node.
 func evidenceFolder(t *testing.T, root string) string {
 	t.Helper()
-	folder, err := os.MkdirTemp(filepath.Join(root, "var/lib"), "chaos-")
+	directory, err := os.MkdirTemp(filepath.Join(root, "var/lib"), "chaos-")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := os.RemoveAll(folder); err != nil {
+		if err := os.RemoveAll(directory); err != nil {
 			t.Error(err)
 		}
 	})
-	makeWritable(t, folder, "")
-	return filepath.Join("/var/lib", filepath.Base(folder))
+	makeWritable(t, directory, "")
+	return filepath.Join("/var/lib", filepath.Base(directory))
 }
 
-// makeWritable makes a folder, and a file in it if one is named, that every user may write to.
-func makeWritable(t *testing.T, folder, file string) {
+// makeWritable makes a directory, and a file in it if one is named, that every user may write to.
+func makeWritable(t *testing.T, directory, file string) {
 	t.Helper()
-	errs := []error{os.MkdirAll(folder, 0o777), os.Chmod(folder, 0o777)}
+	errs := []error{os.MkdirAll(directory, 0o777), os.Chmod(directory, 0o777)}
 	if file != "" {
 		errs = append(errs, os.WriteFile(file, nil, 0o666), os.Chmod(file, 0o666))
 	}

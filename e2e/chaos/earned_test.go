@@ -178,7 +178,7 @@ func (j *trial) judgePod(pod *corev1.Pod) {
 	}
 }
 
-// cutOff tells whether the pod was being deleted when the run ended. The API tells whole seconds.
+// cutOff reports whether the pod was being deleted when the run ended. The API tells whole seconds.
 func (j *trial) cutOff(pod *corev1.Pod, run kube.Run) bool {
 	var cut []time.Time
 	for _, b := range j.blows {
@@ -198,7 +198,7 @@ func (j *trial) isStruck(run kube.Run) bool {
 	return slices.ContainsFunc(j.blows, func(b blow) bool { return b.run.ID == run.ID })
 }
 
-// isLost tells whether the node has lost the run, as it may in an outage.
+// isLost reports whether the node has lost the run, as it may in an outage.
 func (j *trial) isLost(run kube.Run) bool {
 	if !slices.Contains(lostByNode, run.Reason) || len(j.outages) == 0 {
 		return false
@@ -209,7 +209,7 @@ func (j *trial) isLost(run kube.Run) bool {
 	return true
 }
 
-// calm tells whether nothing was done to the Job.
+// calm reports whether nothing was done to the Job.
 func (j *trial) calm() bool { return len(j.blows) == 0 && len(j.outages) == 0 }
 
 func (j *trial) judgeCalm() {
@@ -244,7 +244,7 @@ func (j *trial) judgeCalm() {
 	}
 }
 
-// inTandem tells whether a sidecar's runs belong to main's, one to one, with the same codes. One that starts when an
+// inTandem reports whether a sidecar's runs belong to main's, one to one, with the same codes. One that starts when an
 // attempt has failed already may have left it out, and be the next one's: the failure was an earlier attempt's.
 func (j *trial) inTandem(mains, runs []kube.Run) bool {
 	for _, main := range mains {

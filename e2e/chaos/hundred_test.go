@@ -147,7 +147,7 @@ func crowdCode(i int) int {
 	return i
 }
 
-// crowdJob is one of the hundred. Its main waits at the gate, a folder of the node.
+// crowdJob is one of the hundred. Its main waits at the gate, a directory of the node.
 func crowdJob(i int, gate string) *batchv1.Job {
 	volume := corev1.VolumeMount{Name: "pod", MountPath: "/tmp/pod"}
 	user := int64(shimUser)
@@ -167,7 +167,7 @@ func crowdJob(i int, gate string) *batchv1.Job {
 		Args:         []string{"sh", "-c", fmt.Sprintf("touch /gate/waiting-%d; read -r _ </gate/go; exit %d", i, crowdCode(i))},
 		VolumeMounts: []corev1.VolumeMount{volume, {Name: "gate", MountPath: "/gate"}},
 	})
-	folder := corev1.HostPathDirectory
+	directory := corev1.HostPathDirectory
 	return &batchv1.Job{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "batch/v1", Kind: "Job"},
 		ObjectMeta: metav1.ObjectMeta{Name: crowdName(i)},
@@ -182,7 +182,7 @@ func crowdJob(i int, gate string) *batchv1.Job {
 				Containers: containers,
 				Volumes: []corev1.Volume{
 					{Name: "pod", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}},
-					{Name: "gate", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: gate, Type: &folder}}},
+					{Name: "gate", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: gate, Type: &directory}}},
 				},
 			}},
 		},
@@ -202,13 +202,13 @@ func waiting(t *testing.T, gate string) []string {
 func inotifyInstances(t *testing.T) (instances, shims int) {
 	t.Helper()
 	for _, p := range processesOf(func(cgroup string) bool { return strings.Contains(cgroup, "/kubepods/") }) {
-		folder := fmt.Sprintf("/proc/%d", p.pid)
-		status, err := os.ReadFile(folder + "/status")
+		directory := fmt.Sprintf("/proc/%d", p.pid)
+		status, err := os.ReadFile(directory + "/status")
 		if err != nil || !p.is("shim") || !strings.Contains(string(status), fmt.Sprintf("\nUid:\t%d\t", shimUser)) {
 			continue
 		}
 		shims++
-		descriptors, err := filepath.Glob(folder + "/fd/*")
+		descriptors, err := filepath.Glob(directory + "/fd/*")
 		if err != nil {
 			t.Fatal(err)
 		}

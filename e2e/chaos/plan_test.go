@@ -185,7 +185,7 @@ func newPlan(seed uint64, number int) plan {
 	return p
 }
 
-// hitsSidecar tells whether the strike takes a sidecar away while main may go on.
+// hitsSidecar reports whether the strike takes a sidecar away while main may go on.
 func (s strike) hitsSidecar() bool {
 	return s.target == sidecarContainer || s.target == shimProcess || s.target == sidecarProcess
 }
@@ -276,7 +276,7 @@ case $end in
 esac
 `
 
-// manifest is the Job in JSON. Evidence is a folder of the node, for main's.
+// manifest is the Job in JSON. Evidence is a directory of the node, for main's.
 func (p plan) manifest(t *testing.T, evidence string) string {
 	t.Helper()
 	volume := corev1.VolumeMount{Name: "pod", MountPath: "/tmp/pod"}
@@ -350,7 +350,7 @@ func (p plan) manifest(t *testing.T, evidence string) string {
 	if p.memory {
 		emptyDir.Medium = corev1.StorageMediumMemory
 	}
-	folder := corev1.HostPathDirectory
+	directory := corev1.HostPathDirectory
 	return asJSON(t, &batchv1.Job{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "batch/v1", Kind: "Job"},
 		ObjectMeta: metav1.ObjectMeta{Name: job},
@@ -366,7 +366,7 @@ func (p plan) manifest(t *testing.T, evidence string) string {
 				Containers: containers,
 				Volumes: []corev1.Volume{
 					{Name: "pod", VolumeSource: corev1.VolumeSource{EmptyDir: emptyDir}},
-					{Name: "evidence", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: evidence, Type: &folder}}},
+					{Name: "evidence", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: evidence, Type: &directory}}},
 				},
 			}},
 		},

@@ -138,21 +138,21 @@ func (p process) String() string { return fmt.Sprintf("%d %s", p.pid, strings.Jo
 // processesOf returns the processes in such cgroups. A container's is named after its ID, in a pod's named after its UID.
 func processesOf(in func(cgroup string) bool) []process {
 	var found []process
-	folders, _ := filepath.Glob("/proc/[0-9]*")
-	for _, folder := range folders {
-		cgroup, err := os.ReadFile(folder + "/cgroup")
+	directories, _ := filepath.Glob("/proc/[0-9]*")
+	for _, directory := range directories {
+		cgroup, err := os.ReadFile(directory + "/cgroup")
 		if err != nil || !in(string(cgroup)) {
 			continue
 		}
 		p := process{cgroup: string(cgroup)}
-		p.pid, _ = strconv.Atoi(filepath.Base(folder))
-		stat, err := os.ReadFile(folder + "/stat")
+		p.pid, _ = strconv.Atoi(filepath.Base(directory))
+		stat, err := os.ReadFile(directory + "/stat")
 		if err != nil {
 			continue // it has ended while we look
 		}
 		after := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
 		p.parent, _ = strconv.Atoi(after[1])
-		line, _ := os.ReadFile(folder + "/cmdline")
+		line, _ := os.ReadFile(directory + "/cmdline")
 		p.words = strings.FieldsFunc(string(line), func(r rune) bool { return r == 0 })
 		if after[0] != "Z" {
 			found = append(found, p)

@@ -186,7 +186,7 @@ func (got results) markdown(version string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, `# What each strategy does in each situation
 
-Written by %s, which runs each manifest of this folder as a real Job in each situation, here on
+Written by %s, which runs each manifest of this directory as a real Job in each situation, here on
 Kubernetes %s. Every figure is what the kubelet and the Job controller reported in that run.
 
 `, "`make compare`", version)

@@ -30,7 +30,7 @@ const (
 const insideVar = "GVISOR_TEST_INSIDE"
 
 var (
-	state string // the folder for what is built, and for what lives as long as the tests
+	state string // the directory for what is built, and for what lives as long as the tests
 	runsc string // the program
 )
 
@@ -111,17 +111,17 @@ func inside(m *testing.M) (code int, err error) {
 	if err := syscall.Mount("proc", "/proc", "proc", 0, ""); err != nil {
 		return 1, os.NewSyscallError("mount of /proc", err)
 	}
-	folder := filepath.Join(state, "run")
-	if err := os.MkdirAll(folder, 0o755); err != nil {
+	directory := filepath.Join(state, "run")
+	if err := os.MkdirAll(directory, 0o755); err != nil {
 		return 1, err
 	}
-	if err := syscall.Mount("tmpfs", folder, "tmpfs", 0, "mode=755"); err != nil {
-		return 1, os.NewSyscallError("mount of a tmpfs on "+folder, err)
+	if err := syscall.Mount("tmpfs", directory, "tmpfs", 0, "mode=755"); err != nil {
+		return 1, os.NewSyscallError("mount of a tmpfs on "+directory, err)
 	}
-	if err := os.Setenv("TMPDIR", folder); err != nil {
+	if err := os.Setenv("TMPDIR", directory); err != nil {
 		return 1, err
 	}
-	if err := makeRoot(filepath.Join(folder, "root")); err != nil {
+	if err := makeRoot(filepath.Join(directory, "root")); err != nil {
 		return 1, err
 	}
 	// The tests mostly wait: all of them at once.
@@ -131,17 +131,17 @@ func inside(m *testing.M) (code int, err error) {
 	return m.Run(), nil
 }
 
-// build builds runsc and the programs, as far as they have changed, into the state folder.
+// build builds runsc and the programs, as far as they have changed, into the state directory.
 func build(here string) error {
-	for folder, args := range map[string][]string{
+	for directory, args := range map[string][]string{
 		filepath.Join(here, "runsc"):    {"tool"},
 		filepath.Join(here, "..", ".."): {"./cmd/sentinel", "./cmd/shim"},
 	} {
 		cmd := exec.Command("go", append([]string{"build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", state + "/"}, args...)...)
-		cmd.Dir = folder
+		cmd.Dir = directory
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // static
 		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("go build in %s: %w\n%s", folder, err, out)
+			return fmt.Errorf("go build in %s: %w\n%s", directory, err, out)
 		}
 	}
 	return nil
@@ -149,8 +149,8 @@ func build(here string) error {
 
 // makeRoot makes the root file system of all containers: the programs, the stand-in, and places to mount on.
 func makeRoot(root string) error {
-	for _, folder := range []string{"proc", "tmp/pod"} {
-		if err := os.MkdirAll(filepath.Join(root, folder), 0o755); err != nil {
+	for _, directory := range []string{"proc", "tmp/pod"} {
+		if err := os.MkdirAll(filepath.Join(root, directory), 0o755); err != nil {
 			return err
 		}
 	}

@@ -17,7 +17,7 @@ import (
 // patience is for how long a test waits for what happens at once.
 const patience = 30 * time.Second
 
-// pod is a sandbox with one shared folder, as the kubelet and gVisor's containerd shim make it.
+// pod is a sandbox with one shared directory, as the kubelet and gVisor's containerd shim make it.
 type pod struct {
 	t     *testing.T
 	dir   string            // everything of this pod
@@ -42,8 +42,8 @@ func newPod(t *testing.T, sharedMount bool) *pod {
 	if sharedMount {
 		p.hints = map[string]string{"source": p.path(""), "type": "tmpfs", "share": "pod"}
 	}
-	for _, folder := range []string{p.root, p.path("")} {
-		if err := os.Mkdir(folder, 0o777); err != nil {
+	for _, directory := range []string{p.root, p.path("")} {
+		if err := os.Mkdir(directory, 0o777); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -128,7 +128,7 @@ func (p *pod) start(name string, argv []string) *container {
 }
 
 // bundle makes the OCI bundle of a container.
-func (p *pod) bundle(name string, argv []string) (folder string) {
+func (p *pod) bundle(name string, argv []string) (directory string) {
 	p.t.Helper()
 	kind := "container"
 	annotations := map[string]string{"io.kubernetes.cri.sandbox-id": "sandbox", "io.kubernetes.cri.container-name": name}
@@ -153,14 +153,14 @@ func (p *pod) bundle(name string, argv []string) (folder string) {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	folder = filepath.Join(p.dir, name)
-	if err := os.Mkdir(folder, 0o755); err != nil {
+	directory = filepath.Join(p.dir, name)
+	if err := os.Mkdir(directory, 0o755); err != nil {
 		p.t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(folder, "config.json"), spec, 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(directory, "config.json"), spec, 0o644); err != nil {
 		p.t.Fatal(err)
 	}
-	return folder
+	return directory
 }
 
 func (c *container) read(r *os.File) {

@@ -38,7 +38,7 @@ type Cluster struct {
 	dynamic dynamic.Interface
 	mapper  *restmapper.DeferredDiscoveryRESTMapper
 
-	// scripts is the folder e2e/cluster if the cluster was brought up by the scripts in it, else empty.
+	// scripts is the directory e2e/cluster if the cluster was brought up by the scripts in it, else empty.
 	scripts string
 }
 
@@ -64,8 +64,8 @@ func Connect() (*Cluster, error) {
 		return nil, fmt.Errorf("the cluster of KUBECONFIG %s does not answer: %w", path, err)
 	}
 	c.mapper = restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(c.client.Discovery()))
-	if folder := filepath.Dir(path); filepath.Base(folder) == ".state" {
-		c.scripts = filepath.Join(folder, "../cluster")
+	if directory := filepath.Dir(path); filepath.Base(directory) == ".state" {
+		c.scripts = filepath.Join(directory, "../cluster")
 	}
 	return c, nil
 }
@@ -97,7 +97,7 @@ func (c *Cluster) Daemon(t testing.TB, verb, name string) {
 	}
 }
 
-// Root is the node's root folder, as this machine sees it. It skips the test where the cluster is not the one
+// Root is the node's root directory, as this machine sees it. It skips the test where the cluster is not the one
 // of e2e/cluster.
 func (c *Cluster) Root(t testing.TB) string {
 	t.Helper()

@@ -24,7 +24,7 @@ func TestTwoLiveRunsNeverCoexist(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		rounds  int
-		puppets int
+		helpers int
 		prepare func(t *testing.T, dir string)
 	}{
 		{"nothing there", 150, 2, func(*testing.T, string) {}},
@@ -45,13 +45,13 @@ func TestTwoLiveRunsNeverCoexist(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			root := newFastVolume(t)
-			var puppets []*puppet
+			var helpers []*helper
 			var confined []func(*exec.Cmd)
 			if c.name == withoutNoReplace {
 				confined = append(confined, refusing("noreplace"))
 			}
-			for range c.puppets {
-				puppets = append(puppets, newPuppet(t, confined...))
+			for range c.helpers {
+				helpers = append(helpers, newHelper(t, confined...))
 			}
 			for round := range c.rounds {
 				dir := filepath.Join(root, fmt.Sprint(round))
@@ -60,12 +60,12 @@ func TestTwoLiveRunsNeverCoexist(t *testing.T) {
 				}
 				c.prepare(t, dir)
 				at := monotonic() + time.Millisecond.Nanoseconds()
-				for i, p := range puppets {
-					p.say("contend", dir, "main", fmt.Sprint(at), fmt.Sprint(round*c.puppets+i))
+				for i, p := range helpers {
+					p.say("contend", dir, "main", fmt.Sprint(at), fmt.Sprint(round*c.helpers+i))
 				}
 				type span struct{ from, to int64 }
 				var lives []span
-				for _, p := range puppets {
+				for _, p := range helpers {
 					var live span
 					if line := p.hear(); !scan(line, "live %d %d", &live.from, &live.to) {
 						t.Fatalf("round %d: %s; the volume: %s", round, line, listing(dir))
@@ -96,7 +96,7 @@ func scan(line, format string, into ...any) bool {
 // A Begin over a live run waits for five seconds for its end, and then says whose.
 func TestBeginOverALiveRun(t *testing.T) {
 	t.Parallel()
-	dir, owner, other := newVolume(t), newPuppet(t), newPuppet(t)
+	dir, owner, other := newVolume(t), newHelper(t), newHelper(t)
 	owner.do("begin", dir, "main")
 	began := time.Now()
 	answer := other.ask("begin", dir, "main")
@@ -118,13 +118,13 @@ func TestBeginWaitsForTheEnd(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name string
-		end  func(owner *puppet)
+		end  func(owner *helper)
 	}{
-		{"ended", func(owner *puppet) { owner.do("end", "0") }},
-		{"killed", (*puppet).kill},
+		{"ended", func(owner *helper) { owner.do("end", "0") }},
+		{"killed", (*helper).kill},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			dir, owner, next := newVolume(t), newPuppet(t), newPuppet(t)
+			dir, owner, next := newVolume(t), newHelper(t), newHelper(t)
 			owner.do("begin", dir, "main")
 			next.say("begin", dir, "main")
 			awaitPrivate(t, dir)
@@ -144,7 +144,7 @@ func TestBeginWaitsForTheEnd(t *testing.T) {
 func TestBeginTellsThatItWaits(t *testing.T) {
 	for _, before := range []string{"nothing", "an end"} {
 		t.Run(before, func(t *testing.T) {
-			dir, owner := newVolume(t), newPuppet(t)
+			dir, owner := newVolume(t), newHelper(t)
 			owner.do("begin", dir, "main")
 			if before == "an end" {
 				plant(t, TerminatedPath(dir, "main"), "1\n")
@@ -273,11 +273,11 @@ func TestBeginOverADeadFile(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			var p *puppet
+			var p *helper
 			if c.other && os.Getuid() == 0 { // to whom nothing is closed
-				p = newPuppet(t, asNobody(t))
+				p = newHelper(t, asNobody(t))
 			} else {
-				p = newPuppet(t)
+				p = newHelper(t)
 			}
 			// What takes time by itself must not be taken for a wait.
 			least := unlimited
@@ -306,7 +306,7 @@ func TestBeginOverADeadFile(t *testing.T) {
 
 // A live run of another user, whose file can only be read, is seen to be live.
 func TestBeginOverALiveRunOfAnotherUser(t *testing.T) {
-	dir, p := newVolume(t), newPuppet(t, asNobody(t))
+	dir, p := newVolume(t), newHelper(t, asNobody(t))
 	run := mustBegin(t, dir, "main")
 	if answer := p.ask("record", dir, "main", "125"); !strings.HasPrefix(answer, "live: ") {
 		t.Errorf("it says %q", answer)
@@ -323,7 +323,7 @@ func TestRefusals(t *testing.T) {
 	// By the file system, or by a seccomp profile that does not know the call.
 	for _, refused := range []string{"noreplace", "renameat2"} {
 		t.Run(refused, func(t *testing.T) {
-			dir, p, q := newVolume(t), newPuppet(t, refusing(refused)), newPuppet(t, refusing(refused))
+			dir, p, q := newVolume(t), newHelper(t, refusing(refused)), newHelper(t, refusing(refused))
 			p.do("begin", dir, "main")
 			wantListing(t, dir, `main-running="running\n"`)
 			wantState(t, dir, "main", "running")
@@ -339,7 +339,7 @@ func TestRefusals(t *testing.T) {
 		})
 	}
 	t.Run("locks", func(t *testing.T) {
-		dir, p := newVolume(t), newPuppet(t, refusing("locks"))
+		dir, p := newVolume(t), newHelper(t, refusing("locks"))
 		p.do("begin", dir, "main")
 		wantListing(t, dir, `main-running="running\n"`)
 		wantState(t, dir, "main", "unverified") // the heartbeat remains
@@ -382,7 +382,7 @@ func TestAppendOnlyDirectory(t *testing.T) {
 
 // The private files of Begins that were killed are removed, those of live ones are not.
 func TestLeftovers(t *testing.T) {
-	dir, owner, waiting := newVolume(t), newPuppet(t), newPuppet(t)
+	dir, owner, waiting := newVolume(t), newHelper(t), newHelper(t)
 	owner.do("begin", dir, "main")
 	waiting.say("begin", dir, "main")
 	awaitPrivate(t, dir)
@@ -441,7 +441,7 @@ func TestHostileVolume(t *testing.T) {
 		{"a symbolic link", func(path, outside string) error { return os.Symlink(outside, path) }},
 		{"a dangling link", func(path, outside string) error { return os.Symlink(outside+"-none", path) }},
 		{"a link to itself", func(path, _ string) error { return os.Symlink(path, path) }},
-		{"a link to a folder", func(path, outside string) error { return os.Symlink(filepath.Dir(outside), path) }},
+		{"a link to a directory", func(path, outside string) error { return os.Symlink(filepath.Dir(outside), path) }},
 		{"a hard link", func(path, outside string) error { return os.Link(outside, path) }},
 		{"a FIFO", func(path, _ string) error { return unix.Mkfifo(path, 0o666) }},
 		{"a socket", func(path, _ string) error { return unix.Mknod(path, unix.S_IFSOCK|0o666, 0) }},
@@ -451,8 +451,8 @@ func TestHostileVolume(t *testing.T) {
 			}
 			return unix.Mknod(path, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 5))) // /dev/zero
 		}},
-		{"a folder", func(path, _ string) error { return os.Mkdir(path, 0o777) }},
-		{"a folder with something in it", func(path, _ string) error { return os.MkdirAll(path+"/below", 0o777) }},
+		{"a directory", func(path, _ string) error { return os.Mkdir(path, 0o777) }},
+		{"a directory with something in it", func(path, _ string) error { return os.MkdirAll(path+"/below", 0o777) }},
 		{"1 GiB", func(path, _ string) error {
 			if err := os.WriteFile(path, nil, 0o666); err != nil {
 				return err
@@ -465,7 +465,7 @@ func TestHostileVolume(t *testing.T) {
 	}
 	for _, name := range []string{"main-running", "main-terminated", private} {
 		for _, k := range kinds {
-			isFolder := strings.HasPrefix(k.name, "a folder")
+			isFolder := strings.HasPrefix(k.name, "a directory")
 			t.Run(name+" is "+k.name, func(t *testing.T) {
 				t.Parallel()
 				parent := newVolume(t)
@@ -548,7 +548,7 @@ func TestHostileEnd(t *testing.T) {
 		{"a hard link", func(path, secret string) error { return os.Link(secret, path) }, "ended: 3"},
 		{"a FIFO", func(path, _ string) error { return unix.Mkfifo(path, 0o666) }, "ended: 3"},
 		{"another end", func(path, _ string) error { return os.WriteFile(path, []byte("0\n"), 0o400) }, "ended: 3"},
-		{"a folder", func(path, _ string) error { return os.Mkdir(path, 0o777) }, "unreadable: 125"},
+		{"a directory", func(path, _ string) error { return os.Mkdir(path, 0o777) }, "unreadable: 125"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			parent := newVolume(t)

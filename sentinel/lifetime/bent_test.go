@@ -240,7 +240,7 @@ func TestEndInPlaceWhileLooking(t *testing.T) {
 }
 
 // A command that never begins leaves its outcome also where no run could begin: but never over
-// a live run, nor where nobody can tell whether there is one.
+// a live run, nor where nobody can report whether there is one.
 func TestRecordWithoutARun(t *testing.T) {
 	fails := func(errno error) func(string) (string, File, error) {
 		return func(prefix string) (string, File, error) {

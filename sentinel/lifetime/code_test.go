@@ -88,12 +88,12 @@ func TestLongestName(t *testing.T) {
 func TestCheckVolume(t *testing.T) {
 	dir := newVolume(t)
 	if err := CheckVolume(dir); err != nil {
-		t.Errorf("a folder: %v", err)
+		t.Errorf("a directory: %v", err)
 	}
 	plant(t, dir+"/file", "")
 	for _, c := range []struct{ dir, says string }{
 		{dir + "/none", "does not exist"},
-		{dir + "/file", "is not a folder"},
+		{dir + "/file", "is not a directory"},
 		{dir + "/file/below", "not a directory"},
 	} {
 		err := CheckVolume(c.dir)

@@ -45,7 +45,7 @@ func openSeen(v Volume, name string, info Info, write bool) (File, error) {
 	return f, nil
 }
 
-// at tells whether name names the file that f is.
+// at reports whether name names the file that f is.
 func at(v Volume, name string, f File) bool {
 	named, err := v.Lstat(name)
 	if err != nil {
@@ -122,7 +122,7 @@ func writeEnd(v Volume, name string, code int) error {
 	return nil
 }
 
-// outOfDescriptors tells whether an error says that no file can be opened at all.
+// outOfDescriptors reports whether an error says that no file can be opened at all.
 func outOfDescriptors(err error) bool {
 	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE)
 }

@@ -14,11 +14,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mounted is a file system of its own, which a puppet has mounted: the puppet, the path
+// mounted is a file system of its own, which a helper has mounted: the helper, the path
 // by which it knows it, and the one by which this process reaches it.
-func mounted(t *testing.T, kind, options string, source ...string) (p *puppet, theirs, ours string) {
+func mounted(t *testing.T, kind, options string, source ...string) (p *helper, theirs, ours string) {
 	t.Helper()
-	p, theirs = newPuppet(t, withMounts), newVolume(t)
+	p, theirs = newHelper(t, withMounts), newVolume(t)
 	if answer := p.ask(append([]string{"mount", theirs, kind, options}, source...)...); answer != "ok" {
 		t.Skipf("no file system can be mounted here: %s", answer)
 	}
@@ -204,7 +204,7 @@ func TestDiskFails(t *testing.T) {
 }
 
 // mountedDisk is a small disk with ext4.
-func mountedDisk(t *testing.T) (p *puppet, theirs, ours string) {
+func mountedDisk(t *testing.T) (p *helper, theirs, ours string) {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root: to mount an image of a disk")
@@ -276,7 +276,7 @@ func loopDevice(t *testing.T, image string) string {
 // Who can only read the volume follows a run all the same, and cannot begin one.
 func TestReadOnlyMount(t *testing.T) {
 	t.Parallel()
-	dir, owner := newVolume(t), newPuppet(t)
+	dir, owner := newVolume(t), newHelper(t)
 	watcher, theirs, _ := mounted(t, "bind-ro", "-", dir)
 	for _, command := range [][]string{{"begin", theirs, "shim"}, {"record", theirs, "shim", "3"}} {
 		if answer := watcher.ask(command...); !strings.Contains(answer, unix.EROFS.Error()) || !strings.Contains(answer, theirs) {
@@ -295,7 +295,7 @@ func TestReadOnlyMount(t *testing.T) {
 	hear("running")
 	owner.kill()
 	hear("lost: 137")
-	next := newPuppet(t)
+	next := newHelper(t)
 	next.do("begin", dir, "main")
 	hear("running")
 	next.do("end", "3")

@@ -46,7 +46,7 @@ const MinLostAfter = 3 * Heartbeat
 // private file's, in the 255 bytes that a file name may have.
 const maxName = 255 - len(".-") - 2*privateBytes
 
-// CheckName tells whether name can name a run. It becomes part of file names and
+// CheckName reports whether name can name a run. It becomes part of file names and
 // of lists that are separated by spaces.
 func CheckName(name string) error {
 	switch {
@@ -64,10 +64,10 @@ func CheckName(name string) error {
 	return nil
 }
 
-// CheckVolume tells whether dir can be the shared volume. A folder that does not
+// CheckVolume reports whether dir can be the shared volume. A directory that does not
 // exist is nearly always a forgotten volumeMounts, so it is never made.
 func CheckVolume(dir string) error {
-	const hint = "mount the shared volume there (volumeMounts), or name another folder with --dir"
+	const hint = "mount the shared volume there (volumeMounts), or name another directory with --dir"
 	info, err := os.Stat(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -75,7 +75,7 @@ func CheckVolume(dir string) error {
 	case err != nil:
 		return fmt.Errorf("the volume: %w: %s", err, hint)
 	case !info.IsDir():
-		return fmt.Errorf("the volume %s is not a folder: %s", dir, hint)
+		return fmt.Errorf("the volume %s is not a directory: %s", dir, hint)
 	}
 	return nil
 }

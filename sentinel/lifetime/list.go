@@ -75,11 +75,11 @@ func Runs(ctx context.Context, v Volume) (runs []Entry) {
 	return runs
 }
 
-// Stopping names the live runs on the volume that have said that they are about to
-// end ([Run.Stopping]); those that it has found by then when ctx is done. The word of a
+// StoppingRuns names the live runs on the volume that have said that they are about to
+// end ([Run.AnnounceStopping]); those that it has found by then when ctx is done. The word of a
 // killed one does not count, for its lock is gone; so where locks are not shared, none is
 // ever named.
-func Stopping(ctx context.Context, v Volume) (names []string) {
+func StoppingRuns(ctx context.Context, v Volume) (names []string) {
 	for file := range filesOf(ctx, v) {
 		name, ok := runOf(file)
 		if ok && strings.HasSuffix(file, runningSuffix) && isStopping(v, file) {
@@ -89,7 +89,7 @@ func Stopping(ctx context.Context, v Volume) (names []string) {
 	return names
 }
 
-// StillStopping is which of the runs that Stopping has named it would name again.
+// StillStopping is which of the runs that StoppingRuns has named it would name again.
 func StillStopping(v Volume, names []string) (still []string) {
 	for _, name := range names {
 		if isStopping(v, name+runningSuffix) {

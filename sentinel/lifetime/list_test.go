@@ -10,10 +10,10 @@ import (
 	"testing"
 )
 
-// Stopping names those that live and have said so.
+// StoppingRuns names those that live and have said so.
 func TestStopping(t *testing.T) {
 	dir := newVolume(t)
-	stopping, running, killed := newPuppet(t), newPuppet(t), newPuppet(t)
+	stopping, running, killed := newHelper(t), newHelper(t), newHelper(t)
 	stopping.do("begin", dir, "a")
 	stopping.do("stopping")
 	running.do("begin", dir, "b")
@@ -34,7 +34,7 @@ func TestStopping(t *testing.T) {
 
 	want := func(want string) {
 		t.Helper()
-		names := Stopping(t.Context(), Dir(dir))
+		names := StoppingRuns(t.Context(), Dir(dir))
 		if len(names) > 1 && names[0] > names[1] {
 			names[0], names[1] = names[1], names[0]
 		}
@@ -47,7 +47,7 @@ func TestStopping(t *testing.T) {
 	want("a")
 	stopping.do("end", "0")
 	want("")
-	if names := Stopping(t.Context(), Dir(dir+"/none")); names != nil {
+	if names := StoppingRuns(t.Context(), Dir(dir+"/none")); names != nil {
 		t.Errorf("on a volume that is not there, %q are stopping", names)
 	}
 }
@@ -55,7 +55,7 @@ func TestStopping(t *testing.T) {
 // Runs tells what is there as the files show it, and passes over what is no run.
 func TestRuns(t *testing.T) {
 	dir := newVolume(t)
-	live, killed, both := newPuppet(t), newPuppet(t), newPuppet(t)
+	live, killed, both := newHelper(t), newHelper(t), newHelper(t)
 	live.do("begin", dir, "live")
 	killed.do("begin", dir, "killed")
 	killed.kill()
@@ -123,7 +123,7 @@ func TestListingsEnd(t *testing.T) {
 	const until = 10
 	dir := newVolume(t)
 	for name, list := range map[string]func(context.Context, Volume){
-		"Stopping":        func(ctx context.Context, v Volume) { Stopping(ctx, v) },
+		"Stopping":        func(ctx context.Context, v Volume) { StoppingRuns(ctx, v) },
 		"Runs":            func(ctx context.Context, v Volume) { Runs(ctx, v) },
 		"removeLeftovers": func(ctx context.Context, v Volume) { removeLeftovers(ctx, v, "main") },
 	} {

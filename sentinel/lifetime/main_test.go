@@ -29,11 +29,11 @@ import (
 // patience is for how long a test waits for anything before it fails.
 const patience = 20 * time.Second
 
-// The test binary is also a puppet: a process that does on a volume what it is told
+// The test binary is also a helper: a process that does on a volume what it is told
 // on its stdin, one line for a command, and answers each with a line. What is killed,
 // kept out, locked in or confined in these tests is always such a process.
 
-// puppetVariable makes the test binary a puppet. Its value is what its seccomp filter
+// puppetVariable makes the test binary a helper. Its value is what its seccomp filter
 // refuses: the keys of refusals, separated by commas.
 const puppetVariable = "LIFETIME_PUPPET"
 
@@ -49,7 +49,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// refusals are the system calls that a puppet's kernel can be made to refuse.
+// refusals are the system calls that a helper's kernel can be made to refuse.
 var refusals = map[string]refusal{
 	"inotify-instances": {nr: unix.SYS_INOTIFY_INIT1, arg: -1, errno: unix.EMFILE},
 	"inotify-watches":   {nr: unix.SYS_INOTIFY_ADD_WATCH, arg: -1, errno: unix.ENOSPC},
@@ -137,10 +137,10 @@ func playPuppet(refused string) int {
 	return 0
 }
 
-// lengths are those of a puppet's runs.
+// lengths are those of a helper's runs.
 var lengths = rand.New(rand.NewPCG(1, 1))
 
-// obey does what a puppet is told.
+// obey does what a helper is told.
 func obey(verb string, args []string, run **Run, lines *bufio.Scanner) (err error) {
 	switch verb {
 	case "begin": // DIR NAME
@@ -148,9 +148,9 @@ func obey(verb string, args []string, run **Run, lines *bufio.Scanner) (err erro
 	case "end": // CODE
 		err = (*run).End(number(args[0]))
 	case "stopping":
-		err = (*run).Stopping()
+		err = (*run).AnnounceStopping()
 	case "running":
-		err = (*run).Running()
+		err = (*run).RetractStopping()
 	case "record": // DIR NAME CODE
 		err = Record(Dir(args[0]), args[1], number(args[2]))
 	case "sync": // DIR NAME
@@ -205,7 +205,7 @@ func obey(verb string, args []string, run **Run, lines *bufio.Scanner) (err erro
 			return fmt.Errorf("mount: %w", err)
 		}
 	default:
-		err = fmt.Errorf("a puppet does not know %q", verb)
+		err = fmt.Errorf("a helper does not know %q", verb)
 	}
 	return err
 }
@@ -254,20 +254,20 @@ func contend(dir, name string, at int64, seed uint64) error {
 	return run.End(3)
 }
 
-// puppet is a puppet under way.
-type puppet struct {
+// helper is a helper under way.
+type helper struct {
 	t     testing.TB
 	cmd   *exec.Cmd
 	in    io.WriteCloser
 	lines chan string // what it says; closed at its end
 }
 
-// newPuppet starts a puppet, which ends with the test at the latest. Changes may
+// newHelper starts a helper, which ends with the test at the latest. Changes may
 // complete the command before it is started.
-func newPuppet(t testing.TB, changes ...func(*exec.Cmd)) *puppet {
+func newHelper(t testing.TB, changes ...func(*exec.Cmd)) *helper {
 	t.Helper()
-	// Not os.Args[0], whose folder is closed to other users.
-	p := &puppet{t: t, cmd: exec.Command("/proc/self/exe"), lines: make(chan string, 1024)}
+	// Not os.Args[0], whose directory is closed to other users.
+	p := &helper{t: t, cmd: exec.Command("/proc/self/exe"), lines: make(chan string, 1024)}
 	p.cmd.Env = append(os.Environ(), puppetVariable+"=")
 	p.cmd.Dir = "/"
 	p.cmd.Stderr = os.Stderr
@@ -285,7 +285,7 @@ func newPuppet(t testing.TB, changes ...func(*exec.Cmd)) *puppet {
 	}
 	p.in = in
 	if err := p.cmd.Start(); err != nil {
-		t.Fatalf("a puppet cannot be started: %v", err)
+		t.Fatalf("a helper cannot be started: %v", err)
 	}
 	go func() {
 		defer close(p.lines)
@@ -300,63 +300,63 @@ func newPuppet(t testing.TB, changes ...func(*exec.Cmd)) *puppet {
 	return p
 }
 
-// refusing confines a puppet to a kernel that refuses some calls.
+// refusing confines a helper to a kernel that refuses some calls.
 func refusing(names ...string) func(*exec.Cmd) {
 	return func(cmd *exec.Cmd) {
 		cmd.Env = append(cmd.Env, puppetVariable+"="+strings.Join(names, ","))
 	}
 }
 
-// say tells the puppet to do something.
-func (p *puppet) say(words ...string) {
+// say tells the helper to do something.
+func (p *helper) say(words ...string) {
 	p.t.Helper()
 	if _, err := fmt.Fprintln(p.in, strings.Join(words, " ")); err != nil {
-		p.t.Fatalf("a puppet that was to %s is gone: %v", words[0], err)
+		p.t.Fatalf("a helper that was to %s is gone: %v", words[0], err)
 	}
 }
 
-// hear is the next line that the puppet says.
-func (p *puppet) hear() string {
+// hear is the next line that the helper says.
+func (p *helper) hear() string {
 	p.t.Helper()
 	select {
 	case line, ok := <-p.lines:
 		if !ok {
-			p.t.Fatal("a puppet has ended without a word")
+			p.t.Fatal("a helper has ended without a word")
 		}
 		return line
 	case <-time.After(patience):
-		p.t.Fatalf("a puppet has said nothing for %s", patience)
+		p.t.Fatalf("a helper has said nothing for %s", patience)
 	}
 	return ""
 }
 
-// ask tells the puppet to do something and returns its answer, which is "ok", or why not.
-func (p *puppet) ask(words ...string) string {
+// ask tells the helper to do something and returns its answer, which is "ok", or why not.
+func (p *helper) ask(words ...string) string {
 	p.t.Helper()
 	p.say(words...)
 	return p.hear()
 }
 
-// do tells the puppet to do something that must succeed.
-func (p *puppet) do(words ...string) {
+// do tells the helper to do something that must succeed.
+func (p *helper) do(words ...string) {
 	p.t.Helper()
 	if answer := p.ask(words...); answer != "ok" {
 		p.t.Fatalf("%s: %s", strings.Join(words, " "), answer)
 	}
 }
 
-// kill kills the puppet with SIGKILL and returns when it is gone.
-func (p *puppet) kill() {
+// kill kills the helper with SIGKILL and returns when it is gone.
+func (p *helper) kill() {
 	_ = p.cmd.Process.Kill()
 	_ = p.cmd.Wait()
 }
 
-// inside is the path by which this process reaches what the puppet calls path.
-func (p *puppet) inside(path string) string {
+// inside is the path by which this process reaches what the helper calls path.
+func (p *helper) inside(path string) string {
 	return fmt.Sprintf("/proc/%d/root%s", p.cmd.Process.Pid, path)
 }
 
-// newVolume is a folder as an emptyDir is: everybody's.
+// newVolume is a directory as an emptyDir is: everybody's.
 func newVolume(t testing.TB) string {
 	t.Helper()
 	return newVolumeIn(t, "")
@@ -506,7 +506,7 @@ func readLock(t testing.TB, path string) {
 	}
 }
 
-// asNobody makes a puppet another user without any right on our files. Only root can.
+// asNobody makes a helper another user without any right on our files. Only root can.
 func asNobody(t testing.TB) func(*exec.Cmd) {
 	t.Helper()
 	if os.Getuid() != 0 {
@@ -517,7 +517,7 @@ func asNobody(t testing.TB) func(*exec.Cmd) {
 	}
 }
 
-// withMounts gives a puppet mounts of its own, which end with it.
+// withMounts gives a helper mounts of its own, which end with it.
 func withMounts(cmd *exec.Cmd) {
 	cmd.SysProcAttr.Unshareflags |= syscall.CLONE_NEWNS
 	if os.Getuid() == 0 {

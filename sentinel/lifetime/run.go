@@ -9,12 +9,12 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/sentinel/crashpoint"
 )
 
-// Stopping says on the volume that this run is about to end, so that a sentinel
-// that restarts waits for the end ([Stopping]).
-func (r *Run) Stopping() error { return r.say(wordStopping) }
+// AnnounceStopping says on the volume that this run is about to end, so that a sentinel
+// that restarts waits for the end ([StoppingRuns]).
+func (r *Run) AnnounceStopping() error { return r.say(wordStopping) }
 
-// Running takes the word back.
-func (r *Run) Running() error { return r.say(wordRunning) }
+// RetractStopping takes the word back.
+func (r *Run) RetractStopping() error { return r.say(wordRunning) }
 
 func (r *Run) say(word string) error {
 	r.mu.Lock()

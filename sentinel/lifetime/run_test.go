@@ -23,12 +23,12 @@ func TestRun(t *testing.T) {
 	wantListing(t, dir, `main-running="running\n"`)
 	wantState(t, dir, "main", "running")
 
-	if err := run.Stopping(); err != nil {
+	if err := run.AnnounceStopping(); err != nil {
 		t.Error(err)
 	}
 	wantListing(t, dir, `main-running="stopping\n"`)
 	wantState(t, dir, "main", "running")
-	if err := run.Running(); err != nil {
+	if err := run.RetractStopping(); err != nil {
 		t.Error(err)
 	}
 	wantListing(t, dir, `main-running="running\n"`)
@@ -36,7 +36,7 @@ func TestRun(t *testing.T) {
 	mustEnd(t, run, 137)
 	wantListing(t, dir, `main-terminated="137\n"`)
 	wantState(t, dir, "main", "ended: 137")
-	if err := run.Stopping(); err == nil {
+	if err := run.AnnounceStopping(); err == nil {
 		t.Error("a word after the end is not refused")
 	}
 	wantListing(t, dir, `main-terminated="137\n"`)
@@ -53,7 +53,7 @@ func TestRun(t *testing.T) {
 
 // Another user can follow a run whatever the umask is, and nobody else can change it.
 func TestModes(t *testing.T) {
-	dir, p := newVolume(t), newPuppet(t)
+	dir, p := newVolume(t), newHelper(t)
 	p.do("umask", "077")
 	p.do("begin", dir, "main")
 	wantMode := func(path string) {
@@ -97,7 +97,7 @@ func TestEndOfAStolenFile(t *testing.T) {
 			}
 			return os.Symlink("/dev/null", path)
 		}, []string{"main-running(Lrwxrwxrwx)"}},
-		{"replaced by a folder", func(path string) error {
+		{"replaced by a directory", func(path string) error {
 			if err := os.Remove(path); err != nil {
 				return err
 			}
@@ -124,7 +124,7 @@ func TestHeartbeat(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		run := mustBegin(t, dir, "main")
 		long := time.Unix(1, 0)
-		for _, say := range []func() error{nil, run.Stopping, nil, run.Running} {
+		for _, say := range []func() error{nil, run.AnnounceStopping, nil, run.RetractStopping} {
 			if say != nil {
 				if err := say(); err != nil {
 					t.Fatal(err)
@@ -212,7 +212,7 @@ func onlyPrivate(t testing.TB, dir string) (private string) {
 func TestReaderSeesWholeEnds(t *testing.T) {
 	t.Parallel()
 	const runs = 1000
-	dir, p := newFastVolume(t), newPuppet(t)
+	dir, p := newFastVolume(t), newHelper(t)
 	end := TerminatedPath(dir, "main")
 	stop, read := make(chan struct{}), make(chan error, 1)
 	seen := 0

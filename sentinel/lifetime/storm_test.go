@@ -44,7 +44,7 @@ func TestLimiter(t *testing.T) {
 // A watcher with a full token bucket follows a thousand hints at once; a hint to one whose bucket is
 // empty comes after a pause.
 func TestPause(t *testing.T) {
-	dir, owner := newVolume(t), newPuppet(t)
+	dir, owner := newVolume(t), newHelper(t)
 	w := watchRun(t, dir)
 	owner.do("begin", dir, "main")
 	await(t, w, "running")
@@ -135,7 +135,7 @@ func TestEndAfterAStorm(t *testing.T) {
 	t.Parallel()
 	least := time.Hour // one that is held up by a loaded machine proves nothing
 	for range 3 {
-		dir, owner := newFastVolume(t), newPuppet(t)
+		dir, owner := newFastVolume(t), newHelper(t)
 		w := watchRun(t, dir)
 		deafen(w, events)
 		for spend(w.limiter, lookCost, time.Now()) {
@@ -223,7 +223,7 @@ func TestLostEventsAreAHint(t *testing.T) {
 	awaitHint(t, w)
 }
 
-// Names gives each name once, whatever there is, and nothing of what is no folder.
+// Names gives each name once, whatever there is, and nothing of what is no directory.
 func TestNames(t *testing.T) {
 	dir := newVolume(t)
 	const files = 1000
@@ -246,6 +246,6 @@ func TestNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name := range Dir(dir).Names() {
-		t.Errorf("%q in what is no folder", name)
+		t.Errorf("%q in what is no directory", name)
 	}
 }

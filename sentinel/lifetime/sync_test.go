@@ -23,7 +23,7 @@ func TestSync(t *testing.T) {
 			if err := Sync(Dir(dir), "main"); err != nil {
 				t.Error(err)
 			}
-			failing := newPuppet(t, refusing("syncs"))
+			failing := newHelper(t, refusing("syncs"))
 			want := fmt.Sprintf("sync %s/%s: input/output error; sync %s: input/output error", dir, c.file, dir)
 			if got := failing.ask("sync", dir, "main"); got != want {
 				t.Errorf("where the disk fails it says %q, not %q", got, want)

@@ -13,12 +13,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Volume is the shared folder, and the time that passes there: all that the
+// Volume is the shared directory, and the time that passes there: all that the
 // contract asks of its surroundings, one method for one step that another process
 // may come between. [Dir] is the real one. The other is the simulation in the tests
 // of package shim, which puts every possible schedule between these steps.
 //
-// Files are named relative to the folder. Errors are those of package os.
+// Files are named relative to the directory. Errors are those of package os.
 type Volume interface {
 	// Path is what a file is called in messages.
 	Path(name string) string
@@ -34,7 +34,7 @@ type Volume interface {
 	Rename(from, to string) error
 	// RenameNoReplace fails with fs.ErrExist where to names anything.
 	RenameNoReplace(from, to string) error
-	// Remove is unlink(2): never of a folder.
+	// Remove is unlink(2): never of a directory.
 	Remove(name string) error
 	// Symlink makes a symbolic link that says target.
 	Symlink(target, name string) error
@@ -70,7 +70,7 @@ type File interface {
 	TryWriteLock() error
 	// Unlock gives it back.
 	Unlock() error
-	// WriteLocked tells whether somebody else holds a write lock. It takes
+	// WriteLocked reports whether somebody else holds a write lock. It takes
 	// nothing, and a File that can only be read is enough. Where the file
 	// system cannot say, no lock is seen.
 	WriteLocked() bool

@@ -19,7 +19,7 @@ import (
 // Its methods are for one goroutine.
 type Watcher struct {
 	dir     Dir
-	runs    []*watched
+	runs    []*followedRun
 	hints   chan struct{}
 	notify  *fsnotify.Watcher // nil where inotify is refused
 	limiter *rate.Limiter
@@ -29,8 +29,8 @@ type Watcher struct {
 	timer    *time.Timer
 }
 
-// watched is one run that is followed.
-type watched struct {
+// followedRun is one run that is followed.
+type followedRun struct {
 	Observer
 	// pending: a goroutine is blocked until the run's lock is free.
 	pending atomic.Bool
@@ -47,14 +47,14 @@ type watched struct {
 func Watch(dir Dir, names []string, lostAfter time.Duration) (*Watcher, error) {
 	w := &Watcher{dir: dir, hints: make(chan struct{}, 1), limiter: newLimiter(), interval: tick}
 	for _, name := range names {
-		w.runs = append(w.runs, &watched{Observer: NewObserver(dir, name, lostAfter)})
+		w.runs = append(w.runs, &followedRun{Observer: NewObserver(dir, name, lostAfter)})
 	}
 	w.timer = time.AfterFunc(tick, w.hint)
 	return w, w.subscribe()
 }
 
 // subscribe has the kernel tell of every change of the runs' files. The directory
-// is watched and not the files: they change their names.
+// is followedRun and not the files: they change their names.
 func (w *Watcher) subscribe() error {
 	notify, err := fsnotify.NewWatcher()
 	if err != nil {
@@ -137,7 +137,7 @@ func (w *Watcher) hint() {
 // rest has the kernel tell nothing for a pause. What has happened meanwhile, nobody knows.
 func (w *Watcher) rest(notify *fsnotify.Watcher) {
 	// Events that are asked for and not read would fill our own memory: up to 8 MiB.
-	_ = notify.Remove(string(w.dir)) // unless the folder is gone, and the watch with it
+	_ = notify.Remove(string(w.dir)) // unless the directory is gone, and the watch with it
 	time.Sleep(pause)
 	for {
 		err := notify.Add(string(w.dir))
@@ -172,7 +172,7 @@ func (w *Watcher) Look() []State {
 
 // await waits in the background until nobody holds the lock of f, and closes f. A
 // blocked wait cannot be cancelled, so there is never more than one for a run.
-func (w *Watcher) await(run *watched, f File) {
+func (w *Watcher) await(run *followedRun, f File) {
 	if run.unsupported.Load() || !run.pending.CompareAndSwap(false, true) {
 		f.Close()
 		return

@@ -72,7 +72,7 @@ func TestEachWakeUpIsEnough(t *testing.T) {
 			}
 			t.Run(end+" by "+but, func(t *testing.T) {
 				t.Parallel()
-				dir, owner := newVolume(t), newPuppet(t)
+				dir, owner := newVolume(t), newHelper(t)
 				w := watchRun(t, dir)
 				deafen(w, but)
 				if but == lockWait {
@@ -92,7 +92,7 @@ func TestEachWakeUpIsEnough(t *testing.T) {
 				await(t, w, end)
 				// And the next one.
 				if but != lockWait {
-					next := newPuppet(t)
+					next := newHelper(t)
 					next.do("begin", dir, "main")
 					await(t, w, "running")
 					next.do("end", "4")
@@ -108,17 +108,17 @@ func TestSeenWellBeforeTheTick(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		want string
-		end  func(*puppet)
+		end  func(*helper)
 	}{
-		{"ended: 3", func(owner *puppet) { owner.do("end", "3") }},
-		{"lost: 137", (*puppet).kill},
+		{"ended: 3", func(owner *helper) { owner.do("end", "3") }},
+		{"lost: 137", (*helper).kill},
 	} {
 		t.Run(c.want, func(t *testing.T) {
 			t.Parallel()
 			// One that is held up by a loaded machine proves nothing.
 			least := time.Hour
 			for range 5 {
-				dir, owner := newVolume(t), newPuppet(t)
+				dir, owner := newVolume(t), newHelper(t)
 				w := watchRun(t, dir)
 				owner.do("begin", dir, "main")
 				await(t, w, "running")
@@ -153,8 +153,8 @@ func TestWatchRefused(t *testing.T) {
 	} {
 		t.Run(strings.Join(c.refuse, ","), func(t *testing.T) {
 			t.Parallel()
-			dir, owner := newVolume(t), newPuppet(t)
-			watcher := newPuppet(t, refusing(c.refuse...))
+			dir, owner := newVolume(t), newHelper(t)
+			watcher := newHelper(t, refusing(c.refuse...))
 			watcher.say("watch", dir, "main")
 			if c.says != "" {
 				line := watcher.hear()
@@ -192,23 +192,23 @@ func TestWatchRefused(t *testing.T) {
 func TestFirstLook(t *testing.T) {
 	for _, c := range []struct {
 		name    string
-		prepare func(t *testing.T, dir string, owner *puppet)
+		prepare func(t *testing.T, dir string, owner *helper)
 		want    string
 	}{
-		{"nothing", func(*testing.T, string, *puppet) {}, "not started"},
-		{"a live run", func(t *testing.T, dir string, owner *puppet) { owner.do("begin", dir, "main") }, "running"},
-		{"an end", func(t *testing.T, dir string, owner *puppet) { owner.do("record", dir, "main", "3") }, "ended: 3"},
-		{"a shell's end", func(t *testing.T, dir string, _ *puppet) { plant(t, dir+"/main-terminated", "3") }, "ended: 3"},
-		{"a dead run", func(t *testing.T, dir string, owner *puppet) {
+		{"nothing", func(*testing.T, string, *helper) {}, "not started"},
+		{"a live run", func(t *testing.T, dir string, owner *helper) { owner.do("begin", dir, "main") }, "running"},
+		{"an end", func(t *testing.T, dir string, owner *helper) { owner.do("record", dir, "main", "3") }, "ended: 3"},
+		{"a shell's end", func(t *testing.T, dir string, _ *helper) { plant(t, dir+"/main-terminated", "3") }, "ended: 3"},
+		{"a dead run", func(t *testing.T, dir string, owner *helper) {
 			owner.do("begin", dir, "main")
 			owner.kill()
 		}, "unverified"},
-		{"an end in place", func(t *testing.T, dir string, _ *puppet) { plant(t, dir+"/main-running", "3\n") }, "ended: 3"},
-		{"another run", func(t *testing.T, dir string, owner *puppet) { owner.do("record", dir, "other", "3") }, "not started"},
-		{"no volume", func(t *testing.T, dir string, _ *puppet) { os.RemoveAll(dir) }, "not started"},
+		{"an end in place", func(t *testing.T, dir string, _ *helper) { plant(t, dir+"/main-running", "3\n") }, "ended: 3"},
+		{"another run", func(t *testing.T, dir string, owner *helper) { owner.do("record", dir, "other", "3") }, "not started"},
+		{"no volume", func(t *testing.T, dir string, _ *helper) { os.RemoveAll(dir) }, "not started"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			dir, owner := newVolume(t), newPuppet(t)
+			dir, owner := newVolume(t), newHelper(t)
 			c.prepare(t, dir, owner)
 			w, _ := Watch(Dir(dir), []string{"main"}, time.Minute)
 			defer w.Close()
@@ -260,7 +260,7 @@ func TestFileOfALiveRunIsTaken(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			dir, owner := newVolume(t), newPuppet(t)
+			dir, owner := newVolume(t), newHelper(t)
 			w := watchRun(t, dir)
 			owner.do("begin", dir, "main")
 			await(t, w, "running")
@@ -279,7 +279,7 @@ func TestFileOfALiveRunIsTaken(t *testing.T) {
 
 // The run's file, and then its owner, are gone: it is lost.
 func TestLostWithoutAFile(t *testing.T) {
-	dir, owner := newVolume(t), newPuppet(t)
+	dir, owner := newVolume(t), newHelper(t)
 	w := watchRun(t, dir)
 	owner.do("begin", dir, "main")
 	await(t, w, "running")
@@ -292,7 +292,7 @@ func TestLostWithoutAFile(t *testing.T) {
 
 // A run that comes and goes between two looks: its end is seen; and of many, the last.
 func TestMissedRuns(t *testing.T) {
-	dir, owner := newVolume(t), newPuppet(t)
+	dir, owner := newVolume(t), newHelper(t)
 	w := watchRun(t, dir)
 	if got := describe(w.Look()[0]); got != "not started" {
 		t.Fatalf("at first it is seen as %q", got)
@@ -315,10 +315,10 @@ func TestMissedRuns(t *testing.T) {
 	await(t, w, "lost: 137")
 }
 
-// A watcher outlives the folder that it watches: inotify does not, the tick does.
+// A watcher outlives the directory that it watches: inotify does not, the tick does.
 func TestFolderRecreated(t *testing.T) {
 	t.Parallel()
-	dir, owner := newVolume(t), newPuppet(t)
+	dir, owner := newVolume(t), newHelper(t)
 	w := watchRun(t, dir)
 	owner.do("begin", dir, "main")
 	await(t, w, "running")
@@ -326,7 +326,7 @@ func TestFolderRecreated(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := describe(w.Look()[0]); got != "running" {
-		t.Errorf("without its folder a live run is seen as %q", got)
+		t.Errorf("without its directory a live run is seen as %q", got)
 	}
 	if err := os.Mkdir(dir, 0o777); err != nil {
 		t.Fatal(err)
@@ -406,7 +406,7 @@ func TestSlowWriter(t *testing.T) {
 func TestNoEndIsMissed(t *testing.T) {
 	t.Parallel()
 	const runs = 1000
-	dir, owner := newFastVolume(t), newPuppet(t)
+	dir, owner := newFastVolume(t), newHelper(t)
 	w := watchRun(t, dir)
 	before := "not started"
 	for i := range runs {
@@ -448,7 +448,7 @@ func TestLooksAreNeverWrong(t *testing.T) {
 	for _, pending := range []bool{true, false} {
 		t.Run(fmt.Sprintf("lock waits %t", pending), func(t *testing.T) {
 			t.Parallel()
-			dir, owner := newFastVolume(t), newPuppet(t)
+			dir, owner := newFastVolume(t), newHelper(t)
 			w := watchRun(t, dir)
 			w.runs[0].unsupported.Store(!pending)
 			owner.say("runs", dir, "main", fmt.Sprint(runs))
@@ -487,7 +487,7 @@ func TestLooksAreNeverWrong(t *testing.T) {
 // A watcher that is stopped for a while sees what is true when it goes on.
 func TestStoppedWatcher(t *testing.T) {
 	t.Parallel()
-	dir, owner, watcher := newVolume(t), newPuppet(t), newPuppet(t)
+	dir, owner, watcher := newVolume(t), newHelper(t), newHelper(t)
 	watcher.say("watch", dir, "main")
 	if line := watcher.hear(); line != "not started" {
 		t.Fatal(line)
@@ -516,12 +516,12 @@ func TestStoppedWatcher(t *testing.T) {
 // Neither many looks nor many runs leave a descriptor open.
 func TestNoDescriptorLeaks(t *testing.T) {
 	t.Parallel()
-	dir, owner, watcher := newFastVolume(t), newPuppet(t), newPuppet(t)
+	dir, owner, watcher := newFastVolume(t), newHelper(t), newHelper(t)
 	watcher.say("watch", dir, "main")
 	if line := watcher.hear(); line != "not started" {
 		t.Fatal(line)
 	}
-	open := func(p *puppet) int {
+	open := func(p *helper) int {
 		files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid))
 		if err != nil {
 			t.Fatal(err)

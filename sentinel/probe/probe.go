@@ -217,13 +217,13 @@ func redact(s string) string {
 	return s[:from] + "xxxxx" + s[at:]
 }
 
-// isIPv6 tells whether s is an IPv6 address, with or without a zone.
+// isIPv6 reports whether s is an IPv6 address, with or without a zone.
 func isIPv6(s string) bool {
 	a, err := netip.ParseAddr(s)
 	return err == nil && a.Is6()
 }
 
-// isName tells whether s may be a host name or an IPv4 address. The underscore
+// isName reports whether s may be a host name or an IPv4 address. The underscore
 // is in no host name, but in many a container's.
 func isName(s string) bool {
 	return len(s) <= 254 && !strings.ContainsFunc(s, func(r rune) bool {

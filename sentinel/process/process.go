@@ -72,7 +72,7 @@ func Start(argv []string) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	spare(spareThreads)
+	prestartThreads(prestarted)
 	p := &Process{
 		name:     filepath.Base(path),
 		terminal: hasTerminal(),
@@ -82,17 +82,17 @@ func Start(argv []string) (*Process, error) {
 		passedOn: make(map[syscall.Signal]bool),
 	}
 	started := make(chan error)
-	go p.own(path, argv, started)
+	go p.startAndReap(path, argv, started)
 	if err := <-started; err != nil {
 		return nil, startError(path, err)
 	}
 	return p, nil
 }
 
-// own starts the command and then waits for it, all on one thread: the kernel
+// startAndReap starts the command and then waits for it, all on one thread: the kernel
 // sends Pdeathsig when the *thread* that forked ends (golang/go#27505), and this
 // one ends only after its last child.
-func (p *Process) own(path string, argv []string, started chan<- error) {
+func (p *Process) startAndReap(path string, argv []string, started chan<- error) {
 	runtime.LockOSThread()
 
 	// Orphans come to process 1, or to us if we are the subreaper.

@@ -280,7 +280,7 @@ func TestLookPath(t *testing.T) {
 	write(filepath.Join(first, "shadowed"), 0o644)
 	write(filepath.Join(second, "shadowed"), 0o755)
 	write(filepath.Join(second, "refused"), 0o644)
-	if err := os.Mkdir(filepath.Join(first, "folder"), 0o755); err != nil {
+	if err := os.Mkdir(filepath.Join(first, "directory"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	t.Chdir(second)
@@ -295,7 +295,7 @@ func TestLookPath(t *testing.T) {
 		{first + "::/nowhere", "shadowed", "./shadowed", 0},
 		{"", "both", "./both", 0},
 		{first + ":" + second, "refused", "", exitcode.NotExecutable},
-		{first + ":" + second, "folder", "", exitcode.NotFound},
+		{first + ":" + second, "directory", "", exitcode.NotFound},
 		{first + ":" + second, "none", "", exitcode.NotFound},
 		{first, "", "", exitcode.NotFound},
 		{first, "./none", "./none", 0}, // a path: execve will say

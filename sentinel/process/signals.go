@@ -14,8 +14,8 @@ import (
 // lastSignal is Linux' SIGRTMAX.
 const lastSignal = syscall.Signal(64)
 
-// kept are the signals that are never forwarded.
-var kept = map[syscall.Signal]bool{
+// notForwarded are the signals that are never forwarded.
+var notForwarded = map[syscall.Signal]bool{
 	// Nobody can catch these two.
 	syscall.SIGKILL: true, syscall.SIGSTOP: true,
 	// About our own children and Go's own scheduler, which raises SIGURG
@@ -49,7 +49,7 @@ func CatchSignals() <-chan os.Signal {
 	// signal.Notify drops what finds no room.
 	caught := make(chan os.Signal, 256)
 	for sig := syscall.Signal(1); sig <= lastSignal; sig++ {
-		if kept[sig] || signal.Ignored(sig) {
+		if notForwarded[sig] || signal.Ignored(sig) {
 			continue
 		}
 		signal.Notify(caught, sig)

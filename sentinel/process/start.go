@@ -140,7 +140,7 @@ func startError(path string, err error) *StartError {
 		return explain(exitcode.NotExecutable, "a security policy refuses it: check the container's seccomp profile, AppArmor and SELinux")
 	case errors.Is(err, unix.EACCES):
 		if info, statErr := os.Stat(path); statErr == nil && info.IsDir() {
-			return explain(exitcode.NotExecutable, "it is a folder: give the program in it")
+			return explain(exitcode.NotExecutable, "it is a directory: give the program in it")
 		}
 		return explain(exitcode.NotExecutable, "make it executable (chmod +x), and check the user that the container runs as and the volume's mount options")
 	}

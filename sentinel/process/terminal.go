@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hasTerminal tells whether stdin is our controlling terminal and we are in its
+// hasTerminal reports whether stdin is our controlling terminal and we are in its
 // foreground. A terminal that is not the controlling one answers ENOTTY to this
 // question (tcgetpgrp(3)), and must not be given on.
 func hasTerminal() bool {

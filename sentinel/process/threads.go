@@ -5,17 +5,17 @@ import (
 	"sync"
 )
 
-// spareThreads are as many threads as can wait in the kernel at once, for what a program
+// prestarted are as many threads as can wait in the kernel at once, for what a program
 // does after the command's start: the end of a child, of another run's lock, of a write to
 // disk or to the log. It is more than a sentinel needs, and enough for a shim of several
 // mains.
-const spareThreads = 5
+const prestarted = 5
 
-// spare makes threads, which Go keeps for whoever needs one later. Later there may be
+// prestartThreads makes threads, which Go keeps for whoever needs one later. Later there may be
 // none to be had: a command that has used up the processes of its container (pids.max,
 // RLIMIT_NPROC) takes them from us, too, and Go's runtime gives up the whole program,
 // with exit code 2, where it cannot make a thread.
-func spare(threads int) {
+func prestartThreads(threads int) {
 	var waiting, done sync.WaitGroup
 	release := make(chan struct{})
 	waiting.Add(threads)

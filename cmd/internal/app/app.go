@@ -21,20 +21,20 @@ import (
 type Program struct {
 	// Name is the command's name, and the first word of its variables'.
 	Name string
-	// Operand is what the command line calls the command that is to be run.
-	Operand string
+	// CommandName is what the command line calls the command that is to be run.
+	CommandName string
 	// Usage is a line for --help. ExitCodes and Examples are lines, too.
 	Usage, ExitCodes, Examples string
 	// Flags are the command's own. Those that both have are added.
 	Flags []*Flag
-	// Check completes what the flags have set, and says what is wrong with it.
+	// Validate completes what the flags have set, and says what is wrong with it.
 	// command is everything after the flags, and never empty.
-	Check func(command []string) error
+	Validate func(command []string) error
 	// Main does the work and returns the exit code.
 	Main func(log zerolog.Logger) int
-	// Refused is called when arguments or variables cannot be used, unless they ask for no run
+	// OnUsageError is called when arguments or variables cannot be used, unless they ask for no run
 	// at all (--copy-to). All that can be used has been set by then. It may be nil.
-	Refused func()
+	OnUsageError func()
 }
 
 // processors are how many processors a program uses at most: one to wait for events and
@@ -51,9 +51,9 @@ func (p Program) Run(args []string) (code int) {
 	debug.SetMemoryLimit(math.MaxInt64)
 
 	var help, version bool
-	var folder string
+	var directory string
 	logging := logging{level: zerolog.InfoLevel, format: auto}
-	copying := copyFlag(&folder)
+	copying := copyFlag(&directory)
 	flags := slices.Concat(p.Flags, logging.flags(), []*Flag{copying, helpFlag(&help), versionFlag(&version)})
 	command, problems := p.parse(flags, args)
 	switch {
@@ -75,7 +75,7 @@ func (p Program) Run(args []string) (code int) {
 	case len(problems) > 0:
 		err = problems[0]
 	case copying.given:
-		err = copyPrograms(folder, command)
+		err = copyPrograms(directory, command)
 	default:
 		err = p.check(flags, command)
 	}
@@ -85,8 +85,8 @@ func (p Program) Run(args []string) (code int) {
 	case err == nil:
 		return p.Main(log)
 	}
-	if p.Refused != nil && !copying.given {
-		p.Refused()
+	if p.OnUsageError != nil && !copying.given {
+		p.OnUsageError()
 	}
 	message := fmt.Sprintf("%v (see %s --help)", err, p.Name)
 	terminationlog.Write(terminationlog.DefaultPath, message)
@@ -98,14 +98,14 @@ func (p Program) Run(args []string) (code int) {
 
 func (p Program) check(flags []*Flag, command []string) error {
 	if len(command) == 0 {
-		return fmt.Errorf("no %s: give the program to run and its arguments after --", p.Operand)
+		return fmt.Errorf("no %s: give the program to run and its arguments after --", p.CommandName)
 	}
 	name, isFlag := strings.CutPrefix(command[0], "-")
 	name, _, _ = strings.Cut(strings.TrimPrefix(name, "-"), "=")
 	for _, f := range flags {
 		if isFlag && name != "" && (name == f.Name || name == f.short) {
-			return fmt.Errorf("%s is where %s has to be: flags go before --", strconv.Quote(command[0]), p.Operand)
+			return fmt.Errorf("%s is where %s has to be: flags go before --", strconv.Quote(command[0]), p.CommandName)
 		}
 	}
-	return p.Check(command)
+	return p.Validate(command)
 }

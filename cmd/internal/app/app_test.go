@@ -53,14 +53,14 @@ func try(t *testing.T, args ...string) (o outcome) {
 	}
 	var command []string
 	o.code = Program{
-		Name: "prog", Operand: "COMMAND",
+		Name: "prog", CommandName: "COMMAND",
 		Flags: []*Flag{
-			Text(About{"text", "TEXT", "a text", "Values"}, &o.text, func(s string) error { _, err := parse(s); return err }),
+			String(About{"text", "TEXT", "a text", "Values"}, &o.text, func(s string) error { _, err := parse(s); return err }),
 			Duration(About{"wait-time", "", "a time", "Values"}, &o.wait),
 			List(About{"list", "WORD", "a list", "Values"}, &o.list, parse, identity),
 			Switch(About{"switch", "", "a switch", "Switches"}, &o.on),
 		},
-		Check: func(c []string) error {
+		Validate: func(c []string) error {
 			if c[0] == "refuse" {
 				return errors.New("--text and --list exclude each other: give one")
 			}
@@ -71,7 +71,7 @@ func try(t *testing.T, args ...string) (o outcome) {
 			o.command = command
 			return 7
 		},
-		Refused: func() { o.refused = true },
+		OnUsageError: func() { o.refused = true },
 	}.Run(append([]string{"prog"}, args...))
 	read := func(f *os.File) string {
 		if _, err := f.Seek(0, io.SeekStart); err != nil {
@@ -363,7 +363,7 @@ func TestCopyFileFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := copyFile(from, to); err == nil || !strings.Contains(err.Error(), to) {
-		t.Errorf("copied over a folder: %v", err)
+		t.Errorf("copied over a directory: %v", err)
 	}
 	if err := copyFile(filepath.Join(dir, "none"), filepath.Join(dir, "copy")); err == nil || !strings.Contains(err.Error(), "none") {
 		t.Errorf("copied what is not there: %v", err)

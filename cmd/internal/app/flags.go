@@ -56,8 +56,8 @@ func Value[T any](about About, dst *T, parse func(string) (T, error), format fun
 	}}
 }
 
-// Text is a flag for a text that is not empty and passes check, which may be nil.
-func Text(about About, dst *string, check func(string) error) *Flag {
+// String is a flag for a text that is not empty and passes check, which may be nil.
+func String(about About, dst *string, check func(string) error) *Flag {
 	return Value(about, dst, func(s string) (string, error) {
 		if s == "" {
 			return "", errors.New("it is empty")
@@ -239,7 +239,7 @@ func (p Program) parse(flags []*Flag, args []string) (command []string, problems
 			f.given = true
 			f.complain(fmt.Errorf("%s: its value is missing", f.source))
 		case name == "" || strings.HasPrefix(name, "-"):
-			problems = append(problems, fmt.Errorf("%s is no flag: if it is %s's, put -- before %s", strconv.Quote(wrong), p.Operand, p.Operand))
+			problems = append(problems, fmt.Errorf("%s is no flag: if it is %s's, put -- before %s", strconv.Quote(wrong), p.CommandName, p.CommandName))
 		default:
 			problems = append(problems, p.unknown(name, flags))
 			// A word behind it is its value, or the command. Only a -- behind that tells.
@@ -273,7 +273,7 @@ func (p Program) unknown(name string, flags []*Flag) error {
 			return fmt.Errorf("%s has no flag --%s: did you mean --%s?", p.Name, name, f.Name)
 		}
 	}
-	return fmt.Errorf("%s has no flag --%s: if it is %s's, put -- before %s", p.Name, name, p.Operand, p.Operand)
+	return fmt.Errorf("%s has no flag --%s: if it is %s's, put -- before %s", p.Name, name, p.CommandName, p.CommandName)
 }
 
 // isOfService reports whether a variable may be one that Kubernetes makes for a Service. One that

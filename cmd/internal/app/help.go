@@ -16,7 +16,7 @@ const (
 // helpTemplate is for a terminal of 80 columns: two for the indent, 26 for a flag and its type.
 const helpTemplate = `{{.Name}} - {{.Usage}}
 
-Usage: {{.Name}} [flags] -- {{.Operand}} [ARG...]
+Usage: {{.Name}} [flags] -- {{.CommandName}} [ARG...]
 {{range .Groups}}
 {{.Name}}:
 {{range .Flags}}  {{printf "%-26s" .Names}}{{wrap .Usage 28}}
@@ -60,7 +60,7 @@ func (p Program) showHelp(flags []*Flag) {
 		groups[i].Flags = append(groups[i].Flags, f.help(p.Name))
 	}
 	data := map[string]any{
-		"Name": p.Name, "Usage": p.Usage, "Operand": p.Operand, "Groups": groups,
+		"Name": p.Name, "Usage": p.Usage, "CommandName": p.CommandName, "Groups": groups,
 		"ExitCodes": p.ExitCodes, "Examples": p.Examples,
 	}
 	cli.HelpPrinterCustom(os.Stdout, helpTemplate, data, map[string]any{"wrapAt": func() int { return 80 }})

@@ -1,6 +1,6 @@
 // Command demo plays four scenes of a Kubernetes Job with the real programs: a
 // sentinel and a shim, started as the kubelet would start two containers, the
-// Cloud SQL Auth Proxy as the sidecar, and a temporary folder as the volume. It
+// Cloud SQL Auth Proxy as the sidecar, and a temporary directory as the volume. It
 // shows what happens, and exits with 1 if something is not as expected.
 //
 //	demo SENTINEL SHIM PROXY        play the scenes with these three binaries

@@ -401,7 +401,7 @@ func children(pid int) (pids []int) {
 	return pids
 }
 
-// brief is a command line, to show: its programs without their folders.
+// brief is a command line, to show: its programs without their directories.
 func (st *stage) brief(argv []string) string {
 	words := slices.Clone(argv)
 	for i, word := range words {

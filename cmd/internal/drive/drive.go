@@ -32,7 +32,7 @@ const modeArg = "drive:mode"
 // arguments behind the name and returns the exit code.
 type Modes map[string]func(args []string) int
 
-var folder string // where the programs were built
+var directory string // where the programs were built
 
 // Main is for TestMain: it is one of the modes if the arguments say so; else it builds
 // the programs and runs the tests.
@@ -71,16 +71,16 @@ func run(m *testing.M, modes Modes) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	if folder, err = os.MkdirTemp("", "drive-"); err != nil {
+	if directory, err = os.MkdirTemp("", "drive-"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	defer os.RemoveAll(folder)
-	if err := os.Chmod(folder, 0o755); err != nil { // tests may run them as other users
+	defer os.RemoveAll(directory)
+	if err := os.Chmod(directory, 0o755); err != nil { // tests may run them as other users
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	if err := build(folder); err != nil {
+	if err := build(directory); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -108,7 +108,7 @@ func build(into string, tags ...string) error {
 }
 
 // Tagged builds the programs with another build tag, for the time of a test, and returns
-// the folder that they are in.
+// the directory that they are in.
 func Tagged(t testing.TB, tag string) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -119,7 +119,7 @@ func Tagged(t testing.TB, tag string) (dir string) {
 }
 
 // Program is the path of a built program, "sentinel" or "shim".
-func Program(name string) string { return filepath.Join(folder, name) }
+func Program(name string) string { return filepath.Join(directory, name) }
 
 // Command is the command line of one of the test binary's modes.
 func Command(mode string, args ...string) []string {

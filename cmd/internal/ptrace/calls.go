@@ -111,7 +111,7 @@ func decode(tid int, info callInfo) (c Call, ok bool) {
 	return c, true
 }
 
-// startsThread tells whether a call starts a thread. Go's runtime does so when
+// startsThread reports whether a call starts a thread. Go's runtime does so when
 // it likes: nothing to stop at.
 func startsThread(tid int, info callInfo) bool {
 	switch info.nr {

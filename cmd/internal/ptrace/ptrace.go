@@ -362,13 +362,13 @@ func (t *Tracee) reap() {
 	}
 }
 
-// hasThread tells whether tid is a thread of the program, and not a process.
+// hasThread reports whether tid is a thread of the program, and not a process.
 func (t *Tracee) hasThread(tid int) bool {
 	_, err := os.Lstat(fmt.Sprintf("/proc/%d/task/%d", t.PID, tid))
 	return err == nil
 }
 
-// leavesGroup tells whether a call would take the program out of its process
+// leavesGroup reports whether a call would take the program out of its process
 // group, and so out of the reach of wait. (setsid is refused to a group's leader.)
 func (t *Tracee) leavesGroup(info callInfo) bool {
 	pid, group := int(int32(info.args[0])), int(int32(info.args[1]))

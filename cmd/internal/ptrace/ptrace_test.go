@@ -120,9 +120,9 @@ func record(args []string) {
 	_, err = unix.Pwrite(fd, []byte("3\n"), 0)
 	must(err)
 	must(unix.Ftruncate(fd, 2))
-	folder, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	directory, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	must(err)
-	must(unix.Linkat(folder, "main-running", folder, "main-terminated", 0))
+	must(unix.Linkat(directory, "main-running", directory, "main-terminated", 0))
 	must(unix.Unlinkat(unix.AT_FDCWD, "main-running", 0))
 	_, err = os.Lstat(terminated)
 	must(err)
@@ -187,7 +187,7 @@ func TestCalls(t *testing.T) {
 	}
 }
 
-// step makes the folders 1 to n, one after the other.
+// step makes the directories 1 to n, one after the other.
 func step(args []string) {
 	n, err := strconv.Atoi(args[1])
 	must(err)
@@ -196,7 +196,7 @@ func step(args []string) {
 	}
 }
 
-// count returns how many entries a folder has.
+// count returns how many entries a directory has.
 func count(t *testing.T, dir string) int {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
@@ -212,13 +212,13 @@ func TestKillAtEachCall(t *testing.T) {
 	const n = 10
 	dir := t.TempDir()
 	if r := run(t, self("step", dir, strconv.Itoa(n)), Touching(dir), nil); r != (Result{Calls: n}) || count(t, dir) != n {
-		t.Fatalf("undisturbed: %+v and %d folders, want %d of both", r, count(t, dir), n)
+		t.Fatalf("undisturbed: %+v and %d directories, want %d of both", r, count(t, dir), n)
 	}
 	for i := 1; i <= n; i++ {
 		dir := t.TempDir()
 		r := run(t, self("step", dir, strconv.Itoa(n)), Touching(dir), func(p *Tracee, c Call) {
 			if got := count(t, dir); got != c.N-1 {
-				t.Errorf("at call %s: %d folders", c, got)
+				t.Errorf("at call %s: %d directories", c, got)
 			}
 			if c.N == i {
 				if err := p.Kill(); err != nil {
@@ -227,12 +227,12 @@ func TestKillAtEachCall(t *testing.T) {
 			}
 		})
 		if want := (Result{Calls: i, ExitCode: -1, Signal: syscall.SIGKILL}); r != want || count(t, dir) != i-1 {
-			t.Errorf("killed at call %d: %+v and %d folders, want %+v and %d", i, r, count(t, dir), want, i-1)
+			t.Errorf("killed at call %d: %+v and %d directories, want %+v and %d", i, r, count(t, dir), want, i-1)
 		}
 	}
 }
 
-// handle handles signals, makes folders, and ends by the first signal it gets:
+// handle handles signals, makes directories, and ends by the first signal it gets:
 // exits with its number plus 100.
 func handle(args []string) {
 	c := make(chan os.Signal, 100)
@@ -335,7 +335,7 @@ func TestResult(t *testing.T) {
 	}
 }
 
-// threads makes folders from as many threads as args[2] says, n each.
+// threads makes directories from as many threads as args[2] says, n each.
 func threads(args []string) {
 	n, err := strconv.Atoi(args[2])
 	must(err)
@@ -378,7 +378,7 @@ func TestThreads(t *testing.T) {
 	}
 }
 
-// parent runs child as its command, which dies with it, and makes folders as
+// parent runs child as its command, which dies with it, and makes directories as
 // that goes on: one with the command's first line as its name, then "ended".
 func parent(args []string) {
 	runtime.LockOSThread()
@@ -397,7 +397,7 @@ func parent(args []string) {
 	must(os.Mkdir(filepath.Join(args[0], "ended"), 0o700))
 }
 
-// child uses the folder, says who traces it, and waits for the end of its input.
+// child uses the directory, says who traces it, and waits for the end of its input.
 func child(args []string) {
 	must(os.Mkdir(filepath.Join(args[0], "child"), 0o700))
 	status, err := os.ReadFile("/proc/self/status")
@@ -443,7 +443,7 @@ func TestCommandRunsFree(t *testing.T) {
 		}
 		want.Calls = starts + len(wantCalls)
 		if r != want || !slices.Equal(calls, wantCalls) || starts == 0 {
-			t.Errorf("kill %v: %+v, folders %q and %d starts; want %+v, %q and some", kill, r, calls, starts, want, wantCalls)
+			t.Errorf("kill %v: %+v, directories %q and %d starts; want %+v, %q and some", kill, r, calls, starts, want, wantCalls)
 		}
 	}
 }
@@ -459,7 +459,7 @@ func pipe(t *testing.T) (r, w *os.File) {
 }
 
 // fork starts a process whose end no SIGCHLD tells, which ptrace therefore
-// takes for a thread; it makes a folder and exits with 42.
+// takes for a thread; it makes a directory and exits with 42.
 func fork(args []string) {
 	path, err := unix.BytePtrFromString(filepath.Join(args[0], "child"))
 	must(err)
@@ -493,7 +493,7 @@ func TestForkIsNoThread(t *testing.T) {
 	dir := t.TempDir()
 	r := run(t, self("fork", dir), Touching(dir), nil)
 	if want := (Result{Calls: 1, ExitCode: 42}); r != want || count(t, dir) != 2 {
-		t.Errorf("%+v and %d folders, want %+v and 2", r, count(t, dir), want)
+		t.Errorf("%+v and %d directories, want %+v and 2", r, count(t, dir), want)
 	}
 }
 
@@ -576,7 +576,7 @@ func TestContextEnds(t *testing.T) {
 
 	dir = t.TempDir()
 	if r, err := Run(ctx, self("step", dir, "3"), nil, nil); !errors.Is(err, enough) || count(t, dir) != 0 {
-		t.Errorf("Run with a context that has ended: %+v, %v, and %d folders; want its cause and none", r, err, count(t, dir))
+		t.Errorf("Run with a context that has ended: %+v, %v, and %d directories; want its cause and none", r, err, count(t, dir))
 	}
 }
 
@@ -595,7 +595,7 @@ func TestGoexit(t *testing.T) {
 	<-done
 	dead(t, pid)
 	if n := count(t, dir); n != 0 {
-		t.Errorf("%d folders, want 0: the program went on", n)
+		t.Errorf("%d directories, want 0: the program went on", n)
 	}
 }
 
@@ -633,7 +633,7 @@ func TestTracerDies(t *testing.T) {
 	}
 	// The program has this end of the pipe until it dies.
 	if rest, err := io.ReadAll(said); len(rest) > 0 || err != nil || count(t, dir) != 0 {
-		t.Errorf("the program said %q, %v, and made %d folders; want none", rest, err, count(t, dir))
+		t.Errorf("the program said %q, %v, and made %d directories; want none", rest, err, count(t, dir))
 	}
 }
 
