@@ -87,6 +87,7 @@ func (s *sim) checkEnd(w *situation) error {
 		case s.policy != OnFailure || w.kills > 0:
 		case s.shim(i).keep && shim.starts != 1:
 			return violation(oneRestart, "the %s has started %d times", s.nameOfActor(i), shim.starts)
+		case len(s.shim(i).mains) > 1: // a main that fails may come back while the other one runs on
 		case !s.shim(i).keep && s.prompt && s.events && s.hasBarrier(i) && shim.starts != main.starts && w.kills == 0:
 			return violation(tandem, "%s has started %d times, the %s %d times", s.nameOfRun(s.shim(i).mains[0]), main.starts, s.nameOfActor(i), shim.starts)
 		}
@@ -314,6 +315,9 @@ var families = map[string]pod{
 	"2 shims, Never, 1 kill, each look":          {policy: Never, attempts: 1, kills: 1, whole: true, shims: make([]follower, 2)},
 	"2 shims, 3 attempts in tandem, each look":   {policy: OnFailure, attempts: 3, prompt: true, whole: true, shims: make([]follower, 2)},
 
+	"2 mains, Never, 1 kill, each look":        {sentinels: 2, policy: Never, attempts: 1, kills: 1, whole: true},
+	"2 mains, 2 attempts in tandem, each look": {sentinels: 2, policy: OnFailure, attempts: 2, prompt: true, whole: true},
+
 	"ends in place: 1 shim, Never, 1 kill, each step":        {policy: Never, attempts: 1, kills: 1, refusesEnds: true},
 	"ends in place: 1 shim, 3 attempts in tandem, each step": {policy: OnFailure, attempts: 3, prompt: true, refusesEnds: true},
 	"ends in place: 1 shim kept, 2 attempts, each step":      {policy: OnFailure, attempts: 2, refusesEnds: true, shims: []follower{{keep: true}}},
@@ -329,6 +333,10 @@ var longFamilies = map[string]pod{
 var longPods = []string{
 	"1 shim, 2 attempts, 1 kill, each step/no locks, events, writing",
 	"1 shim, 2 attempts, 1 kill, each step/no locks, no events, writing",
+	"2 mains, Never, 1 kill, each look/no locks, events, no writing",
+	"2 mains, Never, 1 kill, each look/no locks, events, writing",
+	"2 mains, Never, 1 kill, each look/no locks, no events, no writing",
+	"2 mains, Never, 1 kill, each look/no locks, no events, writing",
 }
 
 // variants are a family's pods.
@@ -336,7 +344,8 @@ func variants(family pod) map[string]pod {
 	pods := make(map[string]pod)
 	for i := range 8 {
 		p := family
-		p.sentinels, p.lostAfter, p.maxAge = 1, 2*simTick, 1
+		p.sentinels, p.lostAfter, p.maxAge = max(1, family.sentinels), 2*simTick, 1
+		mains := []int{0, 1}[:p.sentinels]
 		var name []string
 		is := func(bit int, what string) bool {
 			if i&bit == 0 {
@@ -357,7 +366,7 @@ func variants(family pod) map[string]pod {
 		}
 		for k := range p.shims {
 			shim := &p.shims[k]
-			shim.mains, shim.readOnly = []int{0}, !writable
+			shim.mains, shim.readOnly = mains, !writable
 			if p.policy == Never {
 				// The only thing that ends a pod whose main was killed before
 				// it had begun, and does not come back.
@@ -375,6 +384,12 @@ func TestEverySchedule(t *testing.T) {
 	pods := maps.Clone(families)
 	if *longFlag {
 		maps.Copy(pods, longFamilies)
+	}
+	for _, name := range longPods {
+		family, variant, _ := strings.Cut(name, "/")
+		if _, ok := variants(families[family])[variant]; !ok {
+			t.Errorf("longPods: there is no pod %q", name)
+		}
 	}
 	for _, family := range slices.Sorted(maps.Keys(pods)) {
 		for variant, p := range variants(pods[family]) {
