@@ -10,6 +10,8 @@ GCFLAGS := -gcflags all=-l $(patsubst %,-gcflags %/...=,runtime internal sync sy
 PROXY_VERSION := v2.27.0
 PROXY         := bin/proxy-$(PROXY_VERSION)/cloud-sql-proxy
 
+# What runs the tests: .ci/run reports them in another way.
+GO_TEST ?= go test
 # How long each parser is fuzzed; and how many runs the soak has, of ten looks each.
 FUZZTIME ?= 10m
 SOAK     ?= 10000
@@ -35,8 +37,8 @@ build: ## both programs as static binaries into bin/
 
 # Never from the cache, which does not know that tests build and drive the programs.
 test: ## all tests, under the race detector (needs a C compiler)
-	go test -race -count 1 ./...
-	go test -count 1 -parallel 4 -run 'Schedule|Defects' ./shim # a simulation: no races, but much to go through
+	$(GO_TEST) -race -count 1 ./...
+	$(GO_TEST) -count 1 -parallel 4 -run 'Schedule|Defects' ./shim # a simulation: no races, but much to go through
 
 # On one processor, so that a minute is a CPU-minute where nothing else runs.
 fuzz: ## no input breaks a parser: FUZZTIME=10m for each of the four
