@@ -14,26 +14,25 @@ import (
 )
 
 const (
-	// liveWait is for how long Begin waits for a live run of its name to end.
+	// liveWait is how long Begin waits for a live run of its name to end.
 	liveWait = 5 * time.Second
-	// lockTimeout is for how long Begin waits for another Begin that is replacing a dead file.
+	// lockTimeout is how long Begin waits for another Begin that replaces a dead file.
 	lockTimeout = time.Second
-	// retryEvery is how often Begin looks again while it waits.
+	// retryEvery is how often Begin tries again while it waits.
 	retryEvery = 5 * time.Millisecond
-	// leftoverAge is how old the private file of a killed Begin has to be
-	// until another Begin removes it.
+	// leftoverAge is how old the private file of a killed Begin must be before another Begin removes it.
 	leftoverAge = 5 * time.Second
-	// maxLeftovers is how many of them one Begin looks at: each is of a Begin that
-	// was killed in its few microseconds, so there are never many.
+	// maxLeftovers is how many private files one Begin examines. A Begin that does not wait is over
+	// within microseconds, so few are ever killed.
 	maxLeftovers = 100
 )
 
-// LiveError says that a run of this name is going on.
+// LiveError reports that a live run has the name. Path is the run's file, NAME-running.
 type LiveError struct{ Path string }
 
 func (e *LiveError) Error() string { return e.what() + ": " + e.remedy() }
 
-// Waiting says that Begin waits for that run to end.
+// Waiting is the message for the time in which Begin waits for that run to end.
 func (e *LiveError) Waiting() string {
 	return fmt.Sprintf("%s: waiting up to %s for it to end: %s", e.what(), liveWait, e.remedy())
 }
@@ -49,7 +48,8 @@ func (e *LiveError) what() string {
 func (e *LiveError) remedy() string {
 	const remedy = "give one of them another --name"
 	if isInterpreter(e.name()) {
-		return fmt.Sprintf("%s (a shim's default is the base name of its program, %s for every script)", remedy, e.name())
+		return fmt.Sprintf("%s (a shim's default is the base name of its program, %s for every script)",
+			remedy, e.name())
 	}
 	return remedy
 }
@@ -60,7 +60,7 @@ var interpreters = []string{
 	"bun", "deno", "java", "lua", "node", "nodejs", "perl", "php", "python", "pypy", "ruby",
 }
 
-// isInterpreter reports whether a program is one of those, in whatever version: python3.12.
+// isInterpreter reports whether a program is one of the interpreters, in any version (python3.12).
 func isInterpreter(program string) bool {
 	return slices.Contains(interpreters, strings.TrimRight(program, "0123456789.-"))
 }
@@ -70,34 +70,34 @@ type Run struct {
 	volume  Volume
 	name    string
 	file    File
-	current string // what file is called: the private name, then NAME-running
+	current string // the name of file: the private one, then NAME-running
 
-	mu          sync.Mutex // one writer at a time: the heartbeat or a change of word
-	word        string
+	mu          sync.Mutex // for writes to file: a heartbeat, a new content, the end
+	content     string     // contentRunning or contentStopping
 	stopBeating func()
 }
 
-// Begin begins a run named name on the volume. An earlier run of that name is
-// replaced. It waits up to five seconds for a live one to end, then fails with a
-// *LiveError; or until ctx is done, with ctx's error.
+// Begin begins a run named name on the volume (design, 2.4). It replaces an earlier run of that name.
 //
-// Begin calls waiting, if it is not nil, once, as soon as it knows that it has to wait for
-// a live run.
+// If a live run has the name, Begin calls waiting once, unless it is nil, and waits up to 5 s for that
+// run to end. Then it fails with a *LiveError, or with ctx's error if ctx is done before.
 //
-// earlier reports whether an earlier run had left its file, also when Begin fails. If Begin
-// had to wait for a live run it is false: a container restarts when its old process is dead,
-// so the live run was another's, and nobody knows whose the file was.
+// earlier reports whether an earlier run had left a file, also if Begin fails. It is false if Begin had
+// to wait: a container restarts only after its old process is dead. So the live run was another
+// container's, and the file may have been, too.
 func Begin(ctx context.Context, v Volume, name string, waiting func(*LiveError)) (run *Run, earlier bool, err error) {
 	return begin(ctx, v, name, liveWait, waiting)
 }
 
-func begin(ctx context.Context, v Volume, name string, timeout time.Duration, waiting func(*LiveError)) (run *Run, earlier bool, err error) {
+func begin(
+	ctx context.Context, v Volume, name string, timeout time.Duration, waiting func(*LiveError),
+) (run *Run, earlier bool, err error) {
 	earlier = exists(v, name+terminatedSuffix) || exists(v, name+runningSuffix)
-	private, file, err := createPrivate(v, name, wordRunning)
+	private, file, err := createPrivate(v, name, contentRunning)
 	if err != nil {
 		return nil, earlier, err
 	}
-	run = &Run{volume: v, name: name, file: file, current: private, word: wordRunning}
+	run = &Run{volume: v, name: name, file: file, current: private, content: contentRunning}
 	run.stopBeating = v.Tick(Heartbeat, run.beat)
 	crashpoint.At("begin.prepared")
 	err = run.claim(ctx, timeout, func(live *LiveError) {
@@ -120,40 +120,41 @@ func exists(v Volume, name string) bool {
 	return err == nil
 }
 
-// beat is the heartbeat.
+// beat is the heartbeat: a write renews the file's modification time.
 func (r *Run) beat() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	_, _ = r.file.WriteAt([]byte(r.word), 0) // the next one may succeed
+	_, _ = r.file.WriteAt([]byte(r.content), 0) // the next heartbeat may succeed
 }
 
-// abandon gives up a run that could not begin.
+// abandon removes the file of a run that could not begin.
 func (r *Run) abandon() {
 	r.stopBeating()
 	_ = r.volume.Remove(r.current)
 	r.file.Close()
 }
 
-// errChanged says that the volume changed during an attempt to take the name.
+// errChanged reports that the volume changed during tryClaim.
 var errChanged = errors.New("the file was replaced meanwhile")
 
-// claim gives the private file the name NAME-running. While a live run has the name, it waits for its
-// end, and calls waiting once; after timeout it returns a *LiveError.
+// claim renames the private file to NAME-running. While a live run has that name, claim waits for the
+// run to end, and calls waiting once. After timeout it returns a *LiveError.
 func (r *Run) claim(ctx context.Context, timeout time.Duration, waiting func(*LiveError)) error {
-	start, told := r.volume.Now(), false
+	start, notified := r.volume.Now(), false
 	for {
 		err := r.tryClaim()
 		waited := r.volume.Now().Sub(start)
 		live := (*LiveError)(nil)
 		switch {
 		case errors.As(err, &live) && waited < timeout:
-			if !told {
-				told = true
+			if !notified {
+				notified = true
 				waiting(live)
 			}
 		case errors.Is(err, errChanged) && waited < timeout+time.Second:
 		case errors.Is(err, errChanged):
-			return fmt.Errorf("%s: another program keeps replacing it: only sentinel and shim may write to it", r.runningPath())
+			return fmt.Errorf("%s: another program keeps replacing it: only sentinel and shim may write to it",
+				r.runningPath())
 		default:
 			return err
 		}
@@ -165,16 +166,16 @@ func (r *Run) claim(ctx context.Context, timeout time.Duration, waiting func(*Li
 
 func (r *Run) runningPath() string { return r.volume.Path(r.name + runningSuffix) }
 
-// tryClaim takes the name in one attempt. It returns a *LiveError if a live run has it, or
-// errChanged.
+// tryClaim tries once to take the name. It returns a *LiveError if a live run has the name, and
+// errChanged if another try may succeed.
 func (r *Run) tryClaim() error {
 	running := r.name + runningSuffix
 	if _, err := r.volume.Lstat(running); errors.Is(err, fs.ErrNotExist) {
 		return r.take(r.volume.RenameNoReplace)
 	}
 
-	// Begins replace a dead file one after the other: between the last look at it and the rename,
-	// another could begin.
+	// Begins replace a dead file one after the other. Without the lock, another Begin could rename its
+	// file between our last check and our rename, and we would replace a live run.
 	unlock := r.volume.Lock(lockTimeout)
 	defer unlock()
 	info, err := r.volume.Lstat(running)
@@ -185,10 +186,11 @@ func (r *Run) tryClaim() error {
 		return err
 	}
 	if info.Type.IsDir() {
-		return fmt.Errorf("%s is a directory: remove it, and let nothing but sentinel and shim write such names", r.runningPath())
+		return fmt.Errorf("%s is a directory: remove it, and let nothing but sentinel and shim write such names",
+			r.runningPath())
 	}
-	// Where a neighbour holds the directory's lock for ever, the dead file's write lock takes its
-	// place. Read locks may be in the way of that; they say nothing about a live run.
+	// Another process may hold the directory's lock for ever. Then the write lock of the dead file
+	// keeps other Begins away. A read lock may prevent it, but does not mean that the run is live.
 	old, err := openSeen(r.volume, running, info, true)
 	dead := err == nil && old.TryWriteLock() == nil
 	if err != nil {
@@ -196,7 +198,7 @@ func (r *Run) tryClaim() error {
 	}
 	seen := info.Identity
 	if err == nil {
-		defer old.Close() // until then its inode cannot be another file's
+		defer old.Close() // until then its inode cannot be reused
 		if !dead && old.WriteLocked() {
 			return &LiveError{r.runningPath()}
 		}
@@ -210,10 +212,10 @@ func (r *Run) tryClaim() error {
 	return r.take(r.volume.Rename)
 }
 
-// take gives our file its name, and then removes the end of an earlier run. Not before:
-// who is killed in between has to leave a trace of that run, or the next Begin would
-// take itself for the first. And between a removal and the rename a whole run might
-// come and go, whose end would be taken for ours.
+// take renames our file to NAME-running, and then removes the end of an earlier run. Only after the
+// rename: a crash in between must leave a trace of that run, or the next Begin would believe that it is
+// the first. And between a removal and a rename, another run could begin and end, and its end would be
+// taken for ours.
 func (r *Run) take(rename func(from, to string) error) error {
 	running := r.name + runningSuffix
 	err := rename(r.current, running)
@@ -236,8 +238,8 @@ func (r *Run) removeEnd() error {
 	return nil
 }
 
-// removeLeftovers removes the private files of Begins that were killed: not more than
-// maxLeftovers, and none once ctx is done, for the command is not started before.
+// removeLeftovers removes the private files of killed Begins. It examines at most maxLeftovers files and
+// stops when ctx is done, because it delays the start of the command.
 func removeLeftovers(ctx context.Context, v Volume, name string) {
 	found := 0
 	for file := range filesOf(ctx, v) {

@@ -20,7 +20,7 @@ import (
 func TestTwoLiveRunsNeverCoexist(t *testing.T) {
 	t.Parallel()
 	const withoutNoReplace = "nothing there, on a file system without RENAME_NOREPLACE"
-	dead := func(t *testing.T, dir string) { plant(t, runningPath(dir, "main"), wordRunning) }
+	dead := func(t *testing.T, dir string) { plant(t, runningPath(dir, "main"), contentRunning) }
 	for _, c := range []struct {
 		name    string
 		rounds  int
@@ -169,7 +169,7 @@ func TestBeginTellsThatItWaits(t *testing.T) {
 func TestBeginOverADeadFileIsSilent(t *testing.T) {
 	dir := newVolume(t)
 	path := runningPath(dir, "main")
-	plant(t, path, wordRunning)
+	plant(t, path, contentRunning)
 	readLock(t, path)
 	run, earlier, err := Begin(t.Context(), Dir(dir), "main", func(live *LiveError) {
 		t.Errorf("it says %s", live.Waiting())
@@ -284,7 +284,7 @@ func TestBeginOverADeadFile(t *testing.T) {
 			for range c.rounds {
 				dir := newVolume(t)
 				path := runningPath(dir, "main")
-				plant(t, path, wordRunning)
+				plant(t, path, contentRunning)
 				c.prepare(t, path)
 				began := time.Now()
 				p.do("begin", dir, "main")
@@ -345,7 +345,7 @@ func TestRefusals(t *testing.T) {
 		wantState(t, dir, "main", "unverified") // the heartbeat remains
 		p.do("end", "3")
 		wantListing(t, dir, `main-terminated="3\n"`)
-		plant(t, runningPath(dir, "main"), wordRunning)
+		plant(t, runningPath(dir, "main"), contentRunning)
 		p.do("begin", dir, "main")
 		p.do("end", "4")
 		wantListing(t, dir, `main-terminated="4\n"`)
@@ -391,7 +391,7 @@ func TestLeftovers(t *testing.T) {
 	old := time.Now().Add(-leftoverAge)
 	leave := func(name string, at time.Time) {
 		path := filepath.Join(dir, name)
-		plant(t, path, wordRunning)
+		plant(t, path, contentRunning)
 		if err := os.Chtimes(path, at, at); err != nil {
 			t.Fatal(err)
 		}

@@ -119,7 +119,7 @@ func TestBeginOverARestlessVolume(t *testing.T) {
 			v := &bent{Dir: Dir(dir), clock: &clock}
 			replaced(v)
 			if strings.HasSuffix(name, "time") {
-				plant(t, runningPath(dir, "main"), wordRunning)
+				plant(t, runningPath(dir, "main"), contentRunning)
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
@@ -225,7 +225,7 @@ func TestEndInPlaceWhileLooking(t *testing.T) {
 		return bentFile{File: f, writeLocked: func() bool {
 			if !ended {
 				ended = true
-				if err := run.End(3); err == nil || !strings.Contains(err.Error(), "the end stands in "+runningPath(dir, "main")) {
+				if err := run.End(3); err == nil || !strings.Contains(err.Error(), "the exit code is in "+runningPath(dir, "main")) {
 					t.Errorf("End says %v", err)
 				}
 			}
@@ -269,7 +269,7 @@ func TestRecordWithoutARun(t *testing.T) {
 			if c.live {
 				mustBegin(t, dir, "main") // and it does not end
 			} else {
-				plant(t, runningPath(dir, "main"), wordRunning)
+				plant(t, runningPath(dir, "main"), contentRunning)
 			}
 			v := bent{Dir: Dir(dir), create: fails(c.create)}
 			if c.open != nil {

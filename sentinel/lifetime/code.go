@@ -7,14 +7,14 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/sentinel/exitcode"
 )
 
-// unreadableCode is what an end counts as that does not say its code.
+// unreadableCode is the exit code of an end that holds none.
 const unreadableCode = exitcode.Wrapper
 
-// formatCode is the content of NAME-terminated.
+// formatCode returns the content of NAME-terminated.
 func formatCode(code int) string { return strconv.Itoa(code) + "\n" }
 
-// parseCode reads the content of NAME-terminated: an exit code in decimal, from
-// 0 to 255, and nothing else but one newline at its end.
+// parseCode parses the content of NAME-terminated: an exit code from 0 to 255, as one to three decimal
+// digits, and at most one newline.
 func parseCode(content string) (code int, ok bool) {
 	digits := strings.TrimSuffix(content, "\n")
 	if len(digits) < 1 || len(digits) > 3 {

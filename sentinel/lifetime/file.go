@@ -11,8 +11,8 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/sentinel/crashpoint"
 )
 
-// errIrregular says that what stands at a path is no regular file.
-var errIrregular = errors.New("no regular file")
+// errIrregular reports that a path does not name a regular file.
+var errIrregular = errors.New("not a regular file")
 
 // openRegular opens a file for reading if it is a regular one.
 func openRegular(v Volume, name string) (File, error) {
@@ -23,18 +23,18 @@ func openRegular(v Volume, name string) (File, error) {
 	return openSeen(v, name, info, false)
 }
 
-// openSeen opens what Lstat has told info of, if it is a regular file. Anything else is
-// not even opened, for that alone may wait (a FIFO) or act (a device).
+// openSeen opens the file that Lstat has described with info, if it is a regular one. It opens nothing
+// else, because an open may block (a FIFO) or have an effect (a device).
 func openSeen(v Volume, name string, info Info, write bool) (File, error) {
 	irregular := &fs.PathError{Op: "open", Path: v.Path(name), Err: errIrregular}
 	if !info.Type.IsRegular() {
 		return nil, irregular
 	}
-	// It may have been replaced since.
 	f, err := v.Open(name, write)
 	if err != nil {
 		return nil, err
 	}
+	// The file may have been replaced since Lstat.
 	if info, err = f.Stat(); err == nil && !info.Type.IsRegular() {
 		err = irregular
 	}
@@ -45,8 +45,8 @@ func openSeen(v Volume, name string, info Info, write bool) (File, error) {
 	return f, nil
 }
 
-// at reports whether name names the file that f is.
-func at(v Volume, name string, f File) bool {
+// refersTo reports whether name refers to the open file f.
+func refersTo(v Volume, name string, f File) bool {
 	named, err := v.Lstat(name)
 	if err != nil {
 		return false
@@ -55,28 +55,26 @@ func at(v Volume, name string, f File) bool {
 	return err == nil && named.sameFile(own.Identity)
 }
 
-// privateBytes is how many random bytes make a private name.
+// privateBytes is how many random bytes a private name has, as hexadecimal digits.
 const privateBytes = 8
 
-// isPrivate reports whether a file is the private file of a Begin of this name: one that is under
-// way, or one that was killed.
+// isPrivate reports whether file is the private file of a Begin of this name, in progress or killed.
 func isPrivate(file, name string) bool {
 	random, ok := strings.CutPrefix(file, "."+name+"-")
 	return ok && len(random) == 2*privateBytes && strings.Trim(random, "0123456789abcdef") == ""
 }
 
-// createPrivate creates ".NAME-<16 hex digits>" with content, and locks it. The
-// file is readable to everybody, whatever the umask, so that containers of other
-// UIDs can follow the run.
+// createPrivate creates ".NAME-<16 hex digits>" with content, and locks it. Everybody can read the file,
+// whatever the umask: containers of other UIDs follow the run.
 func createPrivate(v Volume, name, content string) (private string, f File, err error) {
 	private, f, err = v.Create("." + name + "-")
 	if err != nil {
 		return "", nil, err
 	}
 	crashpoint.At("private.created")
-	// Locked before others may open it, so that nobody's read lock can be in
-	// the way; and before it gets its name, so that a live run's file is never
-	// seen unlocked. Where locks are refused, the heartbeat remains.
+	// Lock the file before others can open it: their read locks would prevent ours. Lock it before it
+	// gets its name: a live run's file must never be seen unlocked. Where locks are refused, the
+	// heartbeat remains.
 	_ = f.TryWriteLock()
 	crashpoint.At("private.locked")
 	if err = overwrite(f, content); err == nil {
@@ -91,8 +89,8 @@ func createPrivate(v Volume, name, content string) (private string, f File, err 
 	return private, f, nil
 }
 
-// overwrite puts content in the place of what f holds. Written over first and
-// cut after, it needs no new block.
+// overwrite replaces the content of f in place. It writes first and truncates then, which needs no new
+// block on a full volume.
 func overwrite(f File, content string) error {
 	if _, err := f.WriteAt([]byte(content), 0); err != nil {
 		return err
@@ -101,13 +99,12 @@ func overwrite(f File, content string) error {
 	return f.Truncate(int64(len(content)))
 }
 
-// writeEnd makes NAME-terminated afresh, whatever else is on the volume.
+// writeEnd creates a new NAME-terminated, whatever else is on the volume.
 func writeEnd(v Volume, name string, code int) error {
 	private, f, err := createPrivate(v, name, formatCode(code))
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || outOfDescriptors(err) {
-		// No block is left, or no descriptor, but a link needs neither. It is
-		// no regular file, so it reads as an end that failed: nobody waits
-		// for ever.
+		// A symbolic link needs neither a block nor a descriptor. It is not a regular file, so watchers
+		// take it for a failure.
 		return symlinkEnd(v, name, code, err)
 	}
 	if err != nil {
@@ -122,18 +119,18 @@ func writeEnd(v Volume, name string, code int) error {
 	return nil
 }
 
-// outOfDescriptors reports whether an error says that no file can be opened at all.
+// outOfDescriptors reports whether err means that no file can be opened at all.
 func outOfDescriptors(err error) bool {
 	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE)
 }
 
-// symlinkEnd records an end where there is no room for a file's content, or no file can
-// be opened.
-func symlinkEnd(v Volume, name string, code int, full error) error {
+// symlinkEnd records an end as a symbolic link, after cause has prevented a file. It always returns an
+// error: the code is lost.
+func symlinkEnd(v Volume, name string, code int, cause error) error {
 	end := name + terminatedSuffix
 	_ = v.Remove(end)
 	if err := v.Symlink(formatCode(code), end); err != nil {
-		return errors.Join(full, err)
+		return errors.Join(cause, err)
 	}
-	return fmt.Errorf("%w: recorded as a failure (%d) without its code", full, unreadableCode)
+	return fmt.Errorf("%w: recorded as a failure (%d) without its code", cause, unreadableCode)
 }

@@ -94,8 +94,8 @@ func fillInodes(t *testing.T, dir string) {
 // A volume that is full at the end: the code needs no new block.
 func TestFullAtEnd(t *testing.T) {
 	for code := range 256 {
-		if len(formatCode(code)) > len(wordRunning) {
-			t.Fatalf("the end %q does not fit into the block of %q", formatCode(code), wordRunning)
+		if len(formatCode(code)) > len(contentRunning) {
+			t.Fatalf("the end %q does not fit into the block of %q", formatCode(code), contentRunning)
 		}
 	}
 	for _, c := range []struct {
@@ -154,7 +154,7 @@ func TestFullDirectory(t *testing.T) {
 		}
 	}
 	answer := p.ask("end", "3")
-	if !strings.Contains(answer, unix.ENOSPC.Error()) || !strings.Contains(answer, "the end stands in "+runningPath(theirs, "main")) {
+	if !strings.Contains(answer, unix.ENOSPC.Error()) || !strings.Contains(answer, "the exit code is in "+runningPath(theirs, "main")) {
 		t.Errorf("End says %q; want that there was no space, and where the code stands", answer)
 	}
 	await(t, w, "ended: 3")

@@ -41,7 +41,7 @@ const (
 	NoRoom
 )
 
-// State is what is known of a run.
+// State is what a watcher knows about a run.
 type State struct {
 	Phase Phase
 	// Code is the exit code of a run that has ended, 0 to 255.
@@ -51,12 +51,13 @@ type State struct {
 	// FoundDead: a lost run that gave no sign of life since the watcher began. It may have been dead
 	// before.
 	FoundDead bool
-	// ID is the identity of the file that the state was read from.
+	// ID identifies the file that the state was derived from. It is zero if there was none, and for
+	// Unsettled.
 	ID Identity
 }
 
 const (
-	// tick is how often a run is looked at when no event asks for it.
+	// tick is how often a watcher looks at a run if nothing wakes it before.
 	tick = time.Second
 	// settleTick is the same for a run that is Unsettled.
 	settleTick = 100 * time.Millisecond
@@ -65,8 +66,8 @@ const (
 	settleTime = time.Second
 )
 
-// PollInterval returns the time after which a run in this state is looked at again when no event
-// asks for it.
+// PollInterval returns how long a watcher waits before it looks again at a run in this state, if nothing
+// wakes it before.
 func PollInterval(s State) time.Duration {
 	if s.Phase == Unsettled {
 		return settleTick
@@ -81,8 +82,8 @@ type unchanged[T comparable] struct {
 	since time.Duration
 }
 
-// observe takes the value that is seen now, elapsed after the one before, and returns for how long
-// it has been the same.
+// observe takes the current value, elapsed after the previous one. It returns for how long the value has
+// not changed.
 func (u *unchanged[T]) observe(value T, elapsed time.Duration) time.Duration {
 	if u.seen && u.value == value {
 		u.since += elapsed
@@ -141,7 +142,7 @@ func (j *judge) derive(s Snapshot, pending bool, elapsed time.Duration) State {
 	return State{Phase: NotStarted}
 }
 
-// terminated judges a NAME-terminated.
+// terminated derives the state from a NAME-terminated.
 func (j *judge) terminated(f fileState, elapsed time.Duration) State {
 	ended := State{Phase: Ended, ID: f.id}
 	code, ok := parseCode(f.content)
@@ -172,10 +173,10 @@ func (j *judge) terminated(f fileState, elapsed time.Duration) State {
 // forgetEnd forgets that an end without an exit code was there.
 func (j *judge) forgetEnd() { j.noCode, j.empty, j.full = unchanged[bool]{}, unchanged[bool]{}, false }
 
-// asksForRoom reports whether it matters after this snapshot that the volume is full: when an end is
-// first seen empty, and when that is judged. In between main may have filled the volume, failed to
-// write its code, and made room again.
-func (j *judge) asksForRoom(elapsed time.Duration) bool {
+// needsRoomCheck reports whether the caller must check for a full volume after this snapshot: when an
+// empty end is first seen, and when it has settled. One check is not enough: main may have filled the
+// volume, failed to write its code, and made room again.
+func (j *judge) needsRoomCheck(elapsed time.Duration) bool {
 	since := j.empty.since
 	due := since >= settleTime && since-elapsed < settleTime
 	return j.empty.seen && j.empty.value && (since == 0 || due)
@@ -191,7 +192,7 @@ func (j *judge) noRoom(state State) State {
 	return state
 }
 
-// unlocked judges a NAME-running that nobody has locked.
+// unlocked derives the state from a NAME-running that nobody has locked.
 func (j *judge) unlocked(f fileState, elapsed time.Duration) State {
 	if code, ok := parseCode(f.content); ok {
 		return State{Phase: Ended, Code: code, ID: f.id}

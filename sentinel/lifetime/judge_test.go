@@ -43,7 +43,7 @@ func TestJudge(t *testing.T) {
 	const minute, second = time.Minute, time.Second
 	x, y := file(1, 100), file(2, 200)
 	beat := file(1, 115) // x, a heartbeat later
-	running, stopping := wordRunning, wordStopping
+	running, stopping := contentRunning, contentStopping
 
 	for _, c := range []struct {
 		name      string
@@ -317,10 +317,10 @@ func TestJudgeIdentity(t *testing.T) {
 	}{
 		{"an end", []Snapshot{ended("3")}, file(9, 1)},
 		{"a run", []Snapshot{locked(x)}, x},
-		{"an unverified run", []Snapshot{unlocked(x, wordRunning)}, x},
+		{"an unverified run", []Snapshot{unlocked(x, contentRunning)}, x},
 		{"a code in place", []Snapshot{unlocked(x, "3")}, x},
-		{"a lost run", []Snapshot{locked(x), unlocked(x, wordRunning)}, x},
-		{"a lost run that is removed", []Snapshot{locked(x), unlocked(x, wordRunning), nothing}, x},
+		{"a lost run", []Snapshot{locked(x), unlocked(x, contentRunning)}, x},
+		{"a lost run that is removed", []Snapshot{locked(x), unlocked(x, contentRunning), nothing}, x},
 		{"the next run", []Snapshot{locked(x), locked(y)}, y},
 		{"a run that is lost without a file", []Snapshot{locked(x), nothing}, Identity{}},
 		{"nothing", []Snapshot{nothing}, Identity{}},

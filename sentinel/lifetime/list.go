@@ -8,10 +8,7 @@ import (
 	"strings"
 )
 
-// What is listed: which runs there are, whatever their names.
-
-// maxRuns is how many runs [Runs] reports at most. A pod has a few; more are a neighbour's
-// mischief, or no runs at all.
+// maxRuns is how many runs [Runs] returns at most. A pod has only a few.
 const maxRuns = 100
 
 // filesOf yields the names of the files on a volume, in no order. It ends when ctx is done.
@@ -25,7 +22,7 @@ func filesOf(ctx context.Context, v Volume) iter.Seq[string] {
 	}
 }
 
-// runOf is the name of the run whose file this is; ok is false if it is no run's.
+// runOf returns the name of the run that file belongs to. ok is false if it belongs to none.
 func runOf(file string) (name string, ok bool) {
 	name, ok = strings.CutSuffix(file, runningSuffix)
 	if !ok {
@@ -37,16 +34,14 @@ func runOf(file string) (name string, ok bool) {
 // Entry is a run that [Runs] has found.
 type Entry struct {
 	Name string
-	// State is what a watcher would make of the files at its first look: never
-	// NotStarted and never Lost. An end that holds no code is Unsettled. A run whose
-	// owner was killed is Unverified.
+	// State is what a watcher would derive from the files at its first look: never NotStarted and never
+	// Lost. An end that holds no code is Unsettled. A run whose owner was killed is Unverified.
 	State
 }
 
-// Runs returns the runs whose files are on the volume, sorted by name: at most a hundred.
-// It is for messages to people, who may want to know what is there where something is
-// missing. It takes no lock, waits for nothing, and remembers nothing. It returns what it
-// has found by then when ctx is done, and nothing where the volume cannot be read.
+// Runs returns at most 100 of the runs whose files are on the volume, sorted by name. It serves messages
+// to users, which list what is there if a run is missing. It takes no lock and does not wait. When ctx is
+// done, it returns what it has found. It returns nothing if the volume cannot be read.
 func Runs(ctx context.Context, v Volume) (runs []Entry) {
 	var names []string
 	for file := range filesOf(ctx, v) {
@@ -68,17 +63,16 @@ func Runs(ctx context.Context, v Volume) (runs []Entry) {
 		if locked != nil {
 			locked.Close()
 		}
-		if state.Phase != NotStarted { // it was removed meanwhile
+		if state.Phase != NotStarted { // else its files were removed meanwhile
 			runs = append(runs, Entry{name, state})
 		}
 	}
 	return runs
 }
 
-// StoppingRuns names the live runs on the volume that have said that they are about to
-// end ([Run.AnnounceStopping]); those that it has found by then when ctx is done. The word of a
-// killed one does not count, for its lock is gone; so where locks are not shared, none is
-// ever named.
+// StoppingRuns returns the names of the live runs on the volume that have announced their end
+// ([Run.AnnounceStopping]), in no order. When ctx is done, it returns what it has found. A run counts as
+// live only if its file is locked: where locks are not shared, the result is always empty.
 func StoppingRuns(ctx context.Context, v Volume) (names []string) {
 	for file := range filesOf(ctx, v) {
 		name, ok := runOf(file)
@@ -89,7 +83,7 @@ func StoppingRuns(ctx context.Context, v Volume) (names []string) {
 	return names
 }
 
-// StillStopping is which of the runs that StoppingRuns has named it would name again.
+// StillStopping returns those of names that StoppingRuns would return again. It does not list the directory.
 func StillStopping(v Volume, names []string) (still []string) {
 	for _, name := range names {
 		if isStopping(v, name+runningSuffix) {
@@ -110,5 +104,5 @@ func isStopping(v Volume, file string) bool {
 	}
 	var state fileState
 	state.read(f)
-	return state.readable && state.content == wordStopping
+	return state.readable && state.content == contentStopping
 }

@@ -22,9 +22,9 @@ func TestStopping(t *testing.T) {
 	killed.do("begin", dir, "c")
 	killed.do("stopping")
 	// What is no run at all is in nobody's way.
-	plant(t, dir+"/-running", wordStopping)
-	plant(t, dir+"/d-running", wordStopping)
-	plant(t, dir+"/stopping", wordStopping)
+	plant(t, dir+"/-running", contentStopping)
+	plant(t, dir+"/d-running", contentStopping)
+	plant(t, dir+"/stopping", contentStopping)
 	if err := syscall.Mkfifo(dir+"/e-running", 0o666); err != nil {
 		t.Fatal(err)
 	}

@@ -7,13 +7,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// errHeld says that somebody else's lock is in the way.
+// errHeld reports that another process's lock prevents ours.
 var errHeld = errors.New("locked by another process")
 
-// lock does one of the lock commands of fcntl(2) on the whole of f.
+// lock executes one of the lock commands of fcntl(2) on the whole of f.
 func (f osFile) lock(cmd int, lock *unix.Flock_t) error {
-	// The lock belongs to the open file description: f may not be collected,
-	// and so closed, while the call goes on.
+	// The lock belongs to the open file description: the garbage collector must not close f during the
+	// call.
 	defer runtime.KeepAlive(f.f)
 	for {
 		err := unix.FcntlFlock(f.f.Fd(), cmd, lock)

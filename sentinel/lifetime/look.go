@@ -6,10 +6,10 @@ import (
 	"io/fs"
 )
 
-// maxContent is how many bytes of a file are read: more than any valid content.
+// maxContent is how many bytes of a file are read at most: more than any valid content has.
 const maxContent = 4096
 
-// fileState is one of the two files of a run as one look has found it.
+// fileState is one of the two files of a run in a Snapshot.
 type fileState struct {
 	exists   bool
 	readable bool // a regular file that could be read; content is valid
@@ -18,18 +18,18 @@ type fileState struct {
 	id       Identity
 }
 
-// Snapshot is what one look at the files of a run has found. It knows nothing of the looks before:
-// see Observer.Update.
+// Snapshot is what one look at the files of a run has found. [Observer.Update] combines it with the
+// snapshots before.
 type Snapshot struct {
 	terminated fileState
-	running    fileState // not looked at if terminated exists
+	running    fileState // may be unset if terminated exists
 }
 
-// snapshot looks at a run once. If NAME-running is locked, its open file comes along, for the caller
+// snapshot looks at a run once. If NAME-running is locked, it also returns the open file, for the caller
 // to wait on and to close. consistent is false if the volume changed during the look.
 //
-// wasRunning says that the run was running before. From its Begin to the end of the pod one of the
-// two files is always there, so that without them the look missed a change.
+// wasRunning means that the run was running before. From its Begin to the end of the pod, one of the two
+// files always exists. So if neither is found, the look missed a change.
 func snapshot(v Volume, name string, wasRunning bool) (s Snapshot, locked File, consistent bool) {
 	if s.terminated = stateOfTerminated(v, name+terminatedSuffix); s.terminated.exists {
 		return s, nil, true
@@ -38,7 +38,7 @@ func snapshot(v Volume, name string, wasRunning bool) (s Snapshot, locked File, 
 	if s.running.locked {
 		return s, locked, true
 	}
-	// Since NAME-terminated was looked for, the run may have ended, and another may have begun.
+	// The run may have ended since the first look at NAME-terminated, and another may have begun.
 	if s.terminated = stateOfTerminated(v, name+terminatedSuffix); s.terminated.exists {
 		return s, nil, true
 	}
@@ -62,8 +62,8 @@ func stateOfTerminated(v Volume, file string) fileState {
 	return state
 }
 
-// stateOfRunning looks at NAME-running. consistent is false if the path named another file before
-// the look was done.
+// stateOfRunning looks at NAME-running. consistent is false if the file was removed or replaced during
+// the look.
 func stateOfRunning(v Volume, file string) (state fileState, locked File, consistent bool) {
 	info, err := v.Lstat(file)
 	if err != nil {
@@ -83,15 +83,15 @@ func stateOfRunning(v Volume, file string) (state fileState, locked File, consis
 		return state, f, true
 	}
 	state.read(f)
-	consistent = at(v, file, f)
+	consistent = refersTo(v, file, f)
 	f.Close()
 	return state, nil, consistent
 }
 
-// read reads the content of a file.
+// read reads the identity and the content of an open file. If that fails, it leaves s unchanged.
 func (s *fileState) read(f File) {
-	// First the identity, then the content. A write in between makes both new at the next look, and
-	// never leaves an old content with a new identity.
+	// First the identity, then the content. A write in between pairs the new content with the old
+	// identity, and the next look sees both new. An old content never has a new identity.
 	info, err := f.Stat()
 	if err != nil {
 		return

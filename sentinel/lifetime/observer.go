@@ -2,30 +2,31 @@ package lifetime
 
 import "time"
 
-// Observer follows one run, look by look. A [Watcher] is made of these and of what tells when to
-// look; a caller that knows that by itself can do with an Observer alone.
+// Observer follows one run, look by look. A [Watcher] has one for each run, and knows when to look. A
+// caller that knows that by itself needs only an Observer.
 //
-// It is a value: a copy goes on from where the original was.
+// An Observer is a value: a copy continues from the state of the original.
 type Observer struct {
 	volume Volume
 	name   string
 	judge  judge
 }
 
-// NewObserver follows the named run. lostAfter is as for Watch.
+// NewObserver returns an Observer of the named run. lostAfter is as for [Watch].
 func NewObserver(v Volume, name string, lostAfter time.Duration) Observer {
 	return Observer{v, name, judge{lostAfter: lostAfter}}
 }
 
-// MaxAttempts is how many snapshots Look takes at most while the volume keeps changing. The last one
-// then counts as it is; the change itself wakes the watcher.
+// MaxAttempts is how many snapshots one Look takes at most while the volume keeps changing. The last one
+// counts even if it is not consistent: the change wakes the watcher again.
 const MaxAttempts = 8
 
-// Look looks at the run and returns its state. pending says that a wait for the run's lock
-// (AwaitUnlocked) had not returned before. elapsed is the time since the look before, at most what
-// the caller meant to sleep ([PollInterval]): time for which a watcher was frozen is no evidence.
+// Look looks at the run and returns its state. If the run is locked, it also returns the open file, for
+// the caller to wait on and to close. It does not wait.
 //
-// If the run is locked, its open file comes along, for the caller to wait on and to close.
+// pending means that a wait for the run's lock ([File.AwaitUnlocked]) had not returned before the look.
+// elapsed is the time since the previous look, but at most what the caller meant to sleep
+// ([PollInterval]): the time in which a watcher was frozen is no evidence (design, 2.3).
 func (o *Observer) Look(pending bool, elapsed time.Duration) (State, File) {
 	for n := 1; ; n++ {
 		s, locked, consistent := o.Snapshot(pending)
@@ -35,16 +36,16 @@ func (o *Observer) Look(pending bool, elapsed time.Duration) (State, File) {
 	}
 }
 
-// Snapshot is the part of Look that reads the volume. It is repeated if it was not consistent.
+// Snapshot is the part of Look that reads the run's files. Look repeats it if it was not consistent.
 func (o *Observer) Snapshot(pending bool) (s Snapshot, locked File, consistent bool) {
 	return snapshot(o.volume, o.name, o.judge.wasRunning() && !pending)
 }
 
-// Update is the part of Look that derives the state from a snapshot. For an end without an exit code
-// it asks whether the volume is full.
+// Update is the part of Look that derives the state from a snapshot. For an empty end it checks whether
+// the volume is full.
 func (o *Observer) Update(s Snapshot, pending bool, elapsed time.Duration) State {
 	state := o.judge.update(s, pending, elapsed)
-	if o.judge.asksForRoom(elapsed) && o.volume.Full() {
+	if o.judge.needsRoomCheck(elapsed) && o.volume.Full() {
 		state = o.judge.noRoom(state)
 	}
 	return state

@@ -10,7 +10,7 @@ import (
 // archive of 50,000 files. Reading one event of such a storm takes about 3 µs of processor time, and a
 // look some ten times as much. A token bucket bounds both together. Normally it is full, and every
 // hint is followed at once; only a storm empties it. Then the kernel is asked to send no events for a
-// pause, and the look after the pause sees what they would have told.
+// pause, and the look after the pause sees what they would have reported.
 const (
 	eventCost = 1
 	lookCost  = 10 // for each run that is looked at
@@ -25,7 +25,7 @@ const (
 
 func newLimiter() *rate.Limiter { return rate.NewLimiter(perSecond, burst) }
 
-// spend takes tokens, into debt if need be. It reports whether nothing is owed.
+// spend takes cost tokens, into debt if there are fewer. It reports whether there is no debt.
 func spend(l *rate.Limiter, cost int, now time.Time) bool {
 	return l.ReserveN(now, cost).DelayFrom(now) == 0
 }

@@ -9,26 +9,26 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/sentinel/crashpoint"
 )
 
-// AnnounceStopping says on the volume that this run is about to end, so that a sentinel
-// that restarts waits for the end ([StoppingRuns]).
-func (r *Run) AnnounceStopping() error { return r.say(wordStopping) }
+// AnnounceStopping announces on the volume that this run is about to end. A sentinel that restarts then
+// waits for the end ([StoppingRuns]). It fails after End.
+func (r *Run) AnnounceStopping() error { return r.write(contentStopping) }
 
-// RetractStopping takes the word back.
-func (r *Run) RetractStopping() error { return r.say(wordRunning) }
+// RetractStopping takes the announcement back. It fails after End.
+func (r *Run) RetractStopping() error { return r.write(contentRunning) }
 
-func (r *Run) say(word string) error {
+func (r *Run) write(content string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.word = word
-	return overwrite(r.file, word)
+	r.content = content
+	return overwrite(r.file, content)
 }
 
-// End ends the run with an exit code from 0 to 255. It is called once. If the
-// end could not be recorded as it should, the error says what was done instead.
+// End ends the run with an exit code from 0 to 255. Call it only once. If the end cannot be recorded as
+// usual, the error reports what was done instead.
 //
 // End does not wait for a disk: see [Sync].
 func (r *Run) End(code int) error {
-	// A late heartbeat, or a late word, would overwrite the code.
+	// A late heartbeat would overwrite the code.
 	r.stopBeating()
 	crashpoint.At("end.quiet")
 	r.mu.Lock()
@@ -46,28 +46,28 @@ func (r *Run) End(code int) error {
 
 func (r *Run) record(code int) error {
 	if err := overwrite(r.file, formatCode(code)); err != nil {
-		// Our file may hold anything now, but NAME-terminated wins.
+		// Our file may hold anything now, but NAME-terminated takes precedence.
 		return errors.Join(err, writeEnd(r.volume, r.name, code))
 	}
 	crashpoint.At("end.written")
-	if !at(r.volume, r.current, r.file) {
+	if !refersTo(r.volume, r.current, r.file) {
 		return writeEnd(r.volume, r.name, code)
 	}
 	err := r.volume.Rename(r.current, r.name+terminatedSuffix)
 	switch {
 	case err == nil:
-		// Not to be looked at again: the next run may have removed it already.
+		// Do not check the new file: the next run may have removed it already.
 		return nil
 	case errors.Is(err, fs.ErrNotExist):
 		return writeEnd(r.volume, r.name, code)
 	}
-	// A full file system may refuse even this (ext4 that has no room for a
-	// name). The code in the unlocked file is a valid end.
-	return fmt.Errorf("%w: the end stands in %s instead", err, r.volume.Path(r.current))
+	// A full file system may refuse even the rename (ext4 without room for a name). The code in the
+	// unlocked file is a valid end (design, 2.2).
+	return fmt.Errorf("%w: the exit code is in %s instead", err, r.volume.Path(r.current))
 }
 
-// Record leaves the outcome of a command that will never begin, in one attempt. It
-// never does so over a live run: *LiveError.
+// Record records the exit code, 0 to 255, of a command that will never begin. If a live run has the
+// name, it changes nothing and returns a *LiveError. It does not wait for that run.
 func Record(v Volume, name string, code int) error {
 	run, _, err := begin(context.Background(), v, name, 0, nil)
 	if err == nil {
@@ -86,7 +86,7 @@ func Record(v Volume, name string, code int) error {
 		}
 	}
 	if outOfDescriptors(openErr) {
-		return openErr // it may be live
+		return openErr // the run may be live
 	}
 	return writeEnd(v, name, code)
 }

@@ -69,7 +69,7 @@ func TestPause(t *testing.T) {
 func rewrite(t *testing.T, dir string, span time.Duration) (times int) {
 	t.Helper()
 	for began := time.Now(); time.Since(began) < span; times++ {
-		if err := os.WriteFile(runningPath(dir, "main"), []byte(wordRunning), 0o644); err != nil {
+		if err := os.WriteFile(runningPath(dir, "main"), []byte(contentRunning), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -115,7 +115,7 @@ func TestStorm(t *testing.T) {
 	looked, without := looking(watchRun(t, dir), true)
 	began := time.Now()
 	for range times {
-		plant(t, runningPath(dir, "main"), wordRunning)
+		plant(t, runningPath(dir, "main"), contentRunning)
 		select {
 		case <-looked:
 		case <-time.After(patience):

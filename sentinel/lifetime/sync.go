@@ -6,18 +6,16 @@ import (
 	"os"
 )
 
-// Sync makes the end of the run named name outlive a crash of the node, as it is recorded
-// now: the file that holds the code, and the directory that holds the file's name. A volume
-// that is mounted read-only is fine.
+// Sync makes the recorded end of the run named name survive a crash of the node. It syncs the file that
+// holds the code, and the directory that holds the file's name. The volume may be mounted read-only.
 //
-// It blocks for as long as the disk takes, which may be seconds, and cannot be interrupted.
-// So the owner of a run does not call it: between the recorded end and the exit of a
-// sentinel a kill would make the kubelet run a command again that has succeeded. A shim
-// that has acted on the end has the time.
+// Sync blocks for as long as the disk takes, possibly seconds, and cannot be interrupted. So a sentinel
+// does not call it: if it were killed between the recorded end and its exit, the kubelet would run a
+// successful command again. A shim that has acted on the end has the time (design, 2.4).
 func Sync(dir Dir, name string) error {
 	err := syncFile(dir, name+terminatedSuffix)
 	if errors.Is(err, fs.ErrNotExist) {
-		err = syncFile(dir, name+runningSuffix) // there was no room for a rename
+		err = syncFile(dir, name+runningSuffix) // the volume had no room for the rename
 	}
 	d, openErr := os.Open(string(dir))
 	if openErr != nil {

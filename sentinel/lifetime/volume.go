@@ -13,46 +13,43 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Volume is the shared directory, and the time that passes there: all that the
-// contract asks of its surroundings, one method for one step that another process
-// may come between. [Dir] is the real one. The other is the simulation in the tests
-// of package shim, which puts every possible schedule between these steps.
+// Volume is the shared directory, and the clock: all that the contract needs from its environment. Each
+// method is one step, before and after which other processes may act. [Dir] is the real one. The other is
+// the simulation in the tests of package shim, which explores every schedule of these steps.
 //
 // Files are named relative to the directory. Errors are those of package os.
 type Volume interface {
-	// Path is what a file is called in messages.
+	// Path returns the path of a file, for messages.
 	Path(name string) string
-	// Lstat is lstat(2): links are not followed.
+	// Lstat is lstat(2): it does not follow links.
 	Lstat(name string) (Info, error)
-	// Open opens an existing file. It neither follows a link nor waits, but it
-	// may act (a device): look at what it is before.
+	// Open opens an existing file for reading and, if write is true, for writing. It neither follows a
+	// link nor blocks. But it may have an effect (a device): call Lstat before.
 	Open(name string, write bool) (File, error)
-	// Create makes a new file that only its owner can open, with a name of
-	// prefix and 16 random hex digits.
+	// Create creates a file that only its owner can open. Its name is prefix and 16 random hex digits.
 	Create(prefix string) (name string, f File, err error)
-	// Rename replaces what to names.
+	// Rename replaces the file to, if there is one.
 	Rename(from, to string) error
-	// RenameNoReplace fails with fs.ErrExist where to names anything.
+	// RenameNoReplace fails with fs.ErrExist if to exists.
 	RenameNoReplace(from, to string) error
-	// Remove is unlink(2): never of a directory.
+	// Remove is unlink(2): it never removes a directory.
 	Remove(name string) error
-	// Symlink makes a symbolic link that says target.
+	// Symlink creates a symbolic link to target.
 	Symlink(target, name string) error
-	// Names are the names of the files, in no order; none if they cannot be read.
-	// What is renamed meanwhile may come twice or not at all.
+	// Names yields the names of the files, in no order; none if the directory cannot be read. A file
+	// that is renamed meanwhile may come twice or not at all.
 	Names() iter.Seq[string]
-	// Full reports whether no byte can be added to any file, for lack of a free block.
-	// Where the file system cannot say, it is not full.
+	// Full reports whether the file system has no free block. It is false if the file system does not
+	// report that.
 	Full() bool
-	// Lock takes the directory's lock, for which it waits at most timeout, and returns what gives
-	// it back. It goes on without the lock after that, or where there is none.
+	// Lock takes the directory's lock and returns a function that releases it. It waits at most
+	// timeout, and then returns without the lock; so it does where there is no such lock.
 	Lock(timeout time.Duration) (unlock func())
 
 	Now() time.Time
-	// Sleep returns ctx's error as soon as ctx is done.
+	// Sleep returns nil after d, or ctx's error as soon as ctx is done.
 	Sleep(ctx context.Context, d time.Duration) error
-	// Tick calls f again and again, d apart. stop returns when f is not running, and will not run
-	// any more.
+	// Tick calls f every d. stop ends that; when it returns, f is not running and never will.
 	Tick(d time.Duration, f func()) (stop func())
 }
 
@@ -63,30 +60,29 @@ type File interface {
 	WriteAt(p []byte, off int64) (n int, err error)
 	Truncate(size int64) error
 	Chmod(mode fs.FileMode) error
-	// Close gives back the locks that were taken by this File.
+	// Close also releases the locks that were taken through this File.
 	Close() error
 
-	// TryWriteLock takes the write lock. It fails if somebody has a lock.
+	// TryWriteLock takes the write lock without waiting. It fails if somebody else has any lock.
 	TryWriteLock() error
-	// Unlock gives it back.
+	// Unlock releases the lock.
 	Unlock() error
-	// WriteLocked reports whether somebody else holds a write lock. It takes
-	// nothing, and a File that can only be read is enough. Where the file
-	// system cannot say, no lock is seen.
+	// WriteLocked reports whether somebody else holds a write lock. It takes no lock, and the File need
+	// not be writable. It is false if the file system does not report locks.
 	WriteLocked() bool
-	// AwaitUnlocked returns when nobody holds a write lock any more; until
-	// Close, nobody can take one.
+	// AwaitUnlocked blocks until nobody else holds a write lock. From then on until Close, nobody can
+	// take one. It fails where the file system refuses such a wait.
 	AwaitUnlocked() error
 }
 
-// Info is what a Volume tells of a file: its identity, and of which type it is.
+// Info is what a Volume reports about a file.
 type Info struct {
 	Identity
 	Type fs.FileMode // see fs.ModeType; 0 is a regular file
 }
 
-// Identity tells one file from the next of the same name, and one state of a
-// file from a later one.
+// Identity distinguishes a file from the next one of the same name, and a file from itself after a later
+// write.
 type Identity struct {
 	Dev, Ino   uint64
 	Sec, Nanos int64 // modification time, since 1970
@@ -112,7 +108,7 @@ func (d Dir) Open(name string, write bool) (File, error) {
 }
 
 func (d Dir) Create(prefix string) (name string, f File, err error) {
-	// crypto/rand does the same, and makes the program 0.3 MB larger.
+	// crypto/rand would make the program 0.3 MB larger.
 	var random [privateBytes]byte
 	if _, err := unix.Getrandom(random[:], 0); err != nil {
 		return "", nil, os.NewSyscallError("getrandom", err)
@@ -130,9 +126,9 @@ func (d Dir) RenameNoReplace(from, to string) error {
 	case nil:
 		return nil
 	case unix.EINVAL, unix.ENOSYS, unix.EOPNOTSUPP, unix.EPERM:
-		// A file system or a kernel without it, or a seccomp profile that does not know
-		// the call (EPERM is also what such a profile says). link(2) never replaces
-		// anything. A directory that may not be changed refuses that, too.
+		// The file system or the kernel does not support the flag, or a seccomp profile does not know
+		// the call (some profiles return EPERM). link(2) never replaces anything. If EPERM means that
+		// the directory must not be changed, link(2) fails, too.
 		if err := os.Link(d.Path(from), d.Path(to)); err != nil {
 			return err
 		}
@@ -151,8 +147,8 @@ func (d Dir) Remove(name string) error {
 
 func (d Dir) Symlink(target, name string) error { return os.Symlink(target, d.Path(name)) }
 
-// Names never has more than a few of the names in memory, and ends even if files are
-// made as fast as it reads.
+// Names has at most 256 names in memory at a time. It reads at most 2^20, so it ends even if others create
+// files as fast as it reads.
 func (d Dir) Names() iter.Seq[string] {
 	const most, atOnce = 1 << 20, 256
 	return func(yield func(string) bool) {
@@ -175,9 +171,9 @@ func (d Dir) Names() iter.Seq[string] {
 	}
 }
 
-// Full asks for blocks only: whoever has created a file needs no other inode to write to it.
-// What is reserved for root counts as taken (f_bavail, see statfs(2)). A file system that
-// reports no blocks at all (FUSE, a tmpfs without a limit) does not say.
+// Full checks for blocks only: a file that exists needs no other inode to be written to. Blocks that are
+// reserved for root count as taken (f_bavail, see statfs(2)). A file system that reports no blocks at all
+// (FUSE, a tmpfs without a limit) never counts as full.
 func (d Dir) Full() bool {
 	var st unix.Statfs_t
 	for {
@@ -191,8 +187,8 @@ func (d Dir) Full() bool {
 	}
 }
 
-// Lock is flock(2) on the directory. A process that can only read the directory may hold it for ever;
-// hence the timeout.
+// Lock is flock(2) on the directory. A process that can only read the directory may hold that lock for
+// ever: hence the timeout.
 func (d Dir) Lock(timeout time.Duration) (unlock func()) {
 	dir, err := os.Open(string(d))
 	if err != nil {
@@ -219,14 +215,14 @@ func (Dir) Sleep(ctx context.Context, d time.Duration) error {
 }
 
 func (Dir) Tick(d time.Duration, f func()) (stop func()) {
-	quiet, still := make(chan struct{}), make(chan struct{})
+	quit, done := make(chan struct{}), make(chan struct{})
 	go func() {
-		defer close(still)
+		defer close(done)
 		ticker := time.NewTicker(d)
 		defer ticker.Stop()
 		for {
 			select {
-			case <-quiet:
+			case <-quit:
 				return
 			case <-ticker.C:
 				f()
@@ -234,8 +230,8 @@ func (Dir) Tick(d time.Duration, f func()) (stop func()) {
 		}
 	}()
 	return func() {
-		close(quiet)
-		<-still
+		close(quit)
+		<-done
 	}
 }
 
@@ -251,13 +247,13 @@ func infoOf(info fs.FileInfo, err error) (Info, error) {
 	}, nil
 }
 
-// osFile is a File of a Dir. (Not embedded: what a program can reach of os.File's
-// methods it carries along.)
+// osFile is a File of a Dir. It does not embed *os.File, because the linker would keep all of its methods
+// (design, 7).
 type osFile struct{ f *os.File }
 
 func asFile(f *os.File, err error) (File, error) {
 	if err != nil {
-		return nil, err // and no File, not one without an *os.File
+		return nil, err // a nil File, not an osFile without an *os.File
 	}
 	return osFile{f}, nil
 }

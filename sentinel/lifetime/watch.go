@@ -13,10 +13,10 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Watcher follows runs on a volume. What wakes it are hints (inotify, the end of a
-// lock wait, a tick); what is true, each look finds out anew.
+// Watcher follows runs on a volume (design, 2.5). Hints wake it: an inotify event, the end of a lock wait,
+// a tick. They carry no facts: each look reads the volume anew.
 //
-// Its methods are for one goroutine.
+// Its methods must not be called concurrently.
 type Watcher struct {
 	dir     Dir
 	runs    []*followedRun
@@ -29,21 +29,18 @@ type Watcher struct {
 	timer    *time.Timer
 }
 
-// followedRun is one run that is followed.
 type followedRun struct {
 	Observer
-	// pending: a goroutine is blocked until the run's lock is free.
-	pending atomic.Bool
-	// unsupported: this file system refuses to let us wait for a lock.
-	unsupported atomic.Bool
+	pending     atomic.Bool // a goroutine waits for the run's lock
+	unsupported atomic.Bool // the file system has refused such a wait
 }
 
-// Watch follows the named runs on the volume dir. A run whose owner cannot be
-// verified is lost when its file has stood still for lostAfter; 0 is at once.
+// Watch follows the named runs on the volume dir. A run whose owner cannot be verified is lost when its
+// file has not changed for lostAfter; 0 is at once.
 //
-// It watches before the first look, so no end is ever missed. Where inotify is
-// refused, an error says so, and the Watcher works all the same, by looking once a
-// second.
+// The Watcher watches before its first look, so it misses no end. If inotify is refused, Watch returns an
+// error with the reason, and a Watcher that works without inotify: lock waits and the tick of one second
+// wake it.
 func Watch(dir Dir, names []string, lostAfter time.Duration) (*Watcher, error) {
 	w := &Watcher{dir: dir, hints: make(chan struct{}, 1), limiter: newLimiter(), interval: tick}
 	for _, name := range names {
@@ -53,8 +50,8 @@ func Watch(dir Dir, names []string, lostAfter time.Duration) (*Watcher, error) {
 	return w, w.subscribe()
 }
 
-// subscribe has the kernel tell of every change of the runs' files. The directory
-// is followedRun and not the files: they change their names.
+// subscribe asks the kernel for an event at every change of the runs' files. It watches the directory and
+// not the files, because they change their names.
 func (w *Watcher) subscribe() error {
 	notify, err := fsnotify.NewWatcher()
 	if err != nil {
@@ -96,13 +93,13 @@ func (w *Watcher) subscribe() error {
 	return nil
 }
 
-// explain says why there is no inotify, as far as its error tells (inotify_init(2),
+// explain adds to an error of inotify what it means and what to do (inotify_init(2),
 // inotify_add_watch(2)).
 func (w *Watcher) explain(err error) error {
 	why := ""
 	switch {
 	case errors.Is(err, unix.EMFILE) && noDescriptorLeft():
-		why = ": this process may have no more files open: raise its limit (ulimit -n)"
+		why = ": this process has too many open files: raise its limit (ulimit -n)"
 	case errors.Is(err, unix.EMFILE):
 		why = ": this user has all instances that the node allows: raise fs.inotify.max_user_instances"
 	case errors.Is(err, unix.ENOSPC):
@@ -115,7 +112,7 @@ func (w *Watcher) explain(err error) error {
 	return fmt.Errorf("inotify on %s: %w%s", w.dir, err, why)
 }
 
-// noDescriptorLeft reports whether this process can open no file at all: EMFILE means that, too.
+// noDescriptorLeft reports whether this process can open no file at all: EMFILE may mean that, too.
 func noDescriptorLeft() bool {
 	f, err := os.Open(os.DevNull)
 	if err == nil {
@@ -124,7 +121,7 @@ func noDescriptorLeft() bool {
 	return outOfDescriptors(err)
 }
 
-// Hints delivers a value whenever it is worth to look. Many hints may come as one.
+// Hints delivers a value whenever something may have changed. Several hints may come as one.
 func (w *Watcher) Hints() <-chan struct{} { return w.hints }
 
 func (w *Watcher) hint() {
@@ -134,21 +131,21 @@ func (w *Watcher) hint() {
 	}
 }
 
-// rest has the kernel tell nothing for a pause. What has happened meanwhile, nobody knows.
+// rest stops the events of the kernel for a pause. What happens meanwhile causes no hint.
 func (w *Watcher) rest(notify *fsnotify.Watcher) {
-	// Events that are asked for and not read would fill our own memory: up to 8 MiB.
-	_ = notify.Remove(string(w.dir)) // unless the directory is gone, and the watch with it
+	// Unread events would fill our own memory: up to 8 MiB.
+	_ = notify.Remove(string(w.dir)) // fails if the directory is gone, and the watch with it
 	time.Sleep(pause)
 	for {
 		err := notify.Add(string(w.dir))
 		if err == nil || errors.Is(err, fsnotify.ErrClosed) {
 			return
 		}
-		time.Sleep(tick) // somebody else has the last watch; the tick remains
+		time.Sleep(tick) // no watch or no directory is left; the tick remains
 	}
 }
 
-// Look looks at all runs, in the order in which they were named.
+// Look returns the states of all runs, in the order of the names given to Watch. It does not wait.
 func (w *Watcher) Look() []State {
 	now := time.Now()
 	elapsed := min(now.Sub(w.lastLook), w.interval)
@@ -156,7 +153,7 @@ func (w *Watcher) Look() []State {
 
 	states := make([]State, len(w.runs))
 	for i, run := range w.runs {
-		// Asked before the look: a wait that returns later wakes us again.
+		// Load this before the look: a wait that returns later sends another hint.
 		pending := run.pending.Load()
 		var locked File
 		states[i], locked = run.Look(pending, elapsed)
@@ -170,8 +167,8 @@ func (w *Watcher) Look() []State {
 	return states
 }
 
-// await waits in the background until nobody holds the lock of f, and closes f. A
-// blocked wait cannot be cancelled, so there is never more than one for a run.
+// await sends a hint when nobody holds the lock of f any more. It closes f, and does not block. A blocked
+// wait cannot be cancelled, so each run has at most one.
 func (w *Watcher) await(run *followedRun, f File) {
 	if run.unsupported.Load() || !run.pending.CompareAndSwap(false, true) {
 		f.Close()
@@ -181,16 +178,16 @@ func (w *Watcher) await(run *followedRun, f File) {
 		if f.AwaitUnlocked() != nil {
 			run.unsupported.Store(true)
 		}
-		f.Close() // gives the lock back at once
+		f.Close() // releases the read lock of the wait
 		run.pending.Store(false)
 		if !spend(w.limiter, 0, time.Now()) {
-			time.Sleep(pause) // somebody may lock and unlock it without end
+			time.Sleep(pause) // another process may lock and unlock the file in a loop
 		}
 		w.hint()
 	}()
 }
 
-// Close stops watching. Goroutines that wait for a lock end with the program.
+// Close stops watching. Its goroutines that wait for a lock may stay until the program ends.
 func (w *Watcher) Close() {
 	w.timer.Stop()
 	if w.notify != nil {

@@ -342,7 +342,7 @@ func TestFolderRecreated(t *testing.T) {
 // While the watcher itself is frozen, nobody's time runs out.
 func TestFrozenWatcher(t *testing.T) {
 	dir := newVolume(t)
-	plant(t, runningPath(dir, "main"), wordRunning)
+	plant(t, runningPath(dir, "main"), contentRunning)
 	w := watchRun(t, dir)
 	const looks = 30 // of a minute
 	for range looks {
