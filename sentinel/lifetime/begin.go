@@ -22,7 +22,7 @@ const (
 	retryEvery = 5 * time.Millisecond
 	// leftoverAge is how old the private file of a killed Begin must be before another Begin removes it.
 	leftoverAge = 5 * time.Second
-	// maxLeftovers is how many private files one Begin examines. A Begin that does not wait is over
+	// maxLeftovers is how many private files one Begin examines at most. A Begin that does not wait is over
 	// within microseconds, so few are ever killed.
 	maxLeftovers = 100
 )
@@ -190,7 +190,8 @@ func (r *Run) tryClaim() error {
 			r.runningPath())
 	}
 	// Another process may hold the directory's lock for ever. Then the write lock of the dead file
-	// keeps other Begins away. A read lock may prevent it, but does not mean that the run is live.
+	// keeps other Begins away. A read lock may prevent us from taking that lock, but does not mean that
+	// the run is live.
 	old, err := openSeen(r.volume, running, info, true)
 	dead := err == nil && old.TryWriteLock() == nil
 	if err != nil {

@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Two live runs of one name never coexist, at whatever instants they begin, whatever
-// dead file they find, and also where they cannot have its lock.
+// Two live runs of one name never coexist, whenever they begin, whatever dead file they find, and even if
+// they cannot take its lock.
 func TestTwoLiveRunsNeverCoexist(t *testing.T) {
 	t.Parallel()
 	const withoutNoReplace = "nothing there, on a file system without RENAME_NOREPLACE"
@@ -60,17 +60,17 @@ func TestTwoLiveRunsNeverCoexist(t *testing.T) {
 				}
 				c.prepare(t, dir)
 				at := monotonic() + time.Millisecond.Nanoseconds()
-				for i, p := range helpers {
-					p.say("contend", dir, "main", fmt.Sprint(at), fmt.Sprint(round*c.helpers+i))
+				for i, h := range helpers {
+					h.send("contend", dir, "main", fmt.Sprint(at), fmt.Sprint(round*c.helpers+i))
 				}
 				type span struct{ from, to int64 }
 				var lives []span
-				for _, p := range helpers {
+				for _, h := range helpers {
 					var live span
-					if line := p.hear(); !scan(line, "live %d %d", &live.from, &live.to) {
+					if line := h.receive(); !scan(line, "live %d %d", &live.from, &live.to) {
 						t.Fatalf("round %d: %s; the volume: %s", round, line, listing(dir))
 					}
-					if line := p.hear(); line != "ok" {
+					if line := h.receive(); line != "ok" {
 						t.Fatalf("round %d: End: %s; the volume: %s", round, line, listing(dir))
 					}
 					lives = append(lives, live)
@@ -93,7 +93,7 @@ func scan(line, format string, into ...any) bool {
 	return err == nil && n == len(into)
 }
 
-// A Begin over a live run waits for five seconds for its end, and then says whose.
+// A Begin over a live run waits for its end for five seconds. Then it fails, and names the run.
 func TestBeginOverALiveRun(t *testing.T) {
 	t.Parallel()
 	dir, owner, other := newVolume(t), newHelper(t), newHelper(t)
@@ -101,11 +101,11 @@ func TestBeginOverALiveRun(t *testing.T) {
 	began := time.Now()
 	answer := other.ask("begin", dir, "main")
 	if took := time.Since(began); took < liveWait {
-		t.Errorf("it has waited for %s only", took)
+		t.Errorf("Begin waited for only %s", took)
 	}
 	if !strings.HasPrefix(answer, "live: another sentinel or shim named main is running on this volume") ||
 		!strings.Contains(answer, runningPath(dir, "main")) || !strings.Contains(answer, "--name") {
-		t.Errorf("it says %q; want the name, the file, and what to do", answer)
+		t.Errorf("Begin returned %q; want the name, the file, and what to do", answer)
 	}
 	wantListing(t, dir, `main-running="running\n"`)
 	wantState(t, dir, "main", "running")
@@ -113,7 +113,7 @@ func TestBeginOverALiveRun(t *testing.T) {
 	wantListing(t, dir, `main-terminated="3\n"`)
 }
 
-// It begins as soon as the live run has ended, or was killed.
+// Begin succeeds as soon as the live run has ended or was killed.
 func TestBeginWaitsForTheEnd(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -126,10 +126,10 @@ func TestBeginWaitsForTheEnd(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			dir, owner, next := newVolume(t), newHelper(t), newHelper(t)
 			owner.do("begin", dir, "main")
-			next.say("begin", dir, "main")
+			next.send("begin", dir, "main")
 			awaitPrivate(t, dir)
 			c.end(owner)
-			if answer := next.hear(); answer != "ok" {
+			if answer := next.receive(); answer != "ok" {
 				t.Fatalf("the next Begin: %s", answer)
 			}
 			wantListing(t, dir, `main-running="running\n"`)
@@ -139,8 +139,8 @@ func TestBeginWaitsForTheEnd(t *testing.T) {
 	}
 }
 
-// The caller is told, once and at once, that Begin waits for a live run. What that run leaves
-// is no earlier run of the caller's own, even if there is an end from before.
+// Begin calls waiting once, and at once, when it has to wait for a live run. Then there is no earlier run of
+// the caller's own, even if there is an older end.
 func TestBeginTellsThatItWaits(t *testing.T) {
 	for _, before := range []string{"nothing", "an end"} {
 		t.Run(before, func(t *testing.T) {
@@ -149,30 +149,32 @@ func TestBeginTellsThatItWaits(t *testing.T) {
 			if before == "an end" {
 				plant(t, TerminatedPath(dir, "main"), "1\n")
 			}
-			told := 0
+			calls := 0
 			run, earlier, err := Begin(t.Context(), Dir(dir), "main", func(live *LiveError) {
-				told++
-				if says := live.Waiting(); !strings.Contains(says, runningPath(dir, "main")) || !strings.Contains(says, "waiting up to 5s") {
-					t.Errorf("it says %q", says)
+				calls++
+				message := live.Waiting()
+				if !strings.Contains(message, runningPath(dir, "main")) ||
+					!strings.Contains(message, "waiting up to 5s") {
+					t.Errorf("the message is %q", message)
 				}
 				owner.do("end", "0")
 			})
-			if err != nil || earlier || told != 1 {
-				t.Fatalf("Begin: %v, earlier %t, told %d times", err, earlier, told)
+			if err != nil || earlier || calls != 1 {
+				t.Fatalf("Begin: %v, earlier %t, waiting was called %d times", err, earlier, calls)
 			}
 			mustEnd(t, run, 3)
 		})
 	}
 }
 
-// Of what cannot be a live run nobody is told, and it is an earlier run.
+// Begin does not call waiting for a file that cannot be a live run's. That file is an earlier run's.
 func TestBeginOverADeadFileIsSilent(t *testing.T) {
 	dir := newVolume(t)
 	path := runningPath(dir, "main")
 	plant(t, path, contentRunning)
 	readLock(t, path)
 	run, earlier, err := Begin(t.Context(), Dir(dir), "main", func(live *LiveError) {
-		t.Errorf("it says %s", live.Waiting())
+		t.Errorf("Begin called waiting: %s", live.Waiting())
 	})
 	if err != nil || !earlier {
 		t.Fatalf("Begin: %v, earlier %t", err, earlier)
@@ -180,25 +182,26 @@ func TestBeginOverADeadFileIsSilent(t *testing.T) {
 	mustEnd(t, run, 3)
 }
 
-// For a shell or an interpreter it is worth to say where the name comes from.
+// If the name is a shell's or an interpreter's, the message says where it comes from.
 func TestLiveErrorOfAnInterpreter(t *testing.T) {
 	for name, is := range map[string]bool{
 		"sh": true, "bash": true, "python3": true, "python3.12": true, "node": true, "java": true, "ruby2.7": true,
 		"main": false, "nginx": false, "haproxy": false, "shell": false, "3": false, "cloud-sql-proxy": false,
 	} {
 		live := &LiveError{runningPath("/tmp/pod", name)}
-		for _, says := range []string{live.Error(), live.Waiting()} {
-			if strings.Contains(says, "base name of its program, "+name+" for every script") != is || !strings.Contains(says, "give one of them another --name") {
-				t.Errorf("%s: it says %q", name, says)
+		for _, message := range []string{live.Error(), live.Waiting()} {
+			if strings.Contains(message, "base name of its program, "+name+" for every script") != is ||
+				!strings.Contains(message, "give one of them another --name") {
+				t.Errorf("%s: the message is %q", name, message)
 			}
 		}
 	}
 }
 
-// awaitPrivate waits until a Begin is under way and holds its private file.
+// awaitPrivate waits until a Begin is in progress and has locked its private file.
 func awaitPrivate(t *testing.T, dir string) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(testTimeout); time.Now().Before(deadline); {
 		for file := range Dir(dir).Names() {
 			if !isPrivate(file, "main") {
 				continue
@@ -212,7 +215,7 @@ func awaitPrivate(t *testing.T, dir string) {
 			}
 		}
 	}
-	t.Fatalf("no Begin is under way: %s", listing(dir))
+	t.Fatalf("no Begin is in progress: %s", listing(dir))
 }
 
 // A Begin that is cancelled leaves nothing behind.
@@ -228,13 +231,14 @@ func TestBeginCancelled(t *testing.T) {
 	awaitPrivate(t, dir)
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
-		t.Errorf("it says %v", err)
+		t.Errorf("Begin returned %v", err)
 	}
 	wantListing(t, dir, `main-running="running\n"`)
 	mustEnd(t, run, 0)
 }
 
-// What cannot be a live run is replaced, whoever has read locks of it or the directory's lock.
+// Begin replaces a file that cannot be a live run's, even if other processes have read locks on it or hold the
+// directory's lock.
 func TestBeginOverADeadFile(t *testing.T) {
 	t.Parallel()
 	const unlimited = time.Duration(1<<63 - 1)
@@ -247,7 +251,7 @@ func TestBeginOverADeadFile(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name     string
-		other    bool // by a user who is not root
+		other    bool // Begin is another user's, not root's
 		prepare  func(t testing.TB, path string)
 		at, most time.Duration // how long it may take
 		rounds   int
@@ -273,13 +277,13 @@ func TestBeginOverADeadFile(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			var p *helper
-			if c.other && os.Getuid() == 0 { // to whom nothing is closed
-				p = newHelper(t, asNobody(t))
+			var h *helper
+			if c.other && os.Getuid() == 0 { // root may open every file
+				h = newHelper(t, asNobody(t))
 			} else {
-				p = newHelper(t)
+				h = newHelper(t)
 			}
-			// What takes time by itself must not be taken for a wait.
+			// On a loaded machine a single Begin may be slow without waiting: the fastest one counts.
 			least := unlimited
 			for range c.rounds {
 				dir := newVolume(t)
@@ -287,50 +291,50 @@ func TestBeginOverADeadFile(t *testing.T) {
 				plant(t, path, contentRunning)
 				c.prepare(t, path)
 				began := time.Now()
-				p.do("begin", dir, "main")
+				h.do("begin", dir, "main")
 				took := time.Since(began)
 				if took < c.at {
-					t.Errorf("it has waited for %s only", took)
+					t.Errorf("Begin waited for only %s", took)
 				}
 				least = min(least, took)
 				wantState(t, dir, "main", "running")
-				p.do("end", "3")
+				h.do("end", "3")
 				wantListing(t, dir, `main-terminated="3\n"`)
 			}
 			if least >= c.most {
-				t.Errorf("it never took less than %s", least)
+				t.Errorf("Begin never took less than %s", least)
 			}
 		})
 	}
 }
 
-// A live run of another user, whose file can only be read, is seen to be live.
+// Begin sees that another user's run is live, although it can only read the file.
 func TestBeginOverALiveRunOfAnotherUser(t *testing.T) {
-	dir, p := newVolume(t), newHelper(t, asNobody(t))
+	dir, h := newVolume(t), newHelper(t, asNobody(t))
 	run := mustBegin(t, dir, "main")
-	if answer := p.ask("record", dir, "main", "125"); !strings.HasPrefix(answer, "live: ") {
-		t.Errorf("it says %q", answer)
+	if answer := h.ask("record", dir, "main", "125"); !strings.HasPrefix(answer, "live: ") {
+		t.Errorf("Record returned %q", answer)
 	}
 	wantListing(t, dir, `main-running="running\n"`)
 	mustEnd(t, run, 0)
-	p.do("begin", dir, "main")
-	p.do("end", "3")
+	h.do("begin", dir, "main")
+	h.do("end", "3")
 	wantListing(t, dir, `main-terminated="3\n"`)
 }
 
-// Where the file system or the kernel does not know what is asked, the contract holds.
+// The contract holds where the file system or the kernel refuses a call.
 func TestRefusals(t *testing.T) {
 	// By the file system, or by a seccomp profile that does not know the call.
 	for _, refused := range []string{"noreplace", "renameat2"} {
 		t.Run(refused, func(t *testing.T) {
-			dir, p, q := newVolume(t), newHelper(t, refusing(refused)), newHelper(t, refusing(refused))
-			p.do("begin", dir, "main")
+			dir, h, q := newVolume(t), newHelper(t, refusing(refused)), newHelper(t, refusing(refused))
+			h.do("begin", dir, "main")
 			wantListing(t, dir, `main-running="running\n"`)
 			wantState(t, dir, "main", "running")
-			q.say("begin", dir, "main")
+			q.send("begin", dir, "main")
 			awaitPrivate(t, dir)
-			p.do("end", "3")
-			if answer := q.hear(); answer != "ok" {
+			h.do("end", "3")
+			if answer := q.receive(); answer != "ok" {
 				t.Fatal(answer)
 			}
 			wantListing(t, dir, `main-running="running\n"`)
@@ -339,21 +343,20 @@ func TestRefusals(t *testing.T) {
 		})
 	}
 	t.Run("locks", func(t *testing.T) {
-		dir, p := newVolume(t), newHelper(t, refusing("locks"))
-		p.do("begin", dir, "main")
+		dir, h := newVolume(t), newHelper(t, refusing("locks"))
+		h.do("begin", dir, "main")
 		wantListing(t, dir, `main-running="running\n"`)
 		wantState(t, dir, "main", "unverified") // the heartbeat remains
-		p.do("end", "3")
+		h.do("end", "3")
 		wantListing(t, dir, `main-terminated="3\n"`)
 		plant(t, runningPath(dir, "main"), contentRunning)
-		p.do("begin", dir, "main")
-		p.do("end", "4")
+		h.do("begin", dir, "main")
+		h.do("end", "4")
 		wantListing(t, dir, `main-terminated="4\n"`)
 	})
 }
 
-// A directory to which names may only be added refuses a rename for good: the error names the
-// file, and no run is live.
+// An append-only directory always refuses a rename: the error names the file, and no run is live.
 func TestAppendOnlyDirectory(t *testing.T) {
 	dir := newVolume(t)
 	d, err := os.Open(dir)
@@ -373,18 +376,18 @@ func TestAppendOnlyDirectory(t *testing.T) {
 	})
 	run, _, err := Begin(t.Context(), Dir(dir), "main", nil)
 	if run != nil || !errors.Is(err, os.ErrPermission) || !strings.Contains(err.Error(), dir+"/") {
-		t.Errorf("Begin says %v; want the file, and that it is not permitted", err)
+		t.Errorf("Begin returned %v; want the file, and that it is not permitted", err)
 	}
 	if state := lookOnce(t, dir, "main"); state == "running" {
-		t.Errorf("a run that could not begin is seen as %q; the volume: %s", state, listing(dir))
+		t.Errorf("the state of a run that could not begin is %q; the volume: %s", state, listing(dir))
 	}
 }
 
-// The private files of Begins that were killed are removed, those of live ones are not.
+// Begin removes the private files of killed Begins, but not those of live ones.
 func TestLeftovers(t *testing.T) {
 	dir, owner, waiting := newVolume(t), newHelper(t), newHelper(t)
 	owner.do("begin", dir, "main")
-	waiting.say("begin", dir, "main")
+	waiting.send("begin", dir, "main")
 	awaitPrivate(t, dir)
 	live := onlyPrivate(t, dir)
 
@@ -401,26 +404,29 @@ func TestLeftovers(t *testing.T) {
 	}
 	const random = "0123456789abcdef"
 	leave(".main-"+random, old)
-	leave(".main-"+random[1:]+"g", old)                 // not one of ours
-	leave(".main-"+random+"0", old)                     // nor this
+	leave(".main-"+random[1:]+"g", old)                 // has a digit that is not hexadecimal
+	leave(".main-"+random+"0", old)                     // has a digit too many
 	leave(".other-"+random, old)                        // another run's
-	leave(".main-2-"+random, old)                       // of a run whose name begins alike
-	leave(".main-ffff0123456789ab", old.Add(time.Hour)) // may still be locked
+	leave(".main-2-"+random, old)                       // of a run whose name begins with main
+	leave(".main-ffff0123456789ab", old.Add(time.Hour)) // too young
 
 	removeLeftovers(t.Context(), Dir(dir), "main")
-	for _, file := range []string{live, ".main-" + random[1:] + "g", ".main-" + random + "0", ".other-" + random, ".main-2-" + random, ".main-ffff0123456789ab"} {
+	for _, file := range []string{
+		live, ".main-" + random[1:] + "g", ".main-" + random + "0", ".other-" + random, ".main-2-" + random,
+		".main-ffff0123456789ab",
+	} {
 		if !exists(Dir(dir), file) {
 			t.Errorf("%s was removed", file)
 		}
 	}
 	if exists(Dir(dir), ".main-"+random) {
-		t.Error("what a killed Begin has left was not removed")
+		t.Error("the private file of a killed Begin was not removed")
 	}
 
-	// And Begin does it.
+	// Begin calls removeLeftovers.
 	leave(".main-"+random, old)
 	owner.kill()
-	if answer := waiting.hear(); answer != "ok" {
+	if answer := waiting.receive(); answer != "ok" {
 		t.Fatal(answer)
 	}
 	if exists(Dir(dir), ".main-"+random) || exists(Dir(dir), live) {
@@ -428,8 +434,8 @@ func TestLeftovers(t *testing.T) {
 	}
 }
 
-// What a neighbour plants on the volume neither hangs a run, nor makes a success of it,
-// nor is anything written to where it leads.
+// Whatever a neighbour plants on the volume: no run hangs, no failure becomes a success, and nothing is
+// written outside the volume.
 func TestHostileVolume(t *testing.T) {
 	t.Parallel()
 	const outside = "what is outside the volume"
@@ -465,7 +471,7 @@ func TestHostileVolume(t *testing.T) {
 	}
 	for _, name := range []string{"main-running", "main-terminated", private} {
 		for _, k := range kinds {
-			isFolder := strings.HasPrefix(k.name, "a directory")
+			isDirectory := strings.HasPrefix(k.name, "a directory")
 			t.Run(name+" is "+k.name, func(t *testing.T) {
 				t.Parallel()
 				parent := newVolume(t)
@@ -482,31 +488,31 @@ func TestHostileVolume(t *testing.T) {
 					t.Fatal(err)
 				}
 
-				// Before: whatever it is, it is no success, but for what says so.
+				// Before the run, only an empty or a valid end is a success.
 				before := lookOnce(t, dir, "main")
 				wantBefore := "not started"
 				switch {
 				case name == "main-running":
 					wantBefore = "unverified"
 				case name == "main-terminated" && k.name == "nothing in it":
-					wantBefore = "touched: 0"
+					wantBefore = "empty: 0"
 				case name == "main-terminated":
 					wantBefore = "unreadable: 125"
 				}
 				if k.name == "a file for nobody" && os.Getuid() == 0 && name != private {
-					wantBefore = "ended: 0" // nothing is closed to root
+					wantBefore = "ended: 0" // root may open every file
 				}
 				if before != wantBefore {
-					t.Errorf("it is seen as %q, not as %q", before, wantBefore)
+					t.Errorf("before the run the state is %q, not %q", before, wantBefore)
 				}
 
-				// A run over it.
+				// A run replaces it.
 				began := time.Now()
 				run, _, err := Begin(context.Background(), Dir(dir), "main", nil)
 				switch {
-				case isFolder && name != private:
+				case isDirectory && name != private:
 					if err == nil || !strings.Contains(err.Error(), filepath.Join(dir, name)) {
-						t.Errorf("Begin says %v; want an error that names %s", err, name)
+						t.Errorf("Begin returned %v; want an error that names %s", err, name)
 					}
 				case err != nil:
 					t.Errorf("Begin: %v", err)
@@ -515,13 +521,13 @@ func TestHostileVolume(t *testing.T) {
 					mustEnd(t, run, 3)
 					wantState(t, dir, "main", "ended: 3")
 				}
-				// A failure that is recorded over what is left.
+				// A failure is recorded over what the run has left.
 				_ = Record(Dir(dir), "main", 125)
 				if state := lookOnce(t, dir, "main"); state != "ended: 125" && state != "unreadable: 125" {
-					t.Errorf("in the end it is seen as %q; the volume: %s", state, listing(dir))
+					t.Errorf("in the end the state is %q; the volume: %s", state, listing(dir))
 				}
 				if took := time.Since(began); took >= liveWait {
-					t.Errorf("it took %s", took)
+					t.Errorf("Begin and Record took %s", took)
 				}
 				if content, err := os.ReadFile(secret); err != nil || string(content) != outside {
 					t.Errorf("outside the volume there is now %q, %v", content, err)
@@ -536,7 +542,7 @@ func TestHostileVolume(t *testing.T) {
 
 var errNeedsRoot = errors.New("to make a device")
 
-// What is planted while a run is live does not hurt its end either.
+// What a neighbour plants during a run does not prevent its end: it is recorded, or counts as a failure.
 func TestHostileEnd(t *testing.T) {
 	const outside = "what is outside the volume"
 	for _, c := range []struct {
@@ -562,7 +568,7 @@ func TestHostileEnd(t *testing.T) {
 				t.Fatal(err)
 			}
 			if err := run.End(3); (err == nil) != (c.want == "ended: 3") {
-				t.Errorf("End says %v", err)
+				t.Errorf("End returned %v", err)
 			}
 			wantState(t, dir, "main", c.want)
 			if content, err := os.ReadFile(secret); err != nil || string(content) != outside {
@@ -572,7 +578,7 @@ func TestHostileEnd(t *testing.T) {
 	}
 }
 
-// Runs of different names do not know of each other.
+// Runs of different names do not affect each other.
 func TestNamesAreApart(t *testing.T) {
 	dir := newVolume(t)
 	var all sync.WaitGroup

@@ -21,41 +21,44 @@ func TestParseCode(t *testing.T) {
 		"three", "running\n", "stopping\n", "3\nnning\n", "0\nnning\n",
 		strings.Repeat("0", maxContent), strings.Repeat("\x00", maxContent),
 	} {
-		if got, ok := parseCode(content); ok || got == 0 && ok {
-			t.Errorf("parseCode(%.20q) = %d; want that it holds no code", content, got)
+		if got, ok := parseCode(content); ok {
+			t.Errorf("parseCode(%.20q) = %d; want no code", content, got)
 		}
 	}
 }
 
-// FuzzParseCode: a code is read exactly where strconv reads one byte's worth of at most
-// three digits, and what is written for it is read again.
+// FuzzParseCode: parseCode accepts exactly the content from which strconv reads a number below 256 with at
+// most three digits, and it reads what formatCode writes.
 func FuzzParseCode(f *testing.F) {
-	for _, content := range []string{"", "0", "3\n", "255\n", "256\n", "-1\n", "007\n", "running\n", "3\nnning\n", "\x003"} {
+	for _, content := range []string{
+		"", "0", "3\n", "255\n", "256\n", "-1\n", "007\n", "running\n", "3\nnning\n", "\x003",
+	} {
 		f.Add(content)
 	}
 	f.Fuzz(func(t *testing.T, content string) {
 		code, ok := parseCode(content)
 		digits := strings.TrimSuffix(content, "\n")
 		want, err := strconv.ParseUint(digits, 10, 8)
-		if says := err == nil && len(digits) <= 3; ok != says || ok && uint64(code) != want {
+		if valid := err == nil && len(digits) <= 3; ok != valid || ok && uint64(code) != want {
 			t.Fatalf("parseCode(%q) = %d, %t; strconv: %d, %v", content, code, ok, want, err)
 		}
 		if again, ok2 := parseCode(formatCode(code)); ok && (again != code || !ok2) {
-			t.Fatalf("parseCode(%q) = %d, written as %q and then read as %d, %t", content, code, formatCode(code), again, ok2)
+			t.Fatalf("parseCode(%q) = %d, written as %q and then read as %d, %t",
+				content, code, formatCode(code), again, ok2)
 		}
 	})
 }
 
 func TestCheckName(t *testing.T) {
 	for _, name := range []string{
-		"main", "m", "cloud-sql-proxy", "main_2", "a.b", "A", "-x", "~", "ü", "主", "main-running", "main-terminated",
-		"a,b", `a\b`, strings.Repeat("n", maxName),
+		"main", "m", "cloud-sql-proxy", "main_2", "a.b", "A", "-x", "~", "ü", "主",
+		"main-running", "main-terminated", "a,b", `a\b`, strings.Repeat("n", maxName),
 	} {
 		if err := CheckName(name); err != nil {
 			t.Errorf("CheckName(%q): %v", name, err)
 		}
 	}
-	for _, c := range []struct{ name, says string }{
+	for _, c := range []struct{ name, want string }{
 		{"", "empty"},
 		{".", "dot"},
 		{"..", "dot"},
@@ -72,13 +75,13 @@ func TestCheckName(t *testing.T) {
 		{"\xff", "plain word"},
 		{strings.Repeat("n", maxName+1), "bytes"},
 	} {
-		if err := CheckName(c.name); err == nil || !strings.Contains(err.Error(), c.says) {
-			t.Errorf("CheckName(%q): %v; want an error that says %q", c.name, err, c.says)
+		if err := CheckName(c.name); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("CheckName(%q): %v; want an error that contains %q", c.name, err, c.want)
 		}
 	}
 }
 
-// The longest name still makes file names, private ones included.
+// A run can have the longest name, although its private file has a longer one.
 func TestLongestName(t *testing.T) {
 	dir, name := newVolume(t), strings.Repeat("n", maxName)
 	mustEnd(t, mustBegin(t, dir, name), 3)
@@ -91,14 +94,15 @@ func TestCheckVolume(t *testing.T) {
 		t.Errorf("a directory: %v", err)
 	}
 	plant(t, dir+"/file", "")
-	for _, c := range []struct{ dir, says string }{
+	for _, c := range []struct{ dir, want string }{
 		{dir + "/none", "does not exist"},
 		{dir + "/file", "is not a directory"},
 		{dir + "/file/below", "not a directory"},
 	} {
 		err := CheckVolume(c.dir)
-		if err == nil || !strings.Contains(err.Error(), c.says) || !strings.Contains(err.Error(), c.dir) || !strings.Contains(err.Error(), "--dir") {
-			t.Errorf("%s: %v; want an error that names it and --dir, and says %q", c.dir, err, c.says)
+		if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), c.dir) ||
+			!strings.Contains(err.Error(), "--dir") {
+			t.Errorf("%s: %v; want an error that names it and --dir, and contains %q", c.dir, err, c.want)
 		}
 	}
 }

@@ -14,35 +14,35 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mounted is a file system of its own, which a helper has mounted: the helper, the path
-// by which it knows it, and the one by which this process reaches it.
-func mounted(t *testing.T, kind, options string, source ...string) (p *helper, theirs, ours string) {
+// mounted returns a helper that has mounted a file system: theirs is the path of the mount point for the
+// helper, ours the path for this process.
+func mounted(t *testing.T, kind, options string, source ...string) (h *helper, theirs, ours string) {
 	t.Helper()
-	p, theirs = newHelper(t, withMounts), newVolume(t)
-	if answer := p.ask(append([]string{"mount", theirs, kind, options}, source...)...); answer != "ok" {
+	h, theirs = newHelper(t, withMounts), newVolume(t)
+	if answer := h.ask(append([]string{"mount", theirs, kind, options}, source...)...); answer != "ok" {
 		t.Skipf("no file system can be mounted here: %s", answer)
 	}
-	return p, theirs, p.inside(theirs)
+	return h, theirs, h.inside(theirs)
 }
 
-// A volume without room for anything when a run is to begin: that is said, the failure
-// is recorded if there is any way to, and nobody takes it for a success.
+// Begin fails on a full volume with an error. Record records the failure if it can, and no watcher takes it
+// for a success.
 func TestFullAtBegin(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		options string
 		earlier string // content of the earlier run's end, if there was one
-		want    string // what is seen once a failure was recorded
+		want    string // the state after Record
 	}{
-		// A link needs no block.
+		// A symbolic link needs no block.
 		{"no block", "size=64k", "", "unreadable: 125"},
 		{"no block, an end there", "size=64k", "0\n", "unreadable: 125"},
-		// But an inode: that of the end before, if there is one.
+		// But it needs an inode: that of the earlier end, if there is one.
 		{"no inode", "nr_inodes=3", "", "not started"},
 		{"no inode, an end there", "nr_inodes=3", "0\n", "unreadable: 125"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			p, theirs, ours := mounted(t, "tmpfs", c.options)
+			h, theirs, ours := mounted(t, "tmpfs", c.options)
 			if c.earlier != "" {
 				plant(t, TerminatedPath(ours, "main"), c.earlier)
 			}
@@ -51,11 +51,12 @@ func TestFullAtBegin(t *testing.T) {
 			} else {
 				fillInodes(t, ours)
 			}
-			if answer := p.ask("begin", theirs, "main"); !strings.Contains(answer, unix.ENOSPC.Error()) || !strings.Contains(answer, theirs) {
-				t.Errorf("Begin says %q; want the file, and that there is no space", answer)
+			answer := h.ask("begin", theirs, "main")
+			if !strings.Contains(answer, unix.ENOSPC.Error()) || !strings.Contains(answer, theirs) {
+				t.Errorf("Begin returned %q; want the file, and that there is no space", answer)
 			}
-			if answer := p.ask("record", theirs, "main", "125"); !strings.Contains(answer, unix.ENOSPC.Error()) {
-				t.Errorf("Record says %q; want that there is no space", answer)
+			if answer := h.ask("record", theirs, "main", "125"); !strings.Contains(answer, unix.ENOSPC.Error()) {
+				t.Errorf("Record returned %q; want that there is no space", answer)
 			}
 			wantState(t, ours, "main", c.want)
 			for file := range Dir(ours).Names() {
@@ -64,19 +65,19 @@ func TestFullAtBegin(t *testing.T) {
 				}
 			}
 
-			// As soon as there is room, all goes on.
+			// As soon as there is room, a run can begin.
 			if err := os.Remove(filepath.Join(ours, "full")); err != nil {
 				t.Fatal(err)
 			}
-			p.do("begin", theirs, "main")
+			h.do("begin", theirs, "main")
 			wantState(t, ours, "main", "running")
-			p.do("end", "3")
+			h.do("end", "3")
 			wantState(t, ours, "main", "ended: 3")
 		})
 	}
 }
 
-// fillInodes makes files until the file system has no inode left.
+// fillInodes creates files until the file system has no inode left.
 func fillInodes(t *testing.T, dir string) {
 	t.Helper()
 	plant(t, filepath.Join(dir, "full"), "")
@@ -91,7 +92,7 @@ func fillInodes(t *testing.T, dir string) {
 	}
 }
 
-// A volume that is full at the end: the code needs no new block.
+// End records the code on a full volume: it needs no new block.
 func TestFullAtEnd(t *testing.T) {
 	for code := range 256 {
 		if len(formatCode(code)) > len(contentRunning) {
@@ -100,47 +101,47 @@ func TestFullAtEnd(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name  string
-		steal bool // somebody has removed the run's file
+		steal bool // another process has removed the run's file
 		want  string
 	}{
 		{"the run's own file is there", false, "ended: 3"},
 		{"the run's own file is gone", true, "unreadable: 125"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			p, theirs, ours := mounted(t, "tmpfs", "size=64k")
-			p.do("begin", theirs, "main")
+			h, theirs, ours := mounted(t, "tmpfs", "size=64k")
+			h.do("begin", theirs, "main")
 			if c.steal {
 				if err := os.Remove(runningPath(ours, "main")); err != nil {
 					t.Fatal(err)
 				}
 			}
 			fill(t, ours)
-			answer := p.ask("end", "3")
+			answer := h.ask("end", "3")
 			if (answer == "ok") == c.steal {
-				t.Errorf("End says %q", answer)
+				t.Errorf("End returned %q", answer)
 			}
 			if c.steal && !strings.Contains(answer, "recorded as a failure") {
-				t.Errorf("End says %q; want what it has done instead", answer)
+				t.Errorf("End returned %q; want what it has done instead", answer)
 			}
 			wantState(t, ours, "main", c.want)
 		})
 	}
 }
 
-// ext4 without a block and without a slot in the directory refuses even to rename: the
-// code stands in the run's own, unlocked file.
+// ext4 without a free block and a free directory slot refuses even the rename: End leaves the code in the
+// run's own, unlocked file.
 func TestFullDirectory(t *testing.T) {
-	p, theirs, ours := mountedDisk(t)
+	h, theirs, ours := mountedDisk(t)
 	w, err := Watch(Dir(ours), []string{"main"}, 0)
 	if err != nil {
 		t.Logf("inotify is refused: %v", err)
 	}
 	defer w.Close()
-	p.do("begin", theirs, "main")
+	h.do("begin", theirs, "main")
 	await(t, w, "running")
 	fill(t, ours)
-	// Every slot that is left in the directory: first those for long names, then
-	// those that only shorter ones fit into.
+	// Fill every slot that is left in the directory: first those for long names, then those into which
+	// only shorter names fit.
 	for length := 200; length >= len("main-terminated"); length-- {
 		for i := 0; ; i++ {
 			name := fmt.Sprintf("%0*d", length, i)
@@ -153,9 +154,10 @@ func TestFullDirectory(t *testing.T) {
 			}
 		}
 	}
-	answer := p.ask("end", "3")
-	if !strings.Contains(answer, unix.ENOSPC.Error()) || !strings.Contains(answer, "the exit code is in "+runningPath(theirs, "main")) {
-		t.Errorf("End says %q; want that there was no space, and where the code stands", answer)
+	answer := h.ask("end", "3")
+	if !strings.Contains(answer, unix.ENOSPC.Error()) ||
+		!strings.Contains(answer, "the exit code is in "+runningPath(theirs, "main")) {
+		t.Errorf("End returned %q; want that there was no space, and where the code is", answer)
 	}
 	await(t, w, "ended: 3")
 	wantState(t, ours, "main", "ended: 3")
@@ -163,7 +165,7 @@ func TestFullDirectory(t *testing.T) {
 		t.Errorf("the run's file holds %q, %v", content, err)
 	}
 
-	// The next run replaces it, where there is room for its private file.
+	// The next run replaces the file as soon as there is room for its private file.
 	for file := range Dir(ours).Names() {
 		if file != "main-running" && file != "lost+found" {
 			if err := os.Remove(filepath.Join(ours, file)); err != nil {
@@ -171,40 +173,39 @@ func TestFullDirectory(t *testing.T) {
 			}
 		}
 	}
-	p.do("begin", theirs, "main")
+	h.do("begin", theirs, "main")
 	await(t, w, "running")
-	p.do("end", "4")
+	h.do("end", "4")
 	await(t, w, "ended: 4")
 }
 
-// A disk that fails under a live run: its end cannot be recorded, which is said, and a
-// success is not made of it.
+// If the disk fails during a run, End returns an error, and no watcher sees a success.
 func TestDiskFails(t *testing.T) {
-	p, theirs, ours := mountedDisk(t)
+	h, theirs, ours := mountedDisk(t)
 	w, err := Watch(Dir(ours), []string{"main"}, time.Hour)
 	if err != nil {
 		t.Logf("inotify is refused: %v", err)
 	}
 	defer w.Close()
-	p.do("begin", theirs, "main")
+	h.do("begin", theirs, "main")
 	await(t, w, "running")
 	d, err := os.Open(ours)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer d.Close()
-	const shutdown = 0x8004587d // EXT4_IOC_SHUTDOWN: from now on every access is an error
+	const shutdown = 0x8004587d // EXT4_IOC_SHUTDOWN: every later access fails
 	if err := unix.IoctlSetPointerInt(int(d.Fd()), shutdown, 2); err != nil {
 		t.Skipf("this kernel cannot make a disk fail: %v", err)
 	}
-	if answer := p.ask("end", "0"); !strings.Contains(answer, unix.EIO.Error()) || !strings.Contains(answer, theirs) {
-		t.Errorf("End says %q; want the file, and that its disk has failed", answer)
+	if answer := h.ask("end", "0"); !strings.Contains(answer, unix.EIO.Error()) || !strings.Contains(answer, theirs) {
+		t.Errorf("End returned %q; want the file, and that its disk has failed", answer)
 	}
 	await(t, w, "lost: 137")
 }
 
-// mountedDisk is a small disk with ext4.
-func mountedDisk(t *testing.T) (p *helper, theirs, ours string) {
+// mountedDisk mounts a small disk with ext4: see mounted.
+func mountedDisk(t *testing.T) (h *helper, theirs, ours string) {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root: to mount an image of a disk")
@@ -220,18 +221,20 @@ func mountedDisk(t *testing.T) (p *helper, theirs, ours string) {
 	if err := os.Truncate(image, 1<<20); err != nil {
 		t.Fatal(err)
 	}
-	// Small blocks, so that a directory soon needs another; no reserve, no journal.
-	if out, err := exec.Command(mkfs, "-q", "-F", "-b", "1024", "-m", "0", "-N", "1024", "-O", "^has_journal,^resize_inode", image).CombinedOutput(); err != nil {
+	// Blocks are small: a directory soon needs another. There is no reserve and no journal.
+	const options = "-q -F -b 1024 -m 0 -N 1024 -O ^has_journal,^resize_inode"
+	format := exec.Command(mkfs, append(strings.Fields(options), image)...)
+	if out, err := format.CombinedOutput(); err != nil {
 		t.Fatalf("mkfs.ext4: %v: %s", err, out)
 	}
-	p, theirs, ours = mounted(t, "ext4", "-", loopDevice(t, image))
+	h, theirs, ours = mounted(t, "ext4", "-", loopDevice(t, image))
 	if err := os.Chmod(ours, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	return p, theirs, ours
+	return h, theirs, ours
 }
 
-// loopDevice makes a disk of a file, for the time of the test.
+// loopDevice returns a block device whose content is the file image. It exists until the test ends.
 func loopDevice(t *testing.T, image string) string {
 	t.Helper()
 	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
@@ -244,7 +247,7 @@ func loopDevice(t *testing.T, image string) string {
 		t.Fatal(err)
 	}
 	defer file.Close()
-	for range 100 { // another process may take the one that was free
+	for range 100 { // another process may take the free device first
 		n, err := unix.IoctlRetInt(int(control.Fd()), unix.LOOP_CTL_GET_FREE)
 		if err != nil {
 			t.Skipf("no loop device can be had here: %v", err)
@@ -266,53 +269,55 @@ func loopDevice(t *testing.T, image string) string {
 			device.Close()
 			t.Skipf("no loop device can be had here: %v", err)
 		}
-		t.Cleanup(func() { device.Close() }) // which gives it back, once it is unmounted
+		t.Cleanup(func() { device.Close() }) // the kernel releases it when it is unmounted (LO_FLAGS_AUTOCLEAR)
 		return path
 	}
 	t.Skip("no loop device can be had here: they are all taken")
 	return ""
 }
 
-// Who can only read the volume follows a run all the same, and cannot begin one.
+// On a read-only mount a watcher can follow a run, but no run can begin.
 func TestReadOnlyMount(t *testing.T) {
 	t.Parallel()
 	dir, owner := newVolume(t), newHelper(t)
 	watcher, theirs, _ := mounted(t, "bind-ro", "-", dir)
 	for _, command := range [][]string{{"begin", theirs, "shim"}, {"record", theirs, "shim", "3"}} {
-		if answer := watcher.ask(command...); !strings.Contains(answer, unix.EROFS.Error()) || !strings.Contains(answer, theirs) {
-			t.Errorf("%s says %q; want the file, and that the file system is read-only", command[0], answer)
+		answer := watcher.ask(command...)
+		if !strings.Contains(answer, unix.EROFS.Error()) || !strings.Contains(answer, theirs) {
+			t.Errorf("%s returned %q; want the file, and that the file system is read-only", command[0], answer)
 		}
 	}
-	watcher.say("watch", theirs, "main")
-	hear := func(want string) {
+	watcher.send("watch", theirs, "main")
+	expect := func(want string) {
 		t.Helper()
-		if line := watcher.hear(); line != want {
-			t.Fatalf("the watcher says %q, not %q", line, want)
+		if line := watcher.receive(); line != want {
+			t.Fatalf("the watcher reports %q, not %q", line, want)
 		}
 	}
-	hear("not started")
+	expect("not started")
 	owner.do("begin", dir, "main")
-	hear("running")
+	expect("running")
 	owner.kill()
-	hear("lost: 137")
+	expect("lost: 137")
 	next := newHelper(t)
 	next.do("begin", dir, "main")
-	hear("running")
+	expect("running")
 	next.do("end", "3")
-	hear("ended: 3")
+	expect("ended: 3")
 	wantListing(t, dir, `main-terminated="3\n"`)
 }
 
-// A volume that is not there any more is an error that names it, and no run.
+// If the volume was removed, Begin and Record return an error that names it.
 func TestNoVolume(t *testing.T) {
 	dir := newVolume(t)
 	if err := os.Remove(dir); err != nil {
 		t.Fatal(err)
 	}
-	if run, earlier, err := Begin(context.Background(), Dir(dir), "main", nil); run != nil || earlier || !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), dir) {
-		t.Errorf("Begin says %v, earlier %t", err, earlier)
+	run, earlier, err := Begin(context.Background(), Dir(dir), "main", nil)
+	if run != nil || earlier || !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), dir) {
+		t.Errorf("Begin returned %v, earlier %t", err, earlier)
 	}
 	if err := Record(Dir(dir), "main", 125); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), dir) {
-		t.Errorf("Record says %v", err)
+		t.Errorf("Record returned %v", err)
 	}
 }

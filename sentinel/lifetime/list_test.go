@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// StoppingRuns names those that live and have said so.
+// StoppingRuns returns the live runs that have announced their end.
 func TestStopping(t *testing.T) {
 	dir := newVolume(t)
 	stopping, running, killed := newHelper(t), newHelper(t), newHelper(t)
@@ -21,7 +21,7 @@ func TestStopping(t *testing.T) {
 	running.do("running")
 	killed.do("begin", dir, "c")
 	killed.do("stopping")
-	// What is no run at all is in nobody's way.
+	// Files that belong to no live run.
 	plant(t, dir+"/-running", contentStopping)
 	plant(t, dir+"/d-running", contentStopping)
 	plant(t, dir+"/stopping", contentStopping)
@@ -39,7 +39,7 @@ func TestStopping(t *testing.T) {
 			names[0], names[1] = names[1], names[0]
 		}
 		if got := strings.Join(names, " "); got != want {
-			t.Errorf("those that are stopping: %q, not %q", got, want)
+			t.Errorf("the stopping runs are %q, not %q", got, want)
 		}
 	}
 	want("a c")
@@ -52,14 +52,14 @@ func TestStopping(t *testing.T) {
 	}
 }
 
-// Runs tells what is there as the files show it, and passes over what is no run.
+// Runs derives the states from the files, and ignores files that belong to no run.
 func TestRuns(t *testing.T) {
 	dir := newVolume(t)
 	live, killed, both := newHelper(t), newHelper(t), newHelper(t)
 	live.do("begin", dir, "live")
 	killed.do("begin", dir, "killed")
 	killed.kill()
-	both.do("begin", dir, "both") // and a file of an end beside it, as a shell may leave it
+	both.do("begin", dir, "both") // beside an end, which a shell may leave
 	plant(t, dir+"/both-terminated", "4\n")
 	plant(t, dir+"/ended-terminated", "3\n")
 	plant(t, dir+"/place-running", "7\n")
@@ -68,10 +68,13 @@ func TestRuns(t *testing.T) {
 	if err := syscall.Mkfifo(dir+"/fifo-terminated", 0o666); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"-running", ".hidden-terminated", "a b-running", "\x1b[31m-terminated", "log", "live-running.new"} {
+	for _, name := range []string{
+		"-running", ".hidden-terminated", "a b-running", "\x1b[31m-terminated", "log", "live-running.new",
+	} {
 		plant(t, dir+"/"+name, "0\n")
 	}
-	want := "both ended: 4, empty unsettled, ended ended: 3, fifo unsettled, garbage unsettled, killed unverified, live running, place ended: 7"
+	want := "both ended: 4, empty unsettled, ended ended: 3, fifo unsettled, garbage unsettled, " +
+		"killed unverified, live running, place ended: 7"
 	var got []string
 	for _, run := range Runs(t.Context(), Dir(dir)) {
 		got = append(got, run.Name+" "+describe(run.State))
@@ -84,7 +87,7 @@ func TestRuns(t *testing.T) {
 	}
 }
 
-// However many there are, a hundred are enough.
+// Runs returns at most maxRuns, sorted by name.
 func TestRunsAreBounded(t *testing.T) {
 	dir := newFastVolume(t)
 	for i := range 3 * maxRuns {
@@ -101,13 +104,13 @@ func TestRunsAreBounded(t *testing.T) {
 	}
 }
 
-// counted is a volume of many files, of which it counts those that are listed.
-type counted struct {
+// countingVolume is a volume of many files. It calls listed after each name that it has yielded.
+type countingVolume struct {
 	Dir
 	listed func()
 }
 
-func (v counted) Names() iter.Seq[string] {
+func (v countingVolume) Names() iter.Seq[string] {
 	return func(yield func(string) bool) {
 		for range 1000 {
 			if !yield("some-running") {
@@ -118,24 +121,24 @@ func (v counted) Names() iter.Seq[string] {
 	}
 }
 
-// A listing ends as soon as its context is done, whatever is left to read.
+// A listing ends as soon as its context is done.
 func TestListingsEnd(t *testing.T) {
 	const until = 10
 	dir := newVolume(t)
 	for name, list := range map[string]func(context.Context, Volume){
-		"Stopping":        func(ctx context.Context, v Volume) { StoppingRuns(ctx, v) },
+		"StoppingRuns":    func(ctx context.Context, v Volume) { StoppingRuns(ctx, v) },
 		"Runs":            func(ctx context.Context, v Volume) { Runs(ctx, v) },
 		"removeLeftovers": func(ctx context.Context, v Volume) { removeLeftovers(ctx, v, "main") },
 	} {
 		ctx, cancel := context.WithCancel(t.Context())
 		listed := 0
-		list(ctx, counted{Dir(dir), func() {
+		list(ctx, countingVolume{Dir(dir), func() {
 			if listed++; listed == until {
 				cancel()
 			}
 		}})
 		if listed != until {
-			t.Errorf("%s has read %d names, and was to read %d", name, listed, until)
+			t.Errorf("%s has read %d names, not %d", name, listed, until)
 		}
 	}
 }

@@ -26,23 +26,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// patience is for how long a test waits for anything before it fails.
-const patience = 20 * time.Second
+// testTimeout is how long a test waits for anything before it fails.
+const testTimeout = 20 * time.Second
 
-// The test binary is also a helper: a process that does on a volume what it is told
-// on its stdin, one line for a command, and answers each with a line. What is killed,
-// kept out, locked in or confined in these tests is always such a process.
+// The test binary is also a helper: a process that reads commands from its stdin, one per line, executes
+// them on a volume, and answers each with a line. Tests kill, stop and confine only such processes.
 
-// puppetVariable makes the test binary a helper. Its value is what its seccomp filter
-// refuses: the keys of refusals, separated by commas.
-const puppetVariable = "LIFETIME_PUPPET"
+// helperVariable makes the test binary a helper. Its value lists the keys of refusals that the helper's
+// seccomp filter refuses, separated by commas.
+const helperVariable = "LIFETIME_HELPER"
 
 func TestMain(m *testing.M) {
-	if refused, ok := os.LookupEnv(puppetVariable); ok {
-		os.Exit(playPuppet(refused))
+	if refused, ok := os.LookupEnv(helperVariable); ok {
+		os.Exit(runHelper(refused))
 	}
-	// Nearly all of the time the tests wait, and not for a processor. The command line
-	// is read after this, and so may say otherwise.
+	// The tests mostly wait, and not for a processor. The command line is read later, so it can still
+	// change this.
 	if err := flag.Set("test.parallel", "16"); err != nil {
 		panic(err)
 	}
@@ -64,8 +63,8 @@ var refusals = map[string]refusal{
 	"lock-waits":        {nr: unix.SYS_FCNTL, arg: 1, value: unix.F_OFD_SETLKW, errno: unix.ENOLCK},
 }
 
-// refusal is a system call that fails with errno; only with that value of one of its
-// arguments, unless arg is -1.
+// refusal is a system call that fails with errno. Unless arg is -1, it fails only if its argument number arg
+// is value.
 type refusal struct {
 	nr    uint32
 	arg   int
@@ -102,14 +101,15 @@ func install(refused []refusal) error {
 		return err
 	}
 	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
-	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&program)))
+	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC,
+		uintptr(unsafe.Pointer(&program)))
 	if errno != 0 {
 		return errno
 	}
 	return nil
 }
 
-func playPuppet(refused string) int {
+func runHelper(refused string) int {
 	var list []refusal
 	for _, name := range strings.FieldsFunc(refused, func(r rune) bool { return r == ',' }) {
 		list = append(list, refusals[name])
@@ -125,7 +125,7 @@ func playPuppet(refused string) int {
 	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
 		words := strings.Fields(lines.Text())
 		reply := "ok"
-		if err := obey(words[0], words[1:], &run, lines); err != nil {
+		if err := execute(words[0], words[1:], &run, lines); err != nil {
 			reply = err.Error()
 			var live *LiveError
 			if errors.As(err, &live) {
@@ -137,11 +137,11 @@ func playPuppet(refused string) int {
 	return 0
 }
 
-// lengths are those of a helper's runs.
-var lengths = rand.New(rand.NewPCG(1, 1))
+// durations generates the durations of a helper's runs.
+var durations = rand.New(rand.NewPCG(1, 1))
 
-// obey does what a helper is told.
-func obey(verb string, args []string, run **Run, lines *bufio.Scanner) (err error) {
+// execute executes a command that a helper has received.
+func execute(verb string, args []string, run **Run, lines *bufio.Scanner) (err error) {
 	switch verb {
 	case "begin": // DIR NAME
 		*run, _, err = Begin(context.Background(), Dir(args[0]), args[1], nil)
@@ -158,22 +158,22 @@ func obey(verb string, args []string, run **Run, lines *bufio.Scanner) (err erro
 	case "umask": // MASK
 		mask, _ := strconv.ParseInt(args[0], 8, 32)
 		syscall.Umask(int(mask))
-	case "runs": // DIR NAME N: one after the other, ending with code 1, 2, ... 255, 1, ...
+	case "runs": // DIR NAME N: N runs one after the other, with the codes 1, 2, ... 255, 1, ...
 		for i := range number(args[2]) {
 			if err := oneRun(args[0], args[1], codeOf(i)); err != nil {
 				return fmt.Errorf("run %d: %w", i, err)
 			}
 		}
-	case "run": // DIR NAME CODE: one that lives for up to 0.2 ms
+	case "run": // DIR NAME CODE: a run that lasts up to 0.2 ms
 		if *run, _, err = Begin(context.Background(), Dir(args[0]), args[1], nil); err != nil {
 			return err
 		}
-		for until := monotonic() + lengths.Int64N(200_000); monotonic() < until; {
+		for until := monotonic() + durations.Int64N(200_000); monotonic() < until; {
 		}
 		err = (*run).End(number(args[2]))
-	case "contend": // DIR NAME AT SEED: begin at AT ns of the monotonic clock, live a little, end
+	case "contend": // DIR NAME AT SEED: begin up to 0.3 ms after AT ns of the monotonic clock, end within 2 ms
 		return contend(args[0], args[1], int64(number(args[2])), uint64(number(args[3])))
-	case "watch": // DIR NAME: every change is a line, for ever
+	case "watch": // DIR NAME: print every change of the state, for ever
 		watcher, err := Watch(Dir(args[0]), args[1:], time.Minute)
 		if err != nil {
 			fmt.Println("warning:", err)
@@ -205,7 +205,7 @@ func obey(verb string, args []string, run **Run, lines *bufio.Scanner) (err erro
 			return fmt.Errorf("mount: %w", err)
 		}
 	default:
-		err = fmt.Errorf("a helper does not know %q", verb)
+		err = fmt.Errorf("unknown helper command %q", verb)
 	}
 	return err
 }
@@ -218,7 +218,7 @@ func number(word string) int {
 	return n
 }
 
-// codeOf is the exit code of run i of many: never 0, never that of the run before.
+// codeOf returns the exit code of run i of many: never 0, never that of the run before.
 func codeOf(i int) int { return i%255 + 1 }
 
 func oneRun(dir, name string, code int) error {
@@ -229,7 +229,7 @@ func oneRun(dir, name string, code int) error {
 	return run.End(code)
 }
 
-// monotonic is the time that all processes share, in nanoseconds.
+// monotonic returns the time in nanoseconds by a clock that all processes share.
 func monotonic() int64 {
 	var now unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
@@ -238,7 +238,7 @@ func monotonic() int64 {
 	return now.Nano()
 }
 
-// contend begins a run at a given time and prints from when until when it was live.
+// contend begins a run shortly after a given time, prints from when until when it was live, and ends it.
 func contend(dir, name string, at int64, seed uint64) error {
 	random := rand.New(rand.NewPCG(seed, 1))
 	for monotonic() < at+random.Int64N(300_000) {
@@ -254,116 +254,116 @@ func contend(dir, name string, at int64, seed uint64) error {
 	return run.End(3)
 }
 
-// helper is a helper under way.
+// helper is a helper process.
 type helper struct {
 	t     testing.TB
 	cmd   *exec.Cmd
 	in    io.WriteCloser
-	lines chan string // what it says; closed at its end
+	lines chan string // its answers; closed when it ends
 }
 
-// newHelper starts a helper, which ends with the test at the latest. Changes may
-// complete the command before it is started.
+// newHelper starts a helper. It is killed when the test ends. changes may change the command before its
+// start.
 func newHelper(t testing.TB, changes ...func(*exec.Cmd)) *helper {
 	t.Helper()
-	// Not os.Args[0], whose directory is closed to other users.
-	p := &helper{t: t, cmd: exec.Command("/proc/self/exe"), lines: make(chan string, 1024)}
-	p.cmd.Env = append(os.Environ(), puppetVariable+"=")
-	p.cmd.Dir = "/"
-	p.cmd.Stderr = os.Stderr
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{}
+	// Not os.Args[0]: other users cannot reach its directory.
+	h := &helper{t: t, cmd: exec.Command("/proc/self/exe"), lines: make(chan string, 1024)}
+	h.cmd.Env = append(os.Environ(), helperVariable+"=")
+	h.cmd.Dir = "/"
+	h.cmd.Stderr = os.Stderr
+	h.cmd.SysProcAttr = &syscall.SysProcAttr{}
 	for _, change := range changes {
-		change(p.cmd)
+		change(h.cmd)
 	}
-	in, err := p.cmd.StdinPipe()
+	in, err := h.cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := p.cmd.StdoutPipe()
+	out, err := h.cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.in = in
-	if err := p.cmd.Start(); err != nil {
-		t.Fatalf("a helper cannot be started: %v", err)
+	h.in = in
+	if err := h.cmd.Start(); err != nil {
+		t.Fatalf("cannot start a helper: %v", err)
 	}
 	go func() {
-		defer close(p.lines)
+		defer close(h.lines)
 		for lines := bufio.NewScanner(out); lines.Scan(); {
-			p.lines <- lines.Text()
+			h.lines <- lines.Text()
 		}
 	}()
-	t.Cleanup(p.kill)
-	if line := p.hear(); line != "ready" {
-		t.Skipf("no such confined process can be had here: %s", line)
+	t.Cleanup(h.kill)
+	if line := h.receive(); line != "ready" {
+		t.Skipf("cannot confine a helper here: %s", line)
 	}
-	return p
+	return h
 }
 
-// refusing confines a helper to a kernel that refuses some calls.
+// refusing makes the kernel refuse some calls to a helper. names are keys of refusals.
 func refusing(names ...string) func(*exec.Cmd) {
 	return func(cmd *exec.Cmd) {
-		cmd.Env = append(cmd.Env, puppetVariable+"="+strings.Join(names, ","))
+		cmd.Env = append(cmd.Env, helperVariable+"="+strings.Join(names, ","))
 	}
 }
 
-// say tells the helper to do something.
-func (p *helper) say(words ...string) {
-	p.t.Helper()
-	if _, err := fmt.Fprintln(p.in, strings.Join(words, " ")); err != nil {
-		p.t.Fatalf("a helper that was to %s is gone: %v", words[0], err)
+// send sends a command to the helper.
+func (h *helper) send(words ...string) {
+	h.t.Helper()
+	if _, err := fmt.Fprintln(h.in, strings.Join(words, " ")); err != nil {
+		h.t.Fatalf("cannot send %s to a helper: %v", words[0], err)
 	}
 }
 
-// hear is the next line that the helper says.
-func (p *helper) hear() string {
-	p.t.Helper()
+// receive returns the next line that the helper prints.
+func (h *helper) receive() string {
+	h.t.Helper()
 	select {
-	case line, ok := <-p.lines:
+	case line, ok := <-h.lines:
 		if !ok {
-			p.t.Fatal("a helper has ended without a word")
+			h.t.Fatal("a helper has ended without an answer")
 		}
 		return line
-	case <-time.After(patience):
-		p.t.Fatalf("a helper has said nothing for %s", patience)
+	case <-time.After(testTimeout):
+		h.t.Fatalf("a helper has printed nothing for %s", testTimeout)
 	}
 	return ""
 }
 
-// ask tells the helper to do something and returns its answer, which is "ok", or why not.
-func (p *helper) ask(words ...string) string {
-	p.t.Helper()
-	p.say(words...)
-	return p.hear()
+// ask sends a command to the helper and returns the answer: "ok" or an error.
+func (h *helper) ask(words ...string) string {
+	h.t.Helper()
+	h.send(words...)
+	return h.receive()
 }
 
-// do tells the helper to do something that must succeed.
-func (p *helper) do(words ...string) {
-	p.t.Helper()
-	if answer := p.ask(words...); answer != "ok" {
-		p.t.Fatalf("%s: %s", strings.Join(words, " "), answer)
+// do sends a command to the helper. The command must succeed.
+func (h *helper) do(words ...string) {
+	h.t.Helper()
+	if answer := h.ask(words...); answer != "ok" {
+		h.t.Fatalf("%s: %s", strings.Join(words, " "), answer)
 	}
 }
 
-// kill kills the helper with SIGKILL and returns when it is gone.
-func (p *helper) kill() {
-	_ = p.cmd.Process.Kill()
-	_ = p.cmd.Wait()
+// kill kills the helper with SIGKILL and reaps it.
+func (h *helper) kill() {
+	_ = h.cmd.Process.Kill()
+	_ = h.cmd.Wait()
 }
 
-// inside is the path by which this process reaches what the helper calls path.
-func (p *helper) inside(path string) string {
-	return fmt.Sprintf("/proc/%d/root%s", p.cmd.Process.Pid, path)
+// inside returns the path for this process of what has the given path for the helper.
+func (h *helper) inside(path string) string {
+	return fmt.Sprintf("/proc/%d/root%s", h.cmd.Process.Pid, path)
 }
 
-// newVolume is a directory as an emptyDir is: everybody's.
+// newVolume creates a directory with an emptyDir's mode: everybody may write to it.
 func newVolume(t testing.TB) string {
 	t.Helper()
 	return newVolumeIn(t, "")
 }
 
-// newFastVolume is the same in memory, if there is such a place (by default /dev/shm), for what is done a
-// thousand times.
+// newFastVolume does the same in memory (TEST_MEMORY, by default /dev/shm) if that is possible, for tests
+// that do a thousand runs.
 func newFastVolume(t testing.TB) string {
 	t.Helper()
 	memory := cmp.Or(os.Getenv("TEST_MEMORY"), "/dev/shm")
@@ -386,7 +386,7 @@ func newVolumeIn(t testing.TB, parent string) string {
 	return dir
 }
 
-// describe says a state in words.
+// describe formats a state.
 func describe(s State) string {
 	switch s.Phase {
 	case NotStarted:
@@ -398,18 +398,20 @@ func describe(s State) string {
 	case Unverified:
 		return "unverified"
 	}
-	cause := map[Cause]string{Recorded: "ended", Empty: "touched", Unreadable: "unreadable", Lost: "lost", NoRoom: "no room"}[s.Cause]
+	cause := map[Cause]string{
+		Recorded: "ended", Empty: "empty", Unreadable: "unreadable", Lost: "lost", NoRoom: "no room",
+	}[s.Cause]
 	if s.FoundDead {
 		cause += ", found dead"
 	}
 	return fmt.Sprintf("%s: %d", cause, s.Code)
 }
 
-// lookOnce is what a watcher that has seen nothing before sees, once it is settled.
+// lookOnce returns the state that a new watcher sees, once it has settled.
 func lookOnce(t testing.TB, dir, name string) string {
 	t.Helper()
 	o := NewObserver(Dir(dir), name, time.Minute)
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(testTimeout); time.Now().Before(deadline); {
 		state, locked := o.Look(false, settleTick)
 		if locked != nil {
 			locked.Close()
@@ -418,20 +420,20 @@ func lookOnce(t testing.TB, dir, name string) string {
 			return describe(state)
 		}
 	}
-	t.Fatalf("%s: the run %s has not settled within %s", dir, name, patience)
+	t.Fatalf("%s: the run %s has not settled within %s", dir, name, testTimeout)
 	return ""
 }
 
-// wantState fails the test unless a watcher that has seen nothing before sees this.
+// wantState fails the test unless a new watcher sees the state want.
 func wantState(t testing.TB, dir, name, want string) {
 	t.Helper()
 	if got := lookOnce(t, dir, name); got != want {
-		t.Errorf("%s is seen as %q, not as %q; the volume: %s", name, got, want, listing(dir))
+		t.Errorf("the state of %s is %q, not %q; the volume: %s", name, got, want, listing(dir))
 	}
 }
 
-// listing is what is on a volume, to show and to compare: names, sorted; of small
-// regular files also what is in them.
+// listing returns the sorted names of the files on a volume, with the content of small regular files and the
+// mode of all others.
 func listing(dir string) string {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -455,16 +457,16 @@ func listing(dir string) string {
 	return strings.Join(all, " ")
 }
 
-// wantListing fails the test unless the volume holds this and nothing else.
+// wantListing fails the test unless the volume holds exactly want: see listing.
 func wantListing(t testing.TB, dir string, want ...string) {
 	t.Helper()
 	slices.Sort(want)
 	if got := listing(dir); got != strings.Join(want, " ") {
-		t.Errorf("the volume holds %s, and not %s", got, strings.Join(want, " "))
+		t.Errorf("the volume holds %s, not %s", got, strings.Join(want, " "))
 	}
 }
 
-// plant writes a file that was there before.
+// plant writes a file as a part of a test's setup.
 func plant(t testing.TB, path, content string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
@@ -492,8 +494,8 @@ func mustEnd(t testing.TB, run *Run, code int) {
 	}
 }
 
-// readLock takes a read lock of a file, as a neighbour may who can only read it. It is
-// held until the test ends.
+// readLock takes a read lock on a file until the test ends. A neighbour that can only read the file can do
+// the same.
 func readLock(t testing.TB, path string) {
 	t.Helper()
 	f, err := os.Open(path)
@@ -506,7 +508,7 @@ func readLock(t testing.TB, path string) {
 	}
 }
 
-// asNobody makes a helper another user without any right on our files. Only root can.
+// asNobody runs a helper as another user, who owns none of our files. It needs root.
 func asNobody(t testing.TB) func(*exec.Cmd) {
 	t.Helper()
 	if os.Getuid() != 0 {
@@ -517,7 +519,7 @@ func asNobody(t testing.TB) func(*exec.Cmd) {
 	}
 }
 
-// withMounts gives a helper mounts of its own, which end with it.
+// withMounts gives a helper a mount namespace of its own.
 func withMounts(cmd *exec.Cmd) {
 	cmd.SysProcAttr.Unshareflags |= syscall.CLONE_NEWNS
 	if os.Getuid() == 0 {
@@ -528,7 +530,7 @@ func withMounts(cmd *exec.Cmd) {
 	cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
 }
 
-// fill fills a file system to the last byte.
+// fill fills a file system to the last byte, with a file named full.
 func fill(t testing.TB, dir string) {
 	t.Helper()
 	f, err := os.Create(filepath.Join(dir, "full"))

@@ -6,37 +6,37 @@ import (
 	"time"
 )
 
-// crowded is a volume of which it is known when it is full.
-type crowded struct {
+// fakeFull is a volume of which a test sets whether it is full. It counts the calls of Full.
+type fakeFull struct {
 	Dir
-	full  bool
-	asked int
+	full    bool
+	checked int
 }
 
-func (v *crowded) Full() bool {
-	v.asked++
+func (v *fakeFull) Full() bool {
+	v.checked++
 	return v.full
 }
 
-// An empty end is no success if the volume was full, when it was first seen or when it is
-// judged. What was judged stays; and the file system is not asked at each look.
+// An empty end is no success if the volume was full when the end was first seen or when it settled. After
+// that the state stays. The volume is checked only at these two looks.
 func TestEmptyEndOnAFullVolume(t *testing.T) {
-	const first, between, verdict, after = 0, 5, 10, 15 // looks, each after a tenth of the time
+	const first, between, settled, after = 0, 5, 10, 15 // looks, each a tenth of settleTime after the other
 	for _, c := range []struct {
 		name string
 		full []int // at which looks
 		want string
 	}{
-		{"never full", nil, "touched: 0"},
-		{"always full", []int{first, between, verdict, after}, "no room: 125"},
-		{"full when it is seen", []int{first}, "no room: 125"},
-		{"full when it is judged", []int{verdict}, "no room: 125"},
-		{"full after that", []int{after}, "touched: 0"},
+		{"never full", nil, "empty: 0"},
+		{"always full", []int{first, between, settled, after}, "no room: 125"},
+		{"full when it is first seen", []int{first}, "no room: 125"},
+		{"full when it settles", []int{settled}, "no room: 125"},
+		{"full after that", []int{after}, "empty: 0"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := newVolume(t)
 			plant(t, TerminatedPath(dir, "main"), "")
-			v := &crowded{Dir: Dir(dir)}
+			v := &fakeFull{Dir: Dir(dir)}
 			o := NewObserver(v, "main", time.Minute)
 			full := map[int]bool{}
 			for _, look := range c.full {
@@ -46,29 +46,29 @@ func TestEmptyEndOnAFullVolume(t *testing.T) {
 				v.full = full[look]
 				state, _ := o.Look(false, settleTime/10)
 				want := "unsettled"
-				if look >= verdict {
+				if look >= settled {
 					want = c.want
 				}
 				if got := describe(state); got != want {
-					t.Fatalf("look %d: it is seen as %q, not as %q", look, got, want)
+					t.Fatalf("look %d: the state is %q, not %q", look, got, want)
 				}
 			}
-			if v.asked != 2 {
-				t.Errorf("the volume was asked %d times", v.asked)
+			if v.checked != 2 {
+				t.Errorf("the volume was checked %d times", v.checked)
 			}
 
-			// A code that comes after all is one, and an end that is empty again is new.
+			// A code that comes later counts, and an end that is empty again is a new one.
 			v.full = false
 			for _, content := range []string{"3\n", ""} {
 				plant(t, TerminatedPath(dir, "main"), content)
-				want := map[string]string{"3\n": "ended: 3", "": "touched: 0"}[content]
+				want := map[string]string{"3\n": "ended: 3", "": "empty: 0"}[content]
 				var got []string
 				for range 12 {
 					state, _ := o.Look(false, settleTime/10)
 					got = append(got, describe(state))
 				}
 				if got[len(got)-1] != want {
-					t.Errorf("%q is seen as %s", content, strings.Join(got, ", "))
+					t.Errorf("the states for the content %q are %s", content, strings.Join(got, ", "))
 				}
 			}
 		})

@@ -25,7 +25,7 @@ const (
 
 func newLimiter() *rate.Limiter { return rate.NewLimiter(perSecond, burst) }
 
-// spend takes cost tokens, into debt if there are fewer. It reports whether there is no debt.
+// spend takes cost tokens, into debt if there are too few. It reports whether there were enough.
 func spend(l *rate.Limiter, cost int, now time.Time) bool {
 	return l.ReserveN(now, cost).DelayFrom(now) == 0
 }

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// A run from its begin to its end, file by file.
+// The files on the volume during a run, and during the next.
 func TestRun(t *testing.T) {
 	dir := newVolume(t)
 	wantState(t, dir, "main", "not started")
@@ -37,7 +37,7 @@ func TestRun(t *testing.T) {
 	wantListing(t, dir, `main-terminated="137\n"`)
 	wantState(t, dir, "main", "ended: 137")
 	if err := run.AnnounceStopping(); err == nil {
-		t.Error("a word after the end is not refused")
+		t.Error("AnnounceStopping succeeded after End")
 	}
 	wantListing(t, dir, `main-terminated="137\n"`)
 
@@ -51,11 +51,11 @@ func TestRun(t *testing.T) {
 	wantState(t, dir, "main", "ended: 0")
 }
 
-// Another user can follow a run whatever the umask is, and nobody else can change it.
+// The run's file has mode 0644 whatever the umask: other users can follow the run, and cannot change it.
 func TestModes(t *testing.T) {
-	dir, p := newVolume(t), newHelper(t)
-	p.do("umask", "077")
-	p.do("begin", dir, "main")
+	dir, h := newVolume(t), newHelper(t)
+	h.do("umask", "077")
+	h.do("begin", dir, "main")
 	wantMode := func(path string) {
 		t.Helper()
 		if info, err := os.Lstat(path); err != nil || info.Mode() != 0o644 {
@@ -63,20 +63,20 @@ func TestModes(t *testing.T) {
 		}
 	}
 	wantMode(runningPath(dir, "main"))
-	p.do("end", "3")
+	h.do("end", "3")
 	wantMode(TerminatedPath(dir, "main"))
 
-	// An end that is made afresh.
-	p.do("begin", dir, "main")
+	// End creates a new file.
+	h.do("begin", dir, "main")
 	if err := os.Remove(runningPath(dir, "main")); err != nil {
 		t.Fatal(err)
 	}
-	p.do("end", "4")
+	h.do("end", "4")
 	wantMode(TerminatedPath(dir, "main"))
 	wantListing(t, dir, `main-terminated="4\n"`)
 }
 
-// The end is recorded afresh where the run's file is not its own any more.
+// End creates a new NAME-terminated if the run's file was removed, renamed or replaced.
 func TestEndOfAStolenFile(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -84,7 +84,8 @@ func TestEndOfAStolenFile(t *testing.T) {
 		left  []string
 	}{
 		{"removed", os.Remove, nil},
-		{"renamed", func(path string) error { return os.Rename(path, path+"-away") }, []string{`main-running-away="3\n"`}},
+		{"renamed", func(path string) error { return os.Rename(path, path+"-away") },
+			[]string{`main-running-away="3\n"`}},
 		{"replaced", func(path string) error {
 			if err := os.Remove(path); err != nil {
 				return err
@@ -117,16 +118,16 @@ func TestEndOfAStolenFile(t *testing.T) {
 	}
 }
 
-// The owner of a run rewrites its file from Begin on, with the word that it has said.
+// From Begin on, the owner of a run rewrites its file. The content stays the same.
 func TestHeartbeat(t *testing.T) {
 	dir := newVolume(t)
 	path := runningPath(dir, "main")
 	synctest.Test(t, func(t *testing.T) {
 		run := mustBegin(t, dir, "main")
 		long := time.Unix(1, 0)
-		for _, say := range []func() error{nil, run.AnnounceStopping, nil, run.RetractStopping} {
-			if say != nil {
-				if err := say(); err != nil {
+		for _, announce := range []func() error{nil, run.AnnounceStopping, nil, run.RetractStopping} {
+			if announce != nil {
+				if err := announce(); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -134,7 +135,7 @@ func TestHeartbeat(t *testing.T) {
 			if err := os.Chtimes(path, long, long); err != nil {
 				t.Fatal(err)
 			}
-			time.Sleep(Heartbeat - 1) // the bubble's clock, which does not take its time
+			time.Sleep(Heartbeat - 1) // by the bubble's fake clock
 			synctest.Wait()
 			if info, err := os.Lstat(path); err != nil || !info.ModTime().Equal(long) {
 				t.Fatalf("a heartbeat came early: %v, %v", info.ModTime(), err)
@@ -145,7 +146,7 @@ func TestHeartbeat(t *testing.T) {
 				t.Fatalf("no heartbeat has come: %v, %v", info.ModTime(), err)
 			}
 			if after := listing(dir); after != before {
-				t.Fatalf("a heartbeat made of %s %s", before, after)
+				t.Fatalf("a heartbeat changed %s to %s", before, after)
 			}
 		}
 		mustEnd(t, run, 3)
@@ -162,10 +163,10 @@ func TestHeartbeat(t *testing.T) {
 	})
 }
 
-// A Begin that waits is alive too.
+// A Begin that waits has a heartbeat, too.
 func TestHeartbeatWhileWaiting(t *testing.T) {
 	dir := newVolume(t)
-	mustBegin(t, dir, "main") // and it never ends
+	mustBegin(t, dir, "main") // never ends
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan error)
@@ -185,13 +186,13 @@ func TestHeartbeatWhileWaiting(t *testing.T) {
 		}
 		cancel()
 		if err := <-done; !errors.Is(err, context.Canceled) {
-			t.Errorf("a Begin that was cancelled says %v", err)
+			t.Errorf("a cancelled Begin returned %v", err)
 		}
 	})
 	wantListing(t, dir, `main-running="running\n"`)
 }
 
-// onlyPrivate is the one private file on a volume.
+// onlyPrivate returns the only private file on a volume.
 func onlyPrivate(t testing.TB, dir string) (private string) {
 	t.Helper()
 	for file := range Dir(dir).Names() {
@@ -208,11 +209,11 @@ func onlyPrivate(t testing.TB, dir string) (private string) {
 	return private
 }
 
-// A reader that polls as fast as it can never sees an end that is not whole.
+// A reader that polls as fast as it can never sees an incomplete end.
 func TestReaderSeesWholeEnds(t *testing.T) {
 	t.Parallel()
 	const runs = 1000
-	dir, p := newFastVolume(t), newHelper(t)
+	dir, h := newFastVolume(t), newHelper(t)
 	end := TerminatedPath(dir, "main")
 	stop, read := make(chan struct{}), make(chan error, 1)
 	seen := 0
@@ -236,18 +237,18 @@ func TestReaderSeesWholeEnds(t *testing.T) {
 			seen++
 		}
 	}()
-	p.do("runs", dir, "main", fmt.Sprint(runs))
+	h.do("runs", dir, "main", fmt.Sprint(runs))
 	close(stop)
 	if err := <-read; err != nil {
 		t.Fatal(err)
 	}
 	if seen == 0 {
-		t.Error("the reader has seen no end at all")
+		t.Error("the reader saw no end")
 	}
 	wantListing(t, dir, fmt.Sprintf("main-terminated=%q", formatCode(codeOf(runs-1))))
 }
 
-// Record leaves the outcome of a command that never begins.
+// Record records the outcome of a command that never begins.
 func TestRecord(t *testing.T) {
 	for _, c := range []struct {
 		name    string
@@ -271,7 +272,7 @@ func TestRecord(t *testing.T) {
 	}
 }
 
-// Record never hides a run that is live, and does not wait for its end.
+// Record does not change a live run, and does not wait for its end.
 func TestRecordOverALiveRun(t *testing.T) {
 	dir := newVolume(t)
 	run := mustBegin(t, dir, "main")
@@ -281,7 +282,7 @@ func TestRecordOverALiveRun(t *testing.T) {
 		t.Errorf("Record over a live run: %v, not a LiveError", err)
 	}
 	if took := time.Since(began); took >= liveWait {
-		t.Errorf("Record has waited for %s", took)
+		t.Errorf("Record waited for %s", took)
 	}
 	wantListing(t, dir, `main-running="running\n"`)
 	mustEnd(t, run, 0)

@@ -30,9 +30,9 @@ func TestLimiter(t *testing.T) {
 	}{
 		{0, atOnce, atOnce},
 		{0, 0, 0},
-		{pause, 0, aSecond}, // the debt comes first
+		{pause, 0, aSecond}, // the debt is paid first
 		{time.Second, aSecond - 2, aSecond},
-		{time.Hour, atOnce - 1, atOnce}, // and not more
+		{time.Hour, atOnce - 1, atOnce}, // the bucket is full
 		{time.Second / 2, aSecond/2 - 2, aSecond / 2},
 	} {
 		if n := looks(c.after); n < c.least || n > c.most {
@@ -41,18 +41,17 @@ func TestLimiter(t *testing.T) {
 	}
 }
 
-// A watcher with a full token bucket follows a thousand hints at once; a hint to one whose bucket is
-// empty comes after a pause.
+// If the token bucket is empty, the hint after a lock wait comes after a pause.
 func TestPause(t *testing.T) {
 	dir, owner := newVolume(t), newHelper(t)
 	w := watchRun(t, dir)
 	owner.do("begin", dir, "main")
 	await(t, w, "running")
-	w.notify.Close() // so that only the end of the lock wait is heard
+	w.notify.Close() // only the end of the lock wait sends a hint
 	w.notify = nil
 	for spend(w.limiter, lookCost, time.Now()) {
 	}
-	spend(w.limiter, perSecond, time.Now()) // for the next second, too
+	spend(w.limiter, perSecond, time.Now()) // the tokens of the next second
 	for len(w.Hints()) > 0 {
 		<-w.Hints()
 	}
@@ -65,7 +64,7 @@ func TestPause(t *testing.T) {
 	await(t, w, "lost: 137")
 }
 
-// rewrite rewrites a marker without end, as fast as it can.
+// rewrite rewrites a marker as fast as it can for the time span.
 func rewrite(t *testing.T, dir string, span time.Duration) (times int) {
 	t.Helper()
 	for began := time.Now(); time.Since(began) < span; times++ {
@@ -76,20 +75,20 @@ func rewrite(t *testing.T, dir string, span time.Duration) (times int) {
 	return times
 }
 
-// looking looks as often as there is a hint, and says so, until stop is called, which says
-// how often.
-func looking(w *Watcher, lavish bool) (looked <-chan struct{}, stop func() (looks int)) {
-	if lavish {
+// lookInBackground looks at every hint. After a look it sends to looked. stop ends that and returns the number
+// of looks.
+func lookInBackground(w *Watcher, unlimited bool) (looked <-chan struct{}, stop func() (looks int)) {
+	if unlimited {
 		w.limiter.SetLimit(rate.Inf)
 	}
-	quit, result, said := make(chan struct{}), make(chan int), make(chan struct{}, 1)
+	quit, result, done := make(chan struct{}), make(chan int), make(chan struct{}, 1)
 	go func() {
 		for n := 0; ; n++ {
 			select {
 			case <-w.Hints():
 				w.Look()
 				select {
-				case said <- struct{}{}:
+				case done <- struct{}{}:
 				default:
 				}
 			case <-quit:
@@ -98,46 +97,47 @@ func looking(w *Watcher, lavish bool) (looked <-chan struct{}, stop func() (look
 			}
 		}
 	}()
-	return said, func() int {
+	return done, func() int {
 		close(quit)
 		return <-result
 	}
 }
 
-// How often a storm is looked at is bounded; without the limiter it is not.
+// The limiter bounds the number of looks in a storm. Without it there is no bound.
 func TestStorm(t *testing.T) {
 	const times = 1000
 	dir := newFastVolume(t)
 	limited := watchRun(t, dir)
 	for spend(limited.limiter, lookCost, time.Now()) {
 	}
-	_, with := looking(limited, false)
-	looked, without := looking(watchRun(t, dir), true)
+	_, with := lookInBackground(limited, false)
+	looked, without := lookInBackground(watchRun(t, dir), true)
 	began := time.Now()
 	for range times {
 		plant(t, runningPath(dir, "main"), contentRunning)
 		select {
 		case <-looked:
-		case <-time.After(patience):
-			t.Fatal("nobody looks")
+		case <-time.After(testTimeout):
+			t.Fatal("the watcher without a limiter does not look")
 		}
 	}
 	took := time.Since(began)
 	looks, more := with(), without()
-	t.Logf("while a marker was rewritten %d times in %s, it was looked at %d times; without the limiter, %d times", times, took, looks, more)
+	t.Logf("while a marker was rewritten %d times in %s, there were %d looks; without the limiter, %d",
+		times, took, looks, more)
 	if most := 2 + 2*int(took.Seconds()*perSecond/lookCost); looks > most || more < times/2 {
-		t.Errorf("it was looked at %d times, and not at most %d times", looks, most)
+		t.Errorf("there were %d looks, not at most %d; without the limiter, %d", looks, most, more)
 	}
 }
 
-// An end that comes at the end of a storm is told long before the tick.
+// A watcher sees an end at the end of a storm long before the tick.
 func TestEndAfterAStorm(t *testing.T) {
 	t.Parallel()
-	least := time.Hour // one that is held up by a loaded machine proves nothing
+	least := time.Hour // the fastest of three: a loaded machine delays some
 	for range 3 {
 		dir, owner := newFastVolume(t), newHelper(t)
 		w := watchRun(t, dir)
-		deafen(w, events)
+		keepOnly(w, events)
 		for spend(w.limiter, lookCost, time.Now()) {
 		}
 		rewrite(t, dir, 2*pause)
@@ -152,7 +152,7 @@ func TestEndAfterAStorm(t *testing.T) {
 	}
 	t.Logf("recorded and seen after %s", least)
 	if least >= tick/2 {
-		t.Errorf("it never took less than %s, and the tick is %s", least, tick)
+		t.Errorf("the watcher never took less than %s, and the tick is %s", least, tick)
 	}
 }
 
@@ -161,13 +161,12 @@ func awaitHint(t testing.TB, w *Watcher) {
 	t.Helper()
 	select {
 	case <-w.Hints():
-	case <-time.After(patience):
-		t.Fatalf("no hint has come within %s", patience)
+	case <-time.After(testTimeout):
+		t.Fatalf("no hint has come within %s", testTimeout)
 	}
 }
 
-// After a pause a watch that cannot be had at once is had later; and nobody waits for one when
-// the watcher is closed.
+// If no watch can be added after a pause, rest tries again until it can, or until the watcher is closed.
 func TestRestWithoutAWatch(t *testing.T) {
 	t.Parallel()
 	for _, closed := range []bool{false, true} {
@@ -179,7 +178,7 @@ func TestRestWithoutAWatch(t *testing.T) {
 				t.Fatal(err)
 			}
 			w := watchRun(t, dir)
-			deafen(w, events)
+			keepOnly(w, events)
 			if err := os.Rename(dir, dir+"-away"); err != nil {
 				t.Fatal(err)
 			}
@@ -190,7 +189,7 @@ func TestRestWithoutAWatch(t *testing.T) {
 			}()
 			select {
 			case <-rested:
-				t.Fatal("it goes on without a watch")
+				t.Fatal("rest returned without a watch")
 			case <-time.After(2 * pause):
 			}
 			if closed {
@@ -200,8 +199,8 @@ func TestRestWithoutAWatch(t *testing.T) {
 			}
 			select {
 			case <-rested:
-			case <-time.After(patience):
-				t.Fatal("it rests for ever")
+			case <-time.After(testTimeout):
+				t.Fatalf("rest did not return within %s", testTimeout)
 			}
 			if closed {
 				return
@@ -215,15 +214,15 @@ func TestRestWithoutAWatch(t *testing.T) {
 	}
 }
 
-// Where the kernel has dropped events, because there were too many, that is a hint.
+// If the kernel has dropped events because there were too many, the watcher sends a hint.
 func TestLostEventsAreAHint(t *testing.T) {
 	w := watchRun(t, newVolume(t))
-	deafen(w, events)
+	keepOnly(w, events)
 	w.notify.Errors <- fsnotify.ErrEventOverflow
 	awaitHint(t, w)
 }
 
-// Names gives each name once, whatever there is, and nothing of what is no directory.
+// Names yields each name once, and no names if the path is not a directory.
 func TestNames(t *testing.T) {
 	dir := newVolume(t)
 	const files = 1000
@@ -236,7 +235,7 @@ func TestNames(t *testing.T) {
 	}
 	for i := range files {
 		if n := seen[fmt.Sprint(i)]; n != 1 {
-			t.Errorf("%d was named %d times", i, n)
+			t.Errorf("the name %d came %d times", i, n)
 		}
 	}
 	if len(seen) != files {
@@ -246,6 +245,6 @@ func TestNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name := range Dir(dir).Names() {
-		t.Errorf("%q in what is no directory", name)
+		t.Errorf("Names yielded %q for a file", name)
 	}
 }

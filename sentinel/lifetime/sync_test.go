@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Sync syncs the file that holds the code, and the directory. What the disk says shows that.
+// Sync syncs the file that holds the code, and the directory. The errors of a failing disk show that.
 func TestSync(t *testing.T) {
 	for _, c := range []struct {
 		name, file, content string
@@ -26,36 +26,36 @@ func TestSync(t *testing.T) {
 			failing := newHelper(t, refusing("syncs"))
 			want := fmt.Sprintf("sync %s/%s: input/output error; sync %s: input/output error", dir, c.file, dir)
 			if got := failing.ask("sync", dir, "main"); got != want {
-				t.Errorf("where the disk fails it says %q, not %q", got, want)
+				t.Errorf("on a failing disk Sync returned %q, not %q", got, want)
 			}
 		})
 	}
 }
 
-// Where there is nothing to sync, it says so. Nothing is opened but regular files.
+// Sync fails if there is nothing to sync. It opens only regular files.
 func TestSyncOfNothing(t *testing.T) {
 	dir := newVolume(t)
 	if err := Sync(Dir(dir), "main"); err == nil || !strings.Contains(err.Error(), runningPath(dir, "main")) {
-		t.Errorf("without any file it says %v", err)
+		t.Errorf("without any file Sync returned %v", err)
 	}
 	if err := unix.Mkfifo(TerminatedPath(dir, "main"), 0o666); err != nil {
 		t.Fatal(err)
 	}
 	if err := Sync(Dir(dir), "main"); err == nil || !strings.Contains(err.Error(), errIrregular.Error()) {
-		t.Errorf("of a FIFO it says %v", err)
+		t.Errorf("for a FIFO Sync returned %v", err)
 	}
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)
 	}
 	if err := Sync(Dir(dir), "main"); err == nil {
-		t.Error("without a volume it says nothing")
+		t.Error("without a volume Sync returned no error")
 	}
 }
 
-// A shim may have mounted the volume read-only.
+// Sync works on a read-only mount, which a shim may have.
 func TestSyncOnAReadOnlyMount(t *testing.T) {
 	dir := newVolume(t)
 	plant(t, TerminatedPath(dir, "main"), "3\n")
-	p, theirs, _ := mounted(t, "bind-ro", "-", dir)
-	p.do("sync", theirs, "main")
+	h, theirs, _ := mounted(t, "bind-ro", "-", dir)
+	h.do("sync", theirs, "main")
 }

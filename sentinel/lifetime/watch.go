@@ -38,9 +38,9 @@ type followedRun struct {
 // Watch follows the named runs on the volume dir. A run whose owner cannot be verified is lost when its
 // file has not changed for lostAfter; 0 is at once.
 //
-// The Watcher watches before its first look, so it misses no end. If inotify is refused, Watch returns an
-// error with the reason, and a Watcher that works without inotify: lock waits and the tick of one second
-// wake it.
+// The Watcher watches before its first look, so it misses nothing in between. If inotify is refused, Watch
+// returns an error with the reason, and a Watcher that works without inotify: lock waits and the tick of one
+// second wake it.
 func Watch(dir Dir, names []string, lostAfter time.Duration) (*Watcher, error) {
 	w := &Watcher{dir: dir, hints: make(chan struct{}, 1), limiter: newLimiter(), interval: tick}
 	for _, name := range names {

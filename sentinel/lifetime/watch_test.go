@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// watchRun follows the run main on dir for the time of a test.
+// watchRun follows the run main on dir until the test ends.
 func watchRun(t testing.TB, dir string) *Watcher {
 	t.Helper()
 	w, err := Watch(Dir(dir), []string{"main"}, time.Minute)
@@ -21,11 +21,10 @@ func watchRun(t testing.TB, dir string) *Watcher {
 	return w
 }
 
-// await waits for hints until the run is seen so, and returns what it was seen as
-// before.
+// await looks at every hint until the state is want. It returns the states before.
 func await(t testing.TB, w *Watcher, want string) (before []string) {
 	t.Helper()
-	deadline := time.After(patience)
+	deadline := time.After(testTimeout)
 	for {
 		now := describe(w.Look()[0])
 		if now == want {
@@ -35,20 +34,21 @@ func await(t testing.TB, w *Watcher, want string) (before []string) {
 		select {
 		case <-w.Hints():
 		case <-deadline:
-			t.Fatalf("the run was not seen as %q within %s, but as %q; the volume: %s", want, patience, before, listing(string(w.dir)))
+			t.Fatalf("the state was not %q within %s, but %q; the volume: %s",
+				want, testTimeout, before, listing(string(w.dir)))
 		}
 	}
 }
 
-// The three wake-ups of a watcher, and how to make it deaf to them.
+// The three wake-ups of a watcher.
 const (
 	events   = "inotify"
 	lockWait = "the wait for the lock"
 	ticks    = "the tick"
 )
 
-// deafen takes from a watcher all wake-ups but one.
-func deafen(w *Watcher, but string) {
+// keepOnly disables all wake-ups of a watcher but one.
+func keepOnly(w *Watcher, but string) {
 	if but != events {
 		w.notify.Close()
 		w.notify = nil
@@ -74,12 +74,12 @@ func TestEachWakeUpIsEnough(t *testing.T) {
 				t.Parallel()
 				dir, owner := newVolume(t), newHelper(t)
 				w := watchRun(t, dir)
-				deafen(w, but)
+				keepOnly(w, but)
 				if but == lockWait {
-					owner.do("begin", dir, "main") // of which no lock can tell
+					owner.do("begin", dir, "main") // before the first look: no lock wait reports a Begin
 				} else {
 					if seen := describe(w.Look()[0]); seen != "not started" {
-						t.Fatalf("before the run it is seen as %q", seen)
+						t.Fatalf("before the run the state is %q", seen)
 					}
 					owner.do("begin", dir, "main")
 				}
@@ -90,7 +90,7 @@ func TestEachWakeUpIsEnough(t *testing.T) {
 					owner.kill()
 				}
 				await(t, w, end)
-				// And the next one.
+				// And for the next run.
 				if but != lockWait {
 					next := newHelper(t)
 					next.do("begin", dir, "main")
@@ -103,7 +103,7 @@ func TestEachWakeUpIsEnough(t *testing.T) {
 	}
 }
 
-// An end and a death are told by an event: not first by the tick.
+// A watcher sees an end and a loss at an event, long before the tick.
 func TestSeenWellBeforeTheTick(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -115,7 +115,7 @@ func TestSeenWellBeforeTheTick(t *testing.T) {
 	} {
 		t.Run(c.want, func(t *testing.T) {
 			t.Parallel()
-			// One that is held up by a loaded machine proves nothing.
+			// The fastest of five counts: a loaded machine delays some.
 			least := time.Hour
 			for range 5 {
 				dir, owner := newVolume(t), newHelper(t)
@@ -128,18 +128,18 @@ func TestSeenWellBeforeTheTick(t *testing.T) {
 				least = min(least, time.Since(began))
 			}
 			if least >= tick/2 {
-				t.Errorf("it never took less than %s, and the tick is %s", least, tick)
+				t.Errorf("the watcher never took less than %s, and the tick is %s", least, tick)
 			}
 		})
 	}
 }
 
-// Where the kernel refuses a wake-up, Watch says so once and the rest goes on.
+// If the kernel refuses inotify, Watch returns an error once. The other wake-ups still work.
 func TestWatchRefused(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		refuse []string
-		says   string
+		want   string
 	}{
 		{nil, ""},
 		{[]string{"inotify-instances"}, "raise fs.inotify.max_user_instances"},
@@ -155,40 +155,36 @@ func TestWatchRefused(t *testing.T) {
 			t.Parallel()
 			dir, owner := newVolume(t), newHelper(t)
 			watcher := newHelper(t, refusing(c.refuse...))
-			watcher.say("watch", dir, "main")
-			if c.says != "" {
-				line := watcher.hear()
-				if !strings.HasPrefix(line, "warning: inotify on "+dir+": ") || !strings.Contains(line, c.says) {
-					t.Errorf("Watch says %q; want a warning about inotify that says %s", line, c.says)
+			watcher.send("watch", dir, "main")
+			if c.want != "" {
+				line := watcher.receive()
+				if !strings.HasPrefix(line, "warning: inotify on "+dir+": ") || !strings.Contains(line, c.want) {
+					t.Errorf("the watcher reports %q; want a warning about inotify that contains %s", line, c.want)
 				}
-				if strings.Contains(line, "max_user_") != strings.Contains(c.says, "max_user_") {
-					t.Errorf("Watch says %q, which is not the cause", line)
+				if strings.Contains(line, "max_user_") != strings.Contains(c.want, "max_user_") {
+					t.Errorf("the watcher reports %q, which is not the cause", line)
 				}
 			}
-			hear := func(want string) {
+			expect := func(want string) {
 				t.Helper()
-				line := watcher.hear()
-				if line == "not started" && want == "running" {
-					line = watcher.hear() // that was the gap of the Begin
-				}
-				if line != want {
-					t.Fatalf("the watcher says %q, not %q", line, want)
+				if line := watcher.receive(); line != want {
+					t.Fatalf("the watcher reports %q, not %q", line, want)
 				}
 			}
-			hear("not started")
+			expect("not started")
 			owner.do("begin", dir, "main")
-			hear("running")
+			expect("running")
 			owner.do("end", "3")
-			hear("ended: 3")
+			expect("ended: 3")
 			owner.do("begin", dir, "main")
-			hear("running")
+			expect("running")
 			owner.kill()
-			hear("lost: 137")
+			expect("lost: 137")
 		})
 	}
 }
 
-// A watcher that sees a run for the first time takes it for what it is.
+// The first look of a watcher sees the run's state.
 func TestFirstLook(t *testing.T) {
 	for _, c := range []struct {
 		name    string
@@ -196,15 +192,21 @@ func TestFirstLook(t *testing.T) {
 		want    string
 	}{
 		{"nothing", func(*testing.T, string, *helper) {}, "not started"},
-		{"a live run", func(t *testing.T, dir string, owner *helper) { owner.do("begin", dir, "main") }, "running"},
-		{"an end", func(t *testing.T, dir string, owner *helper) { owner.do("record", dir, "main", "3") }, "ended: 3"},
-		{"a shell's end", func(t *testing.T, dir string, _ *helper) { plant(t, dir+"/main-terminated", "3") }, "ended: 3"},
+		{"a live run", func(_ *testing.T, dir string, owner *helper) { owner.do("begin", dir, "main") }, "running"},
+		{"an end", func(_ *testing.T, dir string, owner *helper) { owner.do("record", dir, "main", "3") }, "ended: 3"},
+		{"a shell's end", func(t *testing.T, dir string, _ *helper) {
+			plant(t, TerminatedPath(dir, "main"), "3")
+		}, "ended: 3"},
 		{"a dead run", func(t *testing.T, dir string, owner *helper) {
 			owner.do("begin", dir, "main")
 			owner.kill()
 		}, "unverified"},
-		{"an end in place", func(t *testing.T, dir string, _ *helper) { plant(t, dir+"/main-running", "3\n") }, "ended: 3"},
-		{"another run", func(t *testing.T, dir string, owner *helper) { owner.do("record", dir, "other", "3") }, "not started"},
+		{"an end in place", func(t *testing.T, dir string, _ *helper) {
+			plant(t, runningPath(dir, "main"), "3\n")
+		}, "ended: 3"},
+		{"another run", func(_ *testing.T, dir string, owner *helper) {
+			owner.do("record", dir, "other", "3")
+		}, "not started"},
 		{"no volume", func(t *testing.T, dir string, _ *helper) { os.RemoveAll(dir) }, "not started"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -213,13 +215,13 @@ func TestFirstLook(t *testing.T) {
 			w, _ := Watch(Dir(dir), []string{"main"}, time.Minute)
 			defer w.Close()
 			if got := describe(w.Look()[0]); got != c.want {
-				t.Errorf("it is seen as %q, not as %q", got, c.want)
+				t.Errorf("the state is %q, not %q", got, c.want)
 			}
 		})
 	}
 }
 
-// Several runs are seen in the order in which they were named.
+// Look returns the states in the order of the names given to Watch.
 func TestWatchSeveral(t *testing.T) {
 	dir := newVolume(t)
 	w, err := Watch(Dir(dir), []string{"b", "a", "c"}, time.Minute)
@@ -234,12 +236,12 @@ func TestWatchSeveral(t *testing.T) {
 		got = append(got, describe(s))
 	}
 	if want := "not started, ended: 1, running"; strings.Join(got, ", ") != want {
-		t.Errorf("the runs are seen as %q, not %q", got, want)
+		t.Errorf("the states are %q, not %q", got, want)
 	}
 	mustEnd(t, run, 0)
 }
 
-// A death is no death while the wait for the lock goes on, whatever becomes of the file.
+// While the wait for the lock has not returned, a run is running, whatever happens to its file.
 func TestFileOfALiveRunIsTaken(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -268,7 +270,7 @@ func TestFileOfALiveRunIsTaken(t *testing.T) {
 			for range 3 {
 				<-w.Hints()
 				if got := describe(w.Look()[0]); got != "running" {
-					t.Fatalf("a live run is seen as %q", got)
+					t.Fatalf("the state of a live run is %q", got)
 				}
 			}
 			owner.do("end", "3")
@@ -277,7 +279,7 @@ func TestFileOfALiveRunIsTaken(t *testing.T) {
 	}
 }
 
-// The run's file, and then its owner, are gone: it is lost.
+// If the run's file is removed, and then its owner is killed, the run is lost.
 func TestLostWithoutAFile(t *testing.T) {
 	dir, owner := newVolume(t), newHelper(t)
 	w := watchRun(t, dir)
@@ -290,33 +292,34 @@ func TestLostWithoutAFile(t *testing.T) {
 	await(t, w, "lost: 137")
 }
 
-// A run that comes and goes between two looks: its end is seen; and of many, the last.
+// Of the runs that begin and end between two looks, a watcher sees the last end.
 func TestMissedRuns(t *testing.T) {
 	dir, owner := newVolume(t), newHelper(t)
 	w := watchRun(t, dir)
 	if got := describe(w.Look()[0]); got != "not started" {
-		t.Fatalf("at first it is seen as %q", got)
+		t.Fatalf("at first the state is %q", got)
 	}
 	owner.do("runs", dir, "main", "3")
 	if got := describe(w.Look()[0]); got != "ended: 3" {
-		t.Errorf("after three runs it is seen as %q", got)
+		t.Errorf("after three runs the state is %q", got)
 	}
 
-	// One run is seen to begin, its end is missed, and the next is live.
+	// Two looks see two runs as running, and miss the end of the first: the identities differ.
 	owner.do("begin", dir, "main")
 	before := w.Look()[0]
 	owner.do("end", "7")
 	owner.do("begin", dir, "main")
 	after := w.Look()[0]
 	if describe(before) != "running" || describe(after) != "running" || before.ID == after.ID {
-		t.Errorf("the runs are seen as %q and %q, identities %v and %v; want two that are running", describe(before), describe(after), before.ID, after.ID)
+		t.Errorf("the states are %q and %q, the identities %v and %v; want two runs that are running",
+			describe(before), describe(after), before.ID, after.ID)
 	}
 	owner.kill()
 	await(t, w, "lost: 137")
 }
 
-// A watcher outlives the directory that it watches: inotify does not, the tick does.
-func TestFolderRecreated(t *testing.T) {
+// A watcher survives the removal of its directory: inotify does not, but the tick does.
+func TestDirectoryRecreated(t *testing.T) {
 	t.Parallel()
 	dir, owner := newVolume(t), newHelper(t)
 	w := watchRun(t, dir)
@@ -326,7 +329,7 @@ func TestFolderRecreated(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := describe(w.Look()[0]); got != "running" {
-		t.Errorf("without its directory a live run is seen as %q", got)
+		t.Errorf("without its directory the state of a live run is %q", got)
 	}
 	if err := os.Mkdir(dir, 0o777); err != nil {
 		t.Fatal(err)
@@ -339,31 +342,31 @@ func TestFolderRecreated(t *testing.T) {
 	await(t, w, "ended: 4")
 }
 
-// While the watcher itself is frozen, nobody's time runs out.
+// The time in which a watcher is frozen does not count.
 func TestFrozenWatcher(t *testing.T) {
 	dir := newVolume(t)
 	plant(t, runningPath(dir, "main"), contentRunning)
 	w := watchRun(t, dir)
-	const looks = 30 // of a minute
+	const looks = 30 // they count at most half a minute
 	for range looks {
 		if got := describe(w.Look()[0]); got != "unverified" {
-			t.Fatalf("it is seen as %q", got)
+			t.Fatalf("the state is %q", got)
 		}
-		w.lastLook = w.lastLook.Add(-time.Hour) // it has slept for an hour
+		w.lastLook = w.lastLook.Add(-time.Hour) // the watcher was frozen for an hour
 	}
 	if got := w.runs[0].judge.still.since; got > looks*tick {
-		t.Errorf("%d looks have counted for %s", looks, got)
+		t.Errorf("%d looks have countingVolume for %s", looks, got)
 	}
 	for range 60 {
 		w.lastLook = w.lastLook.Add(-tick)
 		w.Look()
 	}
 	if got := describe(w.Look()[0]); got != "lost, found dead: 137" {
-		t.Errorf("after a minute of being watched it is seen as %q", got)
+		t.Errorf("after a minute of being watched the state is %q", got)
 	}
 }
 
-// A frozen watcher does not take a slow writer's empty file for a success either.
+// A watcher that was frozen does not take a slow writer's empty file for a success.
 func TestFrozenWatcherOfAnEmptyEnd(t *testing.T) {
 	t.Parallel()
 	dir := newVolume(t)
@@ -372,15 +375,15 @@ func TestFrozenWatcherOfAnEmptyEnd(t *testing.T) {
 	w.Look()
 	w.lastLook = w.lastLook.Add(-time.Hour)
 	if got := describe(w.Look()[0]); got != "unsettled" {
-		t.Errorf("at once it is seen as %q", got)
+		t.Errorf("at once the state is %q", got)
 	}
-	await(t, w, "touched: 0")
-	// And a code that comes late is seen.
+	await(t, w, "empty: 0")
+	// A code that comes late counts.
 	plant(t, TerminatedPath(dir, "main"), "3\n")
 	await(t, w, "ended: 3")
 }
 
-// Whoever writes the end step by step is given the time.
+// A writer may create the end first and write the code later.
 func TestSlowWriter(t *testing.T) {
 	dir := newVolume(t)
 	w := watchRun(t, dir)
@@ -390,19 +393,19 @@ func TestSlowWriter(t *testing.T) {
 	}
 	defer f.Close()
 	if got := describe(w.Look()[0]); got != "unsettled" {
-		t.Fatalf("an end that is being written is seen as %q", got)
+		t.Fatalf("the state of an end that is being written is %q", got)
 	}
 	if _, err := f.WriteString("3\n"); err != nil {
 		t.Fatal(err)
 	}
 	for _, seen := range await(t, w, "ended: 3") {
 		if seen != "unsettled" {
-			t.Errorf("on the way it was seen as %q", seen)
+			t.Errorf("before the code was written the state was %q", seen)
 		}
 	}
 }
 
-// A thousand short runs of random length: each end is seen, and nothing that was not.
+// Of a thousand short runs of random length, a watcher sees each end, and no state that did not exist.
 func TestNoEndIsMissed(t *testing.T) {
 	t.Parallel()
 	const runs = 1000
@@ -411,9 +414,9 @@ func TestNoEndIsMissed(t *testing.T) {
 	before := "not started"
 	for i := range runs {
 		want := fmt.Sprintf("ended: %d", codeOf(i))
-		owner.say("run", dir, "main", fmt.Sprint(codeOf(i)))
+		owner.send("run", dir, "main", fmt.Sprint(codeOf(i)))
 		lines := owner.lines
-		deadline := time.After(patience)
+		deadline := time.After(testTimeout)
 		for {
 			got := describe(w.Look()[0])
 			if got == want && lines == nil {
@@ -421,9 +424,8 @@ func TestNoEndIsMissed(t *testing.T) {
 			}
 			switch got {
 			case before, want, "running", "unsettled":
-			case "not started": // the gap of this run's Begin, when the end before was seen
 			default:
-				t.Fatalf("run %d is seen as %q; the volume: %s", i, got, listing(dir))
+				t.Fatalf("the state of run %d is %q; the volume: %s", i, got, listing(dir))
 			}
 			select {
 			case <-w.Hints():
@@ -440,8 +442,7 @@ func TestNoEndIsMissed(t *testing.T) {
 	}
 }
 
-// The same by an owner that does not wait for the watcher, which looks as fast as it can:
-// nothing that it sees is wrong.
+// The owner does not wait for the watcher, which looks as fast as it can: no state that it sees is wrong.
 func TestLooksAreNeverWrong(t *testing.T) {
 	t.Parallel()
 	const runs = 2000
@@ -451,7 +452,7 @@ func TestLooksAreNeverWrong(t *testing.T) {
 			dir, owner := newFastVolume(t), newHelper(t)
 			w := watchRun(t, dir)
 			w.runs[0].unsupported.Store(!pending)
-			owner.say("runs", dir, "main", fmt.Sprint(runs))
+			owner.send("runs", dir, "main", fmt.Sprint(runs))
 			last, ends := 0, 0
 			for done := false; !done; {
 				select {
@@ -471,11 +472,11 @@ func TestLooksAreNeverWrong(t *testing.T) {
 					}
 					last = s.Code
 				default:
-					t.Fatalf("after %d ends, a run is seen as %q; the volume: %s", ends, describe(s), listing(dir))
+					t.Fatalf("after %d ends the state is %q; the volume: %s", ends, describe(s), listing(dir))
 				}
 			}
 			if want := codeOf(runs - 1); last != want {
-				t.Errorf("the last end that was seen is %d, not %d", last, want)
+				t.Errorf("the last end seen is %d, not %d", last, want)
 			}
 			if ends < 2 {
 				t.Errorf("only %d of %d ends were seen", ends, runs)
@@ -484,16 +485,16 @@ func TestLooksAreNeverWrong(t *testing.T) {
 	}
 }
 
-// A watcher that is stopped for a while sees what is true when it goes on.
+// A watcher that was stopped for a while sees the current state when it continues.
 func TestStoppedWatcher(t *testing.T) {
 	t.Parallel()
 	dir, owner, watcher := newVolume(t), newHelper(t), newHelper(t)
-	watcher.say("watch", dir, "main")
-	if line := watcher.hear(); line != "not started" {
+	watcher.send("watch", dir, "main")
+	if line := watcher.receive(); line != "not started" {
 		t.Fatal(line)
 	}
 	owner.do("begin", dir, "main")
-	if line := watcher.hear(); line != "running" {
+	if line := watcher.receive(); line != "running" {
 		t.Fatal(line)
 	}
 	pid := watcher.cmd.Process.Pid
@@ -508,8 +509,8 @@ func TestStoppedWatcher(t *testing.T) {
 	if err := unix.Kill(pid, unix.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
-	if line := watcher.hear(); line != "ended: 5" {
-		t.Errorf("it says %q", line)
+	if line := watcher.receive(); line != "ended: 5" {
+		t.Errorf("the watcher reports %q", line)
 	}
 }
 
@@ -517,12 +518,12 @@ func TestStoppedWatcher(t *testing.T) {
 func TestNoDescriptorLeaks(t *testing.T) {
 	t.Parallel()
 	dir, owner, watcher := newFastVolume(t), newHelper(t), newHelper(t)
-	watcher.say("watch", dir, "main")
-	if line := watcher.hear(); line != "not started" {
+	watcher.send("watch", dir, "main")
+	if line := watcher.receive(); line != "not started" {
 		t.Fatal(line)
 	}
-	open := func(p *helper) int {
-		files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid))
+	open := func(h *helper) int {
+		files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", h.cmd.Process.Pid))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -534,8 +535,8 @@ func TestNoDescriptorLeaks(t *testing.T) {
 	if has := open(owner); has > ownerHad {
 		t.Errorf("after 500 runs their owner has %d files open, and had %d", has, ownerHad)
 	}
-	// It may still be looking, and has one file open while it waits for a lock.
-	for deadline := time.Now().Add(patience); open(watcher) > watcherHad; {
+	// The watcher may still be looking, and has one file open while it waits for a lock.
+	for deadline := time.Now().Add(testTimeout); open(watcher) > watcherHad; {
 		if time.Now().After(deadline) {
 			t.Fatalf("after 500 runs their watcher has %d files open, and had %d", open(watcher), watcherHad)
 		}
