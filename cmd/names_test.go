@@ -79,7 +79,7 @@ func TestTwoMainsOfOneName(t *testing.T) {
 	second.Want(4)
 	sidecar.Want(3)
 	story := second.Output()
-	if !strings.Contains(story, "waiting for the sidecars of the run before to end") || !strings.Contains(story, "second started") {
+	if !strings.Contains(story, "waiting for the sidecars of the earlier run to end") || !strings.Contains(story, "second started") {
 		t.Errorf("the second main did not wait for the sidecar:\n%s", story)
 	}
 }

@@ -93,7 +93,7 @@ func TestMainEndsBeforeSidecarStarts(t *testing.T) {
 func TestMainRestartsWhileSidecarDrains(t *testing.T) {
 	t.Parallel()
 	ns := start(t, newJob(onFailure, 3, proxy("--drain 5s"), worker(strings.Repeat(query+"sleep 0.2; ", 30)+failing("1"))))
-	ns.UntilLog(t, patience, scenario, "main", "waiting for the sidecars of the run before to end")
+	ns.UntilLog(t, patience, scenario, "main", "waiting for the sidecars of the earlier run to end")
 	end := expect(t, ns, scenario, complete, codes{"main": {3, 0}, "proxy": {3, 0}})
 	if got := lag(end, scenario, "proxy"); got < 4*time.Second {
 		t.Errorf("the proxy ended %v after main, want the 5s of --drain", got)

@@ -1,5 +1,5 @@
-// Package sentinel wraps the primary command of a pod and records its end, with
-// the exit code, on a volume that it shares with the sidecars.
+// Package sentinel runs the primary command of a pod and records its exit code on a
+// volume that it shares with the sidecars (design, 3).
 package sentinel
 
 import (
@@ -22,33 +22,35 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/sentinel/terminationlog"
 )
 
-// Config is what a sentinel is told on its command line.
+// Config is the command line of a sentinel, and what it shares with its program.
 type Config struct {
 	// Dir is the shared volume, and Name the run whose end is recorded there.
 	Dir, Name string
-	// WaitFor has to answer before the command is started.
+	// WaitFor are the addresses that must answer before the command starts.
 	WaitFor []probe.Target
-	// WaitTimeout is for how long the sentinel waits at most: for WaitFor, and
-	// before that for the sidecars of an earlier run to end.
+	// WaitTimeout bounds each of two waits: for the sidecars of an earlier run to end,
+	// and then for WaitFor.
 	WaitTimeout time.Duration
 	// Command is the command and its arguments.
 	Command []string
-	// Version is the program's, for the log.
+	// Version is the program's version, for the log.
 	Version string
 
-	// Signals is where process.CatchSignals delivers.
+	// Signals is the channel of process.CatchSignals.
 	Signals <-chan os.Signal
-	// TerminationLog is the file for the container's termination message.
+	// TerminationLog is the path of the container's termination message.
 	TerminationLog string
 	Log            zerolog.Logger
 }
 
-// Run runs the command and returns the exit code for the program: the command's
-// own, 128+n if a signal ended it, or one of package exitcode's.
+// Run runs the command, records its end and returns the exit code for the program: the
+// command's own, 128+n if it died of signal n, or one of package exitcode's. A program
+// calls it once.
 func Run(cfg Config) int {
 	s := &session{Config: cfg}
 	cfg.Log.Info().Str("version", cfg.Version).Str("name", cfg.Name).Str("dir", cfg.Dir).
-		Msgf("sentinel %s records the end of %s as %s", cfg.Version, s.program(), lifetime.TerminatedPath(cfg.Dir, cfg.Name))
+		Msgf("sentinel %s records the end of %s as %s",
+			cfg.Version, s.program(), lifetime.TerminatedPath(cfg.Dir, cfg.Name))
 	actions := Actions{s.begin, s.awaitSidecars, s.awaitTargets, s.launch, s.supervise, s.notStarted, s.end}
 	var p Progress
 	for p.Step != Exit {
@@ -57,15 +59,15 @@ func Run(cfg Config) int {
 	return s.report(p.Code)
 }
 
-// interrupted says that a signal came before the command was started.
+// interrupted is the error of a start that a signal has aborted.
 type interrupted struct{ signal syscall.Signal }
 
 func (e interrupted) Error() string {
 	return process.SignalName(e.signal) + " came before the command was started"
 }
 
-// aborts reports whether a signal that comes before the command is there means that
-// it is not to be started at all.
+// aborts reports whether a signal that comes before the command has started means that
+// the command must not start.
 func aborts(sig os.Signal) bool {
 	switch sig {
 	case syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT:
@@ -77,24 +79,20 @@ func aborts(sig os.Signal) bool {
 // session is one call of Run. Its methods are the Actions.
 type session struct {
 	Config
-	// run is nil until it has begun. Unrecordable: the volume is missing, or another
-	// run has the name.
-	run          *lifetime.Run
-	unrecordable bool
-	// command is nil until it has started.
-	command *process.Process
-	started time.Time
-	// refused: it was said that the command may not be signalled.
-	refused bool
-	// early are the signals that came while we were not yet waiting for
-	// anything, for the command to have as soon as it is there.
-	early []os.Signal
-	// message is what the termination log is to say, if anything.
-	message string
+	run           *lifetime.Run    // nil until it has begun
+	unrecordable  bool             // the volume is missing, or another run has the name
+	command       *process.Process // nil until it has started
+	started       time.Time
+	refusalLogged bool // the log says that the command may not be signalled
+	// early are the signals that came before the command started and did not abort that. The
+	// command gets them first, unless a wait drops them.
+	early   []os.Signal
+	message string // for the termination log, or ""
 }
 
-// interruptible runs fn and returns its error; or interrupted if a signal ends the matter,
-// whatever has become of fn by then.
+// interruptible runs fn and returns its error. If a signal aborts the start, it cancels
+// fn's context, waits for fn and returns interrupted, whatever fn's error is. It appends
+// other signals to early.
 func (s *session) interruptible(fn func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -107,7 +105,7 @@ func (s *session) interruptible(fn func(context.Context) error) error {
 		case sig := <-s.Signals:
 			if aborts(sig) {
 				cancel()
-				<-done //nolint:errcheck // the signal is what matters now
+				<-done //nolint:errcheck // the signal decides
 				return interrupted{sig.(syscall.Signal)}
 			}
 			s.early = append(s.early, sig)
@@ -115,8 +113,8 @@ func (s *session) interruptible(fn func(context.Context) error) error {
 	}
 }
 
-// begin begins the run. Where it fails, end records the outcome all the same, unless that
-// cannot be or must not be.
+// begin begins the run. If that fails, end still records the outcome, unless the volume is
+// missing or another run has the name.
 func (s *session) begin() (restarted bool, err error) {
 	if err := lifetime.CheckVolume(s.Dir); err != nil {
 		s.unrecordable = true
@@ -128,7 +126,8 @@ func (s *session) begin() (restarted bool, err error) {
 			waited = true
 			s.Log.Warn().Msg(live.Waiting())
 		})
-		// The end of another main of this name stops sidecars as that of an earlier attempt does.
+		// Begin waited for another main of this name. Its end stops sidecars, like that of an
+		// earlier attempt.
 		restarted = restarted || waited
 		return err
 	})
@@ -149,7 +148,7 @@ func (s *session) begin() (restarted bool, err error) {
 	return restarted, err
 }
 
-// end records the exit code. A failure to do so never changes it.
+// end records the exit code. A failure to record is logged and never changes the code.
 func (s *session) end(code int) {
 	var err error
 	switch {
@@ -164,7 +163,7 @@ func (s *session) end(code int) {
 	}
 }
 
-// launch starts the command, unless a signal has come that means that it must not start.
+// launch starts the command, unless a signal has come that aborts the start.
 func (s *session) launch() (err error) {
 	if err := s.collectSignals(); err != nil {
 		return err
@@ -179,41 +178,44 @@ func (s *session) launch() (err error) {
 	return nil
 }
 
-// supervise passes signals on to the command until it has ended; if it has died of one of
-// them, until its process group has.
+// supervise forwards signals to the command and returns its exit code when it has ended. If
+// the command died of a forwarded signal, supervise also waits for its process group
+// (design, 5.2).
 func (s *session) supervise() (code int) {
 	for _, sig := range s.early {
-		s.signal(sig)
+		s.forward(sig)
 	}
-	exited, ended := s.command.Exited(), (<-chan error)(nil)
+	exited, groupEnded := s.command.Exited(), (<-chan error)(nil)
 	for {
 		select {
 		case sig := <-s.Signals:
-			s.signal(sig)
+			s.forward(sig)
 		case <-exited:
-			exited, ended = nil, s.command.EndGroup()
-			if len(ended) == 0 { // or nobody would know why the container does not end
-				s.Log.Info().Msgf("%s has died of %s: waiting for what it has left in its process group", s.program(), process.SignalName(s.command.Status().Signal))
+			exited, groupEnded = nil, s.command.EndGroup()
+			if len(groupEnded) == 0 { // the log should say why the container does not end
+				s.Log.Info().Msgf("%s was killed by %s: waiting for the rest of its process group",
+					s.program(), process.SignalName(s.command.Status().Signal))
 			}
-		case err := <-ended:
-			s.tellRefused(err)
+		case err := <-groupEnded:
+			s.logRefusal(err)
 			return s.ended(s.command.Status(), time.Since(s.started))
 		}
 	}
 }
 
-// signal passes a signal on to the command.
-func (s *session) signal(sig os.Signal) { s.tellRefused(s.command.Signal(sig.(syscall.Signal))) }
+// forward sends a signal to the command.
+func (s *session) forward(sig os.Signal) { s.logRefusal(s.command.Signal(sig.(syscall.Signal))) }
 
-// tellRefused says once that the command, or what is left of it, may not be signalled.
-func (s *session) tellRefused(err error) {
-	if err != nil && !s.refused {
-		s.refused = true
+// logRefusal logs, once, that the command or its process group may not be signalled.
+func (s *session) logRefusal(err error) {
+	if err != nil && !s.refusalLogged {
+		s.refusalLogged = true
 		s.Log.Error().Msg(err.Error())
 	}
 }
 
-// collectSignals takes what has come while nothing was waited for.
+// collectSignals receives the signals that have come since the last wait. It does not
+// block. The error is interrupted if one of them aborts the start.
 func (s *session) collectSignals() error {
 	for {
 		select {
@@ -228,7 +230,7 @@ func (s *session) collectSignals() error {
 	}
 }
 
-// notStarted says why the command was not started, and gives that its exit code.
+// notStarted sets the message for a command that was not started, and returns the exit code.
 func (s *session) notStarted(err error) (code int) {
 	code = exitcode.Wrapper
 	var sig interrupted
@@ -245,13 +247,15 @@ func (s *session) notStarted(err error) (code int) {
 	return code
 }
 
-// ended gives the end of the command its exit code.
+// ended sets the message for a command that has ended, if there is one, and returns the
+// exit code.
 func (s *session) ended(status process.Status, after time.Duration) (code int) {
 	if status.Err != nil {
 		s.message = status.Err.Error()
 	}
 	if status.Signal != 0 {
-		s.message = fmt.Sprintf("%s was killed by %s after %s", s.program(), process.SignalName(status.Signal), after.Round(time.Millisecond))
+		s.message = fmt.Sprintf("%s was killed by %s after %s",
+			s.program(), process.SignalName(status.Signal), after.Round(time.Millisecond))
 		if status.Signal == syscall.SIGKILL {
 			s.message += " (out of memory?)"
 		}
@@ -259,7 +263,7 @@ func (s *session) ended(status process.Status, after time.Duration) (code int) {
 	return status.Code
 }
 
-// report says how it ended, after the end is on the volume. It returns the code.
+// report logs the outcome, writes the message to the termination log, and returns the code.
 func (s *session) report(code int) int {
 	log := s.Log.Info()
 	if s.message != "" {
@@ -278,5 +282,5 @@ func (s *session) report(code int) int {
 	return code
 }
 
-// program is what the command is called in messages.
+// program is the command's name in messages.
 func (s *session) program() string { return filepath.Base(s.Command[0]) }

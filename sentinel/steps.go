@@ -1,6 +1,6 @@
 package sentinel
 
-// Step is one of the things that a sentinel does, one after the other.
+// Step is a step of a sentinel (design, 3).
 type Step int
 
 // The steps, in their order.
@@ -10,38 +10,38 @@ const (
 	AwaitTargets              // the addresses of --wait-for answer
 	Launch                    // the command starts
 	Supervise                 // the command runs
-	End                       // the exit code goes onto the volume
+	End                       // the exit code is recorded on the volume
 	Exit                      // nothing is left to do
 )
 
-// Actions are what the steps consist of. The product performs them for real (see Run); the
-// simulation in package shim's tests performs them in a simulated pod. An error means that the
-// command must not start.
+// Actions perform the steps: those of [Run] act on the volume and the command, those of the
+// simulation in package shim's tests on a simulated pod. An error means that the command must
+// not start.
 //
-// A struct of functions: an interface would make the linker keep every exported method of all
-// that a session holds, for text/template calls methods by name (160 kB).
+// It is a struct of functions, because an interface would make the linker keep every exported
+// method of all that a session holds: 160 kB (design, 7).
 type Actions struct {
-	// Begin reports whether an earlier run of this name was there.
+	// Begin reports whether there was an earlier run of this name.
 	Begin func() (restarted bool, err error)
-	// AwaitSidecars is called again until it is done.
+	// AwaitSidecars is called until it is done or fails.
 	AwaitSidecars func() (done bool, err error)
 	AwaitTargets  func() error
 	Launch        func() error
 	// Supervise returns the command's exit code, 0 to 255.
 	Supervise func() (code int)
-	// NotStarted returns the exit code for an error of any step before Supervise.
+	// NotStarted returns the exit code, 0 to 255, for an error of any step before Supervise.
 	NotStarted func(error) (code int)
 	End        func(code int)
 }
 
-// Progress is how far a sentinel has come. The zero value is its start.
+// Progress is how far a sentinel has come. The zero value is the start.
 type Progress struct {
-	Step Step
-	Code int // the exit code, valid from End on
+	Step Step // the step to do next
+	Code int  // the exit code, valid from End on
 }
 
-// Next does one step and returns where that leads. Every path leads through End, so that no
-// shim waits for a command that never starts.
+// Next does one step and returns the progress after it. Every path leads through End, so
+// that no shim waits for a command that never starts.
 func (p Progress) Next(a Actions) Progress {
 	var err error
 	next := p.Step + 1

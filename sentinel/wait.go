@@ -12,13 +12,12 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/sentinel/probe"
 )
 
-// barrierPoll is how often a sentinel that restarts looks whether the sidecars of
-// the run before are still stopping.
+// barrierPoll is how often the restart barrier checks whether sidecars are still stopping.
 const barrierPoll = 20 * time.Millisecond
 
-// awaitSidecars is the restart barrier: the sidecars of the run before are given
-// time to end, so that this attempt does not work through one that is about to be
-// cut off.
+// awaitSidecars is the restart barrier (design, 3 and 6.2). It waits for the sidecars of the
+// earlier run to end, at most WaitTimeout, so that this attempt does not work through one
+// that is about to stop. After WaitTimeout it warns and succeeds.
 func (s *session) awaitSidecars() (done bool, err error) {
 	volume := lifetime.Dir(s.Dir)
 	var stopping []string
@@ -30,7 +29,8 @@ func (s *session) awaitSidecars() (done bool, err error) {
 		return true, err
 	}
 	began := time.Now()
-	s.Log.Info().Strs("sidecars", stopping).Msgf("waiting for the sidecars of the run before to end, at most %s", s.WaitTimeout)
+	s.Log.Info().Strs("sidecars", stopping).
+		Msgf("waiting for the sidecars of the earlier run to end, at most %s", s.WaitTimeout)
 	crashpoint.At("sentinel.barred")
 	err = s.interruptible(func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, s.WaitTimeout)
@@ -44,8 +44,8 @@ func (s *session) awaitSidecars() (done bool, err error) {
 				pause = barrierPoll
 			}
 			if stopping = lifetime.StillStopping(volume, stopping); len(stopping) == 0 {
-				// Another may have come since. To look through 50,000 files
-				// takes a while, and is not to be done all the time.
+				// Others may be stopping by now. To list 50,000 files takes a while, so the
+				// next pause is ten times as long, up to 1 s.
 				listing := time.Now()
 				stopping = lifetime.StoppingRuns(ctx, volume)
 				pause = min(max(barrierPoll, 10*time.Since(listing)), time.Second)
@@ -53,19 +53,22 @@ func (s *session) awaitSidecars() (done bool, err error) {
 		}
 		return ctx.Err()
 	})
-	s.early = nil
+	s.early = nil // signals before and during a wait are dropped (design, 3)
 	switch {
 	case err == nil:
-		s.Log.Info().Msgf("the sidecars of the run before are no longer stopping: waited %s", waited(began))
+		s.Log.Info().Msgf("the sidecars of the earlier run are no longer stopping: waited %s", waited(began))
 	case errors.Is(err, context.DeadlineExceeded):
-		s.Log.Warn().Strs("sidecars", stopping).Msgf("the sidecars of the run before have not ended within --wait-timeout %s: going on without waiting", s.WaitTimeout)
+		s.Log.Warn().Strs("sidecars", stopping).
+			Msgf("the sidecars of the earlier run have not ended within --wait-timeout %s: going on without waiting",
+				s.WaitTimeout)
 		err = nil
 	}
 	return true, err
 }
 
-// awaitTargets waits until the addresses of --wait-for answer. It does not give up early
-// if a sidecar has ended, for the kubelet may restart it; it only says so.
+// awaitTargets waits until each address of --wait-for has answered once, at most
+// WaitTimeout. If a sidecar has ended, it logs that and goes on waiting, because the kubelet
+// may restart the sidecar.
 func (s *session) awaitTargets() error {
 	if len(s.WaitFor) == 0 {
 		return nil
@@ -85,16 +88,17 @@ func (s *session) awaitTargets() error {
 			s.Log.Info().Msgf("still waiting after %s: %v%s", waited(began), err, s.endedRuns(ctx))
 		})
 		if errors.Is(err, context.DeadlineExceeded) {
-			err = fmt.Errorf("--wait-for timed out after --wait-timeout %s: %w%s", s.WaitTimeout, err, s.endedRuns(ctx))
+			err = fmt.Errorf("--wait-for timed out after --wait-timeout %s: %w%s",
+				s.WaitTimeout, err, s.endedRuns(ctx))
 		}
 		return err
 	})
-	s.early = nil // what comes while we wait is for nobody
+	s.early = nil // signals before and during a wait are dropped (design, 3)
 	return err
 }
 
-// endedRuns names the runs on the volume that have ended, as what follows in a message:
-// who waits for a sidecar's address should know that the sidecar is gone.
+// endedRuns lists the runs on the volume that have ended, as the tail of a message: whoever
+// reads that a sidecar's address does not answer should learn that the sidecar has ended.
 func (s *session) endedRuns(ctx context.Context) (text string) {
 	for _, run := range lifetime.Runs(ctx, lifetime.Dir(s.Dir)) {
 		if run.Phase == lifetime.Ended {
@@ -104,7 +108,7 @@ func (s *session) endedRuns(ctx context.Context) (text string) {
 	return text
 }
 
-// waited is the time since a wait began, rounded for people.
+// waited is the time since a wait began, rounded for messages.
 func waited(began time.Time) time.Duration {
 	d := time.Since(began)
 	if d < time.Second {

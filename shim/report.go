@@ -254,8 +254,8 @@ func (l *loop) describeStop() string {
 		return fmt.Sprintf("%s did not stop within %s of %s and was killed", l.program(), l.GracePeriod, process.SignalName(l.StopSignal))
 	}
 	left := "processes that it had started"
-	if len(l.stopped.Left) > 0 {
-		left = strings.Join(l.stopped.Left, ", ")
+	if len(l.stopped.Survivors) > 0 {
+		left = strings.Join(l.stopped.Survivors, ", ")
 	}
 	return fmt.Sprintf("%s ended, but %s did not stop within %s (--grace-period) and had to be killed", l.program(), left, l.GracePeriod)
 }

@@ -262,7 +262,7 @@ func (l *loop) sidecar() (exited, gone bool, code int) {
 	case l.stopping != nil:
 		gone = l.stopped != nil
 	default:
-		gone = isClosed(l.process.Gone())
+		gone = isClosed(l.process.AllExited())
 	}
 	if !isClosed(l.process.Exited()) {
 		return false, gone, exitcode.Lost

@@ -61,7 +61,7 @@ func restarted(t *testing.T) (dir string) {
 	return dir
 }
 
-const barred = "waiting for the sidecars of the run before to end"
+const barred = "waiting for the sidecars of the earlier run to end"
 
 // TestRestartBarrier: a sentinel that restarts waits until no sidecar says any more that
 // it is stopping, whatever has become of it.
@@ -79,7 +79,7 @@ func TestRestartBarrier(t *testing.T) {
 			other.Signal(syscall.SIGTERM)
 			other.Want(0)
 			proxy.Signal(end)
-			p.Await("the sidecars of the run before are no longer stopping: waited ")
+			p.Await("the sidecars of the earlier run are no longer stopping: waited ")
 			p.Await("launched\n")
 			p.Want(0)
 			// What is seen at the launch; of the killed one, its word is left.

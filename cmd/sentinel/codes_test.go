@@ -95,7 +95,7 @@ func TestNotStarted(t *testing.T) {
 	foreign, foreignMachine := otherMachine(t)
 	built := write("built", string(foreign), 0o755)
 	builtScript := write("built-script", "#!"+built+"\n", 0o755)
-	builtFor := "is built for " + foreignMachine + ", this is " + runtime.GOARCH + ": take the image for " + runtime.GOARCH
+	builtFor := "is built for " + foreignMachine + ", this machine is " + runtime.GOARCH + ": take the image for " + runtime.GOARCH
 	windows := write("windows", "#!/bin/sh\r\n", 0o755)
 	const oneArgument = ": it is one argument with a space: give each word as an item of its own, or run sh -c"
 	const shell = ": this takes a shell: sh -c"
@@ -117,7 +117,7 @@ func TestNotStarted(t *testing.T) {
 		{"a directory", files, 126, []string{files + ": permission denied: it is a directory: give the program in it"}},
 		{"for another machine", built, 126, []string{built + ": exec format error: it " + builtFor}},
 		{"interpreted by what is for another machine", builtScript, 126, []string{builtScript + ": exec format error: " + built + ", which runs it, " + builtFor}},
-		{"line ends of Windows", windows, 127, []string{windows + ": no such file", `/bin/sh\\r (the file has the line ends of Windows)`}},
+		{"Windows line endings", windows, 127, []string{windows + ": no such file", `/bin/sh\\r (the file has Windows line endings)`}},
 		{"a command line in one argument", "nginx -g daemon off;", 127, []string{"nginx -g daemon off;" + oneArgument}},
 		{"a path and its argument in one", "./migrate up", 127, []string{"./migrate up: no such file or directory" + oneArgument}},
 		{"a long command line in one argument", "/app/" + long + " up", 127, []string{oneArgument}},

@@ -48,7 +48,7 @@ func TestGroupOfAShell(t *testing.T) {
 		p.Await("ready")
 		p.Signal(syscall.SIGUSR1)
 		p.Await("work got USR1\n")
-		p.Await("sh has died of SIGUSR1: waiting for what it has left in its process group")
+		p.Await("sh was killed by SIGUSR1: waiting for the rest of its process group")
 		if record := recorded(t, dir, "main"); record != "" {
 			t.Errorf("the end is recorded as %q while the work goes on", record)
 		}

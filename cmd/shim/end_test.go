@@ -398,7 +398,7 @@ func TestRestartBarrier(t *testing.T) {
 	first.Await("got SIGTERM")
 
 	m = p.sentinel(waitFor, drive.Command("ask", socket)...)
-	m.Await("waiting for the sidecars of the run before to end")
+	m.Await("waiting for the sidecars of the earlier run to end")
 	wantNot(t, m, "answered")
 	first.Want(3)
 	second := p.shim("", sidecar...)

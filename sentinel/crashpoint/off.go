@@ -1,8 +1,8 @@
 //go:build !crashpoints
 
-// Package crashpoint names the steps at which a program may be killed, for the tests that
-// do so. Built without the tag crashpoints, as programs are released, it is nothing.
+// Package crashpoint names the steps of a program at which tests kill or stop it. Without the
+// build tag crashpoints, as in a release, it does nothing.
 package crashpoint
 
-// At is called where a step is done.
+// At marks that the step with this name is done.
 func At(string) {}

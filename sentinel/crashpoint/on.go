@@ -1,14 +1,13 @@
 //go:build crashpoints
 
-// Package crashpoint names the steps at which a program may be killed, for the tests that
-// do so. Built with the tag crashpoints, a program does to itself what its environment
-// says:
+// Package crashpoint names the steps of a program at which tests kill or stop it. With the
+// build tag crashpoints, a program does that to itself, as its environment says:
 //
 //	CRASHPOINT=end.renamed          it kills itself when that step is done
 //	CRASHPOINT=end.renamed:stop     it stops itself, until SIGCONT
 //	CRASHPOINT=end.renamed:kill:2   the second time, and not the first
 //
-// Before that it says so on stderr.
+// Before that it writes "crashpoint" and the step's name to stderr.
 package crashpoint
 
 import (
@@ -23,13 +22,13 @@ import (
 
 var (
 	point, action = "", unix.SIGKILL
-	left          atomic.Int64 // how many times it is still to come to the point
+	remaining     atomic.Int64 // how often the point is still to be reached
 )
 
 func init() {
 	words := strings.Split(os.Getenv("CRASHPOINT"), ":")
 	point = words[0]
-	left.Store(1)
+	remaining.Store(1)
 	if len(words) > 1 && words[1] == "stop" {
 		action = unix.SIGSTOP
 	}
@@ -38,18 +37,18 @@ func init() {
 		if err != nil {
 			panic(err)
 		}
-		left.Store(n)
+		remaining.Store(n)
 	}
 }
 
-// At is called where a step is done.
+// At marks that the step with this name is done.
 func At(name string) {
-	if name != point || left.Add(-1) != 0 {
+	if name != point || remaining.Add(-1) != 0 {
 		return
 	}
 	_, _ = unix.Write(2, []byte("crashpoint "+name+"\n"))
-	// A signal to the process may be another thread's to take, and this one would go on
-	// until that is done.
+	// Signal this thread: with kill(2), another one may take the signal, and this one would
+	// run on until the whole process is stopped or dead.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	_ = unix.Tgkill(unix.Getpid(), unix.Gettid(), action)

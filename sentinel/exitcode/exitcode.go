@@ -10,30 +10,29 @@ import "syscall"
 const (
 	// OK is success.
 	OK = 0
-	// TimedOut says that what was waited for did not come in time:
-	// --wait-for, --start-timeout.
+	// TimedOut means that a wait timed out: --wait-for, --start-timeout.
 	TimedOut = 124
-	// Wrapper is the wrapper's own error, usage errors included. It is also
-	// what an end that cannot be read counts as.
+	// Wrapper is an error of the wrapper's own, usage errors included. An end
+	// that holds no code counts as Wrapper, too (design, 2.4).
 	Wrapper = 125
-	// NotExecutable says that the command was found but cannot be executed.
+	// NotExecutable means that the command was found but cannot be executed.
 	NotExecutable = 126
-	// NotFound says that the command was not found.
+	// NotFound means that the command was not found.
 	NotFound = 127
 	// signalBase is added to the number of the signal that a command died of.
 	signalBase = 128
-	// Lost is what a run counts as whose owner was killed without a word.
-	// Only SIGKILL leaves no word behind, so it is the code of a SIGKILL.
+	// Lost is the code of a run whose owner was killed before it could record one.
+	// It is that of SIGKILL, which no program can handle.
 	Lost = signalBase + int(syscall.SIGKILL)
-	// Max is the largest code that a process can exit with (wait(2)).
+	// Max is the largest exit code of a process (wait(2)).
 	Max = 255
 )
 
 // OfSignal is the exit code of a command that died of sig.
 func OfSignal(sig syscall.Signal) int { return signalBase + int(sig) }
 
-// Signal is the signal that a command with this exit code died of, as far as
-// the code tells: a command may also exit with such a code by itself.
+// Signal returns the signal that code stands for, and whether it stands for one. The
+// command need not have died of it: it may also exit with such a code by itself.
 func Signal(code int) (sig syscall.Signal, ok bool) {
 	if code <= signalBase || code > signalBase+64 {
 		return 0, false

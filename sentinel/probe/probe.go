@@ -1,23 +1,21 @@
-// Package probe asks whether an address answers yet: the addresses of
-// sentinel's --wait-for.
+// Package probe waits until addresses answer: those of sentinel's --wait-for.
 //
 //	tcp://HOST:PORT         a TCP connection is accepted
 //	unix:///PATH            a connection to the stream socket is accepted
-//	file:///PATH            the file exists (of whatever kind; links are followed)
+//	file:///PATH            the file exists (of any type; links are followed)
 //	http://HOST[:PORT]/PATH a GET is answered with a 2xx status
 //
-// HOST is a name, an IPv4 address, or an IPv6 address in brackets; the port is
-// 80 for http if left out. In a path, % begins an escape as in every URL
-// (%20 is a space).
+// HOST is a name, an IPv4 address, or an IPv6 address in brackets. The default
+// port of http is 80. In a path, % begins an escape as in every URL (%20 is a
+// space).
 //
-// An address is asked again every [Interval] until it has answered once. One
-// attempt lasts at most [Timeout]. A name is resolved anew for each attempt, and
-// that may take as long as it takes: Go gives each nameserver 5 s, twice
-// (resolv.conf(5), timeout and attempts). If a name has several IP addresses,
-// one that answers is enough.
+// An address is asked every [Interval] until it has answered once. One attempt
+// lasts at most [Timeout]. That does not include the resolution of a name, which
+// each attempt repeats: Go gives each nameserver 5 s, twice (resolv.conf(5),
+// timeout and attempts). If a name has several IP addresses, one answer is enough.
 //
-// The http probe speaks just enough of HTTP/1.1 over a plain connection,
-// because net/http would make up most of the program.
+// The http probe implements what it needs of HTTP/1.1 by itself, because
+// net/http would add 3.8 MB to the program (design, 7).
 package probe
 
 import (
@@ -42,21 +40,21 @@ const (
 	// Interval is the pause between a failed attempt and the next.
 	Interval = 100 * time.Millisecond
 	// Timeout bounds one attempt: the connection and the answer, but not the
-	// name resolution before.
+	// name resolution before it.
 	Timeout = 2 * time.Second
-	// ReportInterval is the time between two reports on what has not answered.
+	// ReportInterval is the time between two reports of what has not answered.
 	ReportInterval = 10 * time.Second
 
-	// stagger is the time after which the next IP address of a name is asked, too
+	// attemptDelay is the time after which the next IP address of a name is asked, too
 	// (RFC 8305, 5: Connection Attempt Delay).
-	stagger = 250 * time.Millisecond
+	attemptDelay = 250 * time.Millisecond
 
 	maxLine   = 4 << 10  // bytes of one line of an HTTP answer
 	maxAnswer = 64 << 10 // bytes read of an HTTP answer, interim responses included
-	maxSocket = 107      // bytes of a Unix socket's path, unix(7)
+	maxSocket = 107      // bytes of a Unix socket's path (unix(7))
 )
 
-// examples has a right address of each scheme, for the error messages.
+// examples has a valid address of each scheme, for error messages.
 var examples = map[string]string{
 	"tcp":  "tcp://127.0.0.1:5432",
 	"unix": "unix:///run/app/app.sock",
@@ -75,17 +73,18 @@ type Target struct {
 // String returns the address as it was given to [Parse].
 func (t Target) String() string { return t.text }
 
-// Parse reads an address in one of the forms of the package comment. It is
-// strict: what the probe would not use (credentials, a fragment, a query where
-// nothing is queried) is an error, which names the address, says what is wrong
-// with it and gives an example of a right one.
+// Parse reads an address in one of the forms of the package comment. What the
+// probe would not use (credentials, a fragment, a query other than http's) is an
+// error. The error shows the address without credentials, says what is wrong with
+// it and gives a valid example.
 func Parse(s string) (Target, error) {
 	wrong := func(format string, args ...any) (Target, error) {
 		shown := redact(s)
-		if shown != s && len(args) > 0 { // what it quotes may be a part of them
-			format, args = "credentials are not sent, leave them out (an @ that is none of theirs is %%40)", nil
+		if shown != s && len(args) > 0 { // args may quote a part of the credentials
+			format, args = "credentials are not sent, leave them out (write any other @ as %%40)", nil
 		}
-		want := "write an address such as tcp://127.0.0.1:5432, unix:///run/app/app.sock, file:///tmp/pod/ready or http://127.0.0.1:8080/ready"
+		want := "write an address such as tcp://127.0.0.1:5432, unix:///run/app/app.sock, " +
+			"file:///tmp/pod/ready or http://127.0.0.1:8080/ready"
 		scheme, _, _ := strings.Cut(s, ":")
 		if example, ok := examples[strings.ToLower(scheme)]; ok {
 			want = "write an address such as " + example
@@ -106,7 +105,8 @@ func Parse(s string) (Target, error) {
 	t := Target{text: s, scheme: u.Scheme}
 	switch {
 	case u.Scheme == "https":
-		return wrong("https is not spoken here, the probe has no TLS: wait for its port with tcp://, or for a plain http endpoint")
+		return wrong("https is not supported, the probe has no TLS: " +
+			"wait for its port with tcp://, or for a plain http endpoint")
 	case examples[u.Scheme] == "", !strings.HasPrefix(s[len(u.Scheme):], "://"):
 		return wrong(noScheme)
 	case u.User != nil:
@@ -153,7 +153,7 @@ func Parse(s string) (Target, error) {
 	}
 	t.address = net.JoinHostPort(host, strconv.FormatUint(n, 10))
 	if u.Scheme == "http" {
-		// As it was written: u.RequestURI would make the %2F of /a%2Fb^ a slash.
+		// The URI as it was given: u.RequestURI would turn the %2F of /a%2Fb^ into a slash.
 		uri := s[len("http://"):]
 		if i := strings.IndexAny(uri, "/?"); i >= 0 {
 			uri = uri[i:]
@@ -190,29 +190,30 @@ func malformed(s string, err error) string {
 	case scheme == "unix" || scheme == "file":
 		return misplaced(host)
 	}
-	return fmt.Sprintf("%q is no HOST:PORT (a port is a number; an IPv6 address and nothing else goes into brackets, the %% of its zone as %%25)", host)
+	return fmt.Sprintf("%q is no HOST:PORT (a port is a number; "+
+		"an IPv6 address and nothing else goes into brackets, the %% of its zone as %%25)", host)
 }
 
-// misplaced says that there is a host where a path would be.
+// misplaced says that an address has a host before its path, or instead of it.
 func misplaced(host string) string {
 	return fmt.Sprintf("%q stands where a host would: an absolute path follows three slashes", host)
 }
 
-// redact is s as an error may show it, for errors end up in logs: without the
-// credentials, which reach up to the last @ where they are not escaped as they should
-// be. Whoever gives a database's URL by mistake does not find its password there.
+// redact returns s with its credentials replaced by xxxxx, because errors end up in logs: a
+// user may have given a database's URL by mistake. Credentials reach up to the last @, as
+// they need not be escaped properly.
 func redact(s string) string {
 	at := strings.LastIndexByte(s, '@')
 	if at < 0 {
 		return s
 	}
-	from := 0 // the first // follows a scheme, or is of the password
+	from := 0 // the first // follows a scheme, or is part of the password
 	if scheme, _, ok := strings.Cut(s[:at], "//"); ok && !strings.Contains(strings.TrimSuffix(scheme, ":"), ":") {
 		from = len(scheme) + len("//")
 	}
 	hidden := s[from:at]
 	if strings.HasPrefix(hidden, "/") || strings.Contains(hidden, "/") && !strings.Contains(hidden, ":") {
-		return s // the @ is one of a path
+		return s // the @ is part of a path
 	}
 	return s[:from] + "xxxxx" + s[at:]
 }
@@ -223,16 +224,16 @@ func isIPv6(s string) bool {
 	return err == nil && a.Is6()
 }
 
-// isName reports whether s may be a host name or an IPv4 address. The underscore
-// is in no host name, but in many a container's.
+// isName reports whether s may be a host name or an IPv4 address. Host names have no
+// underscore, but names of containers do.
 func isName(s string) bool {
 	return len(s) <= 254 && !strings.ContainsFunc(s, func(r rune) bool {
 		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-' && r != '.' && r != '_'
 	})
 }
 
-// hostHeader is the value of the Host header (RFC 9110, 7.2): an IPv6 address
-// in brackets and without its zone (RFC 6874, 4), no default port.
+// hostHeader returns the value of the Host header (RFC 9110, 7.2): an IPv6 address in
+// brackets and without its zone (RFC 6874, 4), and no port if it is the default.
 func hostHeader(host string, port uint64) string {
 	if a, err := netip.ParseAddr(host); err == nil && a.Is6() {
 		host = "[" + a.WithZone("").String() + "]"
@@ -243,14 +244,14 @@ func hostHeader(host string, port uint64) string {
 	return host
 }
 
-// Wait returns nil as soon as each of the targets has answered once. They are
-// asked side by side, so slow ones do not add up. If ctx ends before, the error
-// names every address that has not answered, with its last failure, in the
-// order of targets, and wraps the cause of ctx's end.
+// Wait returns nil as soon as each of the targets has answered once. It asks them
+// concurrently. If ctx ends before, the error names every address that has not
+// answered, with its last failure, in the order of targets, and wraps the cause of
+// ctx's end.
 //
 // Wait calls answered once for each target that has answered, and waiting every
-// [ReportInterval] with the error that it would return if ctx ended now. Both
-// calls are made one at a time, while Wait runs.
+// [ReportInterval] with the error that it would return if ctx ended now. It makes
+// these calls one at a time, before it returns.
 func Wait(ctx context.Context, targets []Target, answered func(Target), waiting func(error)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -262,8 +263,8 @@ func Wait(ctx context.Context, targets []Target, answered func(Target), waiting 
 	last := make([]error, len(targets)) // nil: has answered
 	for i, t := range targets {
 		last[i] = errNoAnswer
-		// Not waited for: stat on a dead network file system returns to
-		// nobody, whatever the context says.
+		// Wait does not wait for this goroutine: on a dead network file system,
+		// stat(2) never returns, whatever ctx says.
 		go t.askUntilAnswered(ctx, func(err error) {
 			select {
 			case results <- result{i, err}:
@@ -297,7 +298,7 @@ func Wait(ctx context.Context, targets []Target, answered func(Target), waiting 
 	return nil
 }
 
-// waitError says in one line what has not answered, and why.
+// waitError says in one line which addresses have not answered, and why.
 type waitError struct {
 	failures []string
 	cause    error
@@ -308,15 +309,15 @@ func (e *waitError) Unwrap() error { return e.cause }
 
 var errNoAnswer = errors.New("no answer")
 
-// askUntilAnswered asks again and again, and reports how each attempt has ended;
-// of the first, which may last long, also how far it has come. It returns after it
-// has reported nil, or when ctx is done.
+// askUntilAnswered asks every Interval, and calls report with the result of each attempt. The
+// first attempt may last long, so it also reports its progress. askUntilAnswered returns
+// after it has reported nil, or when ctx is done.
 func (t Target) askUntilAnswered(ctx context.Context, report func(error)) {
 	progress := report
 	for {
 		err := t.try(ctx, progress)
-		// Cut off, and the failure before says more. A dialer knows that the
-		// deadline is over before ctx does.
+		// The deadline has cut this attempt off: the last failure says more. A dialer
+		// may notice the deadline before ctx does.
 		if deadline, ok := ctx.Deadline(); err != nil && (ctx.Err() != nil || ok && !time.Now().Before(deadline)) {
 			return
 		}
@@ -329,13 +330,13 @@ func (t Target) askUntilAnswered(ctx context.Context, report func(error)) {
 		case <-ctx.Done():
 			return
 		}
-		progress = func(error) {} // the failure before says more
+		progress = func(error) {} // the last failure says more
 	}
 }
 
-// try asks once. Its error says what failed and leaves the address to the caller.
-// Meanwhile it calls progress, possibly from several goroutines, with what the
-// error would be if nothing more happened.
+// try asks once. Its error says what failed, but does not name the address. Meanwhile it
+// calls progress, possibly from several goroutines, with the error that it would return if
+// nothing more happened.
 func (t Target) try(ctx context.Context, progress func(error)) error {
 	switch t.scheme {
 	case "file":
@@ -352,14 +353,15 @@ func (t Target) try(ctx context.Context, progress func(error)) error {
 	return t.ask(ctx, "tcp", addresses...)
 }
 
-// resolve returns the IP addresses, with the port, of an address HOST:PORT. It calls
-// progress as try does, whenever it asks a nameserver.
+// resolve returns the IP addresses of an address HOST:PORT, each with the port. It calls
+// progress, as try does, whenever it asks a nameserver.
 func resolve(ctx context.Context, address string, progress func(error)) (addresses []string, err error) {
 	host, port, _ := net.SplitHostPort(address) // Parse has joined them
-	resolver := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, server string) (net.Conn, error) {
+	dial := func(ctx context.Context, network, server string) (net.Conn, error) {
 		progress(unresolved(host, server, "has not answered"))
 		return new(net.Dialer).DialContext(ctx, network, server)
-	}}
+	}
+	resolver := net.Resolver{PreferGo: true, Dial: dial}
 	found, err := resolver.LookupIPAddr(ctx, host)
 	for _, ip := range found {
 		addresses = append(addresses, net.JoinHostPort(ip.String(), port))
@@ -378,14 +380,15 @@ func resolve(ctx context.Context, address string, progress func(error)) (address
 	return addresses, err
 }
 
-// unresolved says that a nameserver, IP:PORT, was of no help.
+// unresolved is the error of a nameserver, IP:PORT, that did not resolve host.
 func unresolved(host, server, what string) error {
-	return fmt.Errorf("cannot resolve %s: the nameserver %s %s (see /etc/resolv.conf)", host, strings.TrimSuffix(server, ":53"), what)
+	return fmt.Errorf("cannot resolve %s: the nameserver %s %s (see /etc/resolv.conf)",
+		host, strings.TrimSuffix(server, ":53"), what)
 }
 
-// ask connects to the addresses, and has an http target's request answered, for at most
-// Timeout. The next address is asked when one has failed, or has not answered within
-// stagger. One that answers is enough; the error is that of the first one that failed.
+// ask connects to the addresses and, for an http target, sends the request and reads the
+// answer, within Timeout. It asks the next address when one has failed or attemptDelay is
+// over. It returns nil when one has answered; if all fail, the error of the first that failed.
 func (t Target) ask(ctx context.Context, network string, addresses ...string) (failure error) {
 	ctx, cancel := context.WithTimeout(ctx, Timeout)
 	defer cancel()
@@ -401,7 +404,7 @@ func (t Target) ask(ctx context.Context, network string, addresses ...string) (f
 				results <- plain(err)
 			}(addresses[asked])
 			asked++
-			next = time.After(stagger)
+			next = time.After(attemptDelay)
 		}
 		select {
 		case err := <-results:
@@ -418,7 +421,8 @@ func (t Target) ask(ctx context.Context, network string, addresses ...string) (f
 	return failure
 }
 
-// plain is an error of a system call without the call's name and arguments.
+// plain returns the errno in err, without the call's name and arguments, or err if there is
+// none.
 func plain(err error) error {
 	if e := syscall.Errno(0); errors.As(err, &e) {
 		return e
@@ -426,7 +430,8 @@ func plain(err error) error {
 	return err
 }
 
-// connect connects, and has an http target's request answered.
+// connect connects to one address and, for an http target, sends the request and reads the
+// answer.
 func (t Target) connect(ctx context.Context, network, address string) error {
 	conn, err := new(net.Dialer).DialContext(ctx, network, address)
 	if err != nil {
@@ -443,8 +448,8 @@ func (t Target) connect(ctx context.Context, network, address string) error {
 	return answer(conn)
 }
 
-// answer reads an HTTP answer up to the status line that decides: nil for 2xx.
-// It reads at most maxAnswer bytes.
+// answer reads an HTTP answer up to its final status line, at most maxAnswer bytes. The error
+// is nil if the status is 2xx.
 func answer(r io.Reader) error {
 	lines := bufio.NewReaderSize(io.LimitReader(r, maxAnswer), maxLine)
 	for {
@@ -460,10 +465,10 @@ func answer(r io.Reader) error {
 			return nil
 		case code >= 300 && code <= 399:
 			return fmt.Errorf("answered with status %d (redirects are not followed)", code)
-		case code >= 200 || code == 101: // after 101 it is HTTP no more
+		case code >= 200 || code == 101: // what follows a 101 is not HTTP
 			return fmt.Errorf("answered with status %d", code)
 		}
-		// An interim response (RFC 9110, 15.2): skip its header, the final one follows.
+		// An interim response (RFC 9110, 15.2): skip its header. The final one follows.
 		for len(line) > 0 {
 			if line, err = readLine(lines); err != nil {
 				return err
@@ -480,7 +485,7 @@ func readLine(r *bufio.Reader) ([]byte, error) {
 	case errors.Is(err, io.EOF) && len(line) == 0:
 		return nil, errors.New("the connection was closed without an HTTP answer")
 	case errors.Is(err, io.EOF):
-		return nil, fmt.Errorf("an HTTP answer that breaks off: %q", line[:min(len(line), 80)])
+		return nil, fmt.Errorf("an incomplete HTTP answer: %q", line[:min(len(line), 80)])
 	case errors.Is(err, bufio.ErrBufferFull):
 		return nil, fmt.Errorf("not an HTTP answer: a line of more than %d bytes", maxLine)
 	case err != nil:
@@ -489,9 +494,9 @@ func readLine(r *bufio.Reader) ([]byte, error) {
 	return bytes.TrimSuffix(line[:len(line)-1], []byte("\r")), nil
 }
 
-// status reads a status line (RFC 9112, 4) of HTTP/1.0 or later 1.x: the code,
-// from 100 to 999, and whether it is one. A missing reason is common, with or
-// without the blank before it.
+// status parses a status line (RFC 9112, 4) of HTTP/1.x. It returns the code, from 100 to
+// 999, and whether line is a status line. Many servers leave out the reason, with or without
+// the blank before it.
 func status(line []byte) (code int, ok bool) {
 	const head = "HTTP/1.x NNN"
 	if len(line) < len(head) || string(line[:7]) != "HTTP/1." || !isDigit(line[7]) || line[8] != ' ' ||

@@ -9,16 +9,15 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/sentinel/exitcode"
 )
 
-// The one waiter for all children.
-
-// reap returns when no child is left, or when the kernel refuses to say more.
+// reap is the one waiter for all children. It returns when no child is left, or when the
+// kernel refuses to report more.
 func (p *Process) reap() {
 	events := unix.WEXITED
 	if p.terminal {
 		events |= unix.WSTOPPED
 	}
 	for {
-		// Look without reaping, so that the reaping is done under mu.
+		// Wait without reaping, so that collect reaps under mu.
 		err := unix.Waitid(unix.P_ALL, 0, nil, events|unix.WNOWAIT, nil)
 		switch {
 		case err == unix.EINTR:
@@ -36,14 +35,14 @@ func (p *Process) reap() {
 	}
 }
 
-// collect reaps all children that have ended. It reports whether none is left, or no more
-// can be known.
+// collect reaps all children that have ended. It reports whether no child is left, or the
+// kernel refuses to report more.
 func (p *Process) collect() (over bool) {
 	options := unix.WNOHANG
 	if p.terminal {
 		options |= unix.WUNTRACED
 	}
-	var stoppedBy syscall.Signal // the command, if it was
+	var stoppedBy syscall.Signal // the signal that has stopped the command, or 0
 	p.mu.Lock()
 	for done := false; !done; {
 		var ws unix.WaitStatus
@@ -55,7 +54,7 @@ func (p *Process) collect() (over bool) {
 				stoppedBy = ws.StopSignal()
 			}
 		case err == nil && pid > 0:
-			p.note(pid, ws)
+			p.recordExit(pid, ws)
 		case err == nil:
 			done = true
 		case err == unix.ECHILD:
@@ -65,16 +64,16 @@ func (p *Process) collect() (over bool) {
 			done, over = true, true
 		}
 	}
-	p.tell()
+	p.notify()
 	p.mu.Unlock()
 	if stoppedBy != 0 {
-		p.follow(stoppedBy)
+		p.onTerminalStop(stoppedBy)
 	}
 	return over
 }
 
-// note takes a child that was reaped. The caller holds mu.
-func (p *Process) note(pid int, ws unix.WaitStatus) {
+// recordExit sets the status if the reaped child is the command. The caller holds mu.
+func (p *Process) recordExit(pid int, ws unix.WaitStatus) {
 	if pid != p.pid {
 		return
 	}
@@ -86,21 +85,21 @@ func (p *Process) note(pid int, ws unix.WaitStatus) {
 	p.returnTerminal()
 }
 
-// tell closes what is to be closed by now. The caller holds mu.
-func (p *Process) tell() {
-	p.checkGone()
-	if p.reaped && !isClosed(p.exited) { // after gone, so that who sees the end sees the whole
+// notify closes the channels whose condition holds, and wakes EndGroup. The caller holds mu.
+func (p *Process) notify() {
+	p.checkAllExited()
+	if p.reaped && !isClosed(p.exited) { // after allExited, which a reader of exited may check
 		close(p.exited)
 	}
 	select {
 	case p.reaps <- struct{}{}:
-	default: // it will be read
+	default: // a value is there already
 	}
 }
 
-// reapWithoutLooking reaps where waitid(2) is refused. A child may then be reaped a moment
-// before we know it, and a signal sent in between could reach another process, if the
-// kernel had given its number away at once.
+// reapWithoutLooking reaps where waitid(2) is refused. It reaps a child a moment before mu is
+// held: a signal that is sent in between reaches another process if the kernel has reused the
+// pid at once.
 func (p *Process) reapWithoutLooking(refused error) {
 	for {
 		var ws unix.WaitStatus
@@ -111,13 +110,13 @@ func (p *Process) reapWithoutLooking(refused error) {
 		p.mu.Lock()
 		switch {
 		case err == nil:
-			p.note(pid, ws)
+			p.recordExit(pid, ws)
 		case err == unix.ECHILD:
 			p.childless = true
 		default:
 			p.giveUp(fmt.Errorf("waitid: %w, wait4: %w", refused, err))
 		}
-		p.tell()
+		p.notify()
 		p.mu.Unlock()
 		if err != nil {
 			return
@@ -125,7 +124,8 @@ func (p *Process) reapWithoutLooking(refused error) {
 	}
 }
 
-// giveUp ends a command whose end the kernel refuses to tell. The caller holds mu.
+// giveUp counts the command as ended, because the kernel refuses to report its end. The
+// caller holds mu.
 func (p *Process) giveUp(err error) {
 	p.childless = true
 	if p.reaped {
@@ -134,29 +134,29 @@ func (p *Process) giveUp(err error) {
 	p.reaped = true
 	p.status = Status{
 		Code: exitcode.Wrapper,
-		Err:  fmt.Errorf("nobody can know how %s ended: %w: the container's seccomp profile has to allow it", p.name, err),
+		Err: fmt.Errorf("the exit code of %s is unknown: %w: allow waitid and wait4 in the container's seccomp profile",
+			p.name, err),
 	}
 }
 
-// checkGone closes gone as soon as nothing is left. The caller holds mu.
-func (p *Process) checkGone() {
+// checkAllExited closes allExited if nothing is left. The caller holds mu.
+func (p *Process) checkAllExited() {
 	if p.reaped && unix.Kill(-p.pid, 0) == unix.ESRCH {
 		p.groupEmpty = true
 	}
-	if p.isGone || !p.reaped || !p.childless {
+	if isClosed(p.allExited) || !p.reaped || !p.childless {
 		return
 	}
 	if p.adopts || p.groupEmpty || !groupLives(p.pid) {
-		p.isGone = true
-		close(p.gone)
+		close(p.allExited)
 	}
 }
 
-// lookForGone is for orphans that do not come to us: of their end nothing tells.
-func (p *Process) lookForGone() {
+// recheckAllExited is for orphans that are not our children: nothing reports their end.
+func (p *Process) recheckAllExited() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.checkGone()
+	p.checkAllExited()
 }
 
 func isClosed(c <-chan struct{}) bool {

@@ -16,37 +16,36 @@ const lastSignal = syscall.Signal(64)
 
 // notForwarded are the signals that are never forwarded.
 var notForwarded = map[syscall.Signal]bool{
-	// Nobody can catch these two.
+	// No program can catch these two.
 	syscall.SIGKILL: true, syscall.SIGSTOP: true,
-	// About our own children and Go's own scheduler, which raises SIGURG
-	// to preempt its threads, dozens of times a second.
+	// SIGCHLD is about our own children. Go's scheduler raises SIGURG dozens of
+	// times a second, to preempt its threads.
 	syscall.SIGCHLD: true, syscall.SIGURG: true,
-	// Faults speak of the process that they hit, which is us.
+	// Faults are about the process that they hit, which is us.
 	syscall.SIGSEGV: true, syscall.SIGBUS: true, syscall.SIGFPE: true, syscall.SIGILL: true,
 	syscall.SIGABRT: true, syscall.SIGTRAP: true, syscall.SIGSYS: true,
-	// Limits and log lines of ours: see CatchSignals.
+	// About our own limits and log: see CatchSignals.
 	syscall.SIGPIPE: true, syscall.SIGXFSZ: true, syscall.SIGXCPU: true,
-	// Go's runtime does not hand these over: the profiler's, and those that
-	// the C library keeps for its threads.
+	// Go's runtime keeps these: the profiler's, and those that the C library uses
+	// for its threads.
 	syscall.SIGPROF: true, 32: true, 33: true, 34: true,
 }
 
-// CatchSignals starts to catch every signal that is to be forwarded, and
-// returns where they arrive. It is to be the first statement of main. What comes
-// before it, in the first millisecond or so, is Go's runtime's: it ends the program
-// at those signals that mean to end it (HUP, INT, QUIT, TERM), and drops others
-// (USR1, say).
+// CatchSignals catches every signal that is to be forwarded, and returns the channel
+// on which they arrive. It must be the first statement of main. Before it, for a
+// millisecond or so, Go's runtime handles signals: it ends the program at HUP, INT,
+// QUIT and TERM, and drops others, such as USR1 (design, 8).
 //
 // Signals that were inherited as ignored (SIGHUP under nohup(1), SIGINT in the
-// background of a shell) stay ignored, and so reach the command as ignored.
+// background of a shell) stay ignored, and the command inherits that.
 func CatchSignals() <-chan os.Signal {
 	// Caught and dropped, so that they cannot kill us before the exit code is
 	// recorded: a log line to a closed stderr raises SIGPIPE, one beyond
-	// RLIMIT_FSIZE SIGXFSZ, and RLIMIT_CPU SIGXCPU (getrlimit(2)). They speak of
+	// RLIMIT_FSIZE SIGXFSZ, and RLIMIT_CPU SIGXCPU (getrlimit(2)). They are about
 	// the process that they hit; the command gets its own.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE, syscall.SIGXFSZ, syscall.SIGXCPU)
 
-	// signal.Notify drops what finds no room.
+	// signal.Notify drops a signal if the channel is full.
 	caught := make(chan os.Signal, 256)
 	for sig := syscall.Signal(1); sig <= lastSignal; sig++ {
 		if notForwarded[sig] || signal.Ignored(sig) {
@@ -57,8 +56,8 @@ func CatchSignals() <-chan os.Signal {
 	return caught
 }
 
-// The C library keeps the first two of the kernel's real-time signals, so that
-// for everybody (kill -l, Docker's STOPSIGNAL) SIGRTMIN is 34 (signal(7)).
+// rtMin is SIGRTMIN for kill -l and Docker's STOPSIGNAL: the C library keeps the first
+// two of the kernel's real-time signals for itself (signal(7)).
 const rtMin = syscall.Signal(34)
 
 // SignalName is the name of sig: "SIGTERM", "SIGRTMIN+3".
@@ -75,8 +74,9 @@ func SignalName(sig syscall.Signal) string {
 	return fmt.Sprintf("signal %d", int(sig))
 }
 
-// ParseSignal reads a signal as kill(1) does: by name, with or without SIG and
-// in either case, or by number from 1 to 64. "RTMIN+n" and "RTMAX-n" are names.
+// ParseSignal reads a signal as kill(1) does: a name, with or without SIG and in
+// either case, or a number from 1 to 64. "RTMIN+n" and "RTMAX-n" are names. The
+// error quotes s and says what is allowed.
 func ParseSignal(s string) (syscall.Signal, error) {
 	name := strings.TrimPrefix(strings.Map(upper, s), "SIG")
 	if sig := unix.SignalNum("SIG" + name); sig != 0 {
@@ -101,7 +101,7 @@ func ParseSignal(s string) (syscall.Signal, error) {
 	return sig, nil
 }
 
-// upper is for the letters of signals' names. To strings.ToUpper, ſ is an S, too.
+// upper makes ASCII letters upper case, and no others: strings.ToUpper would make ſ an S.
 func upper(r rune) rune {
 	if 'a' <= r && r <= 'z' {
 		return r - 'a' + 'A'

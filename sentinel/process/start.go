@@ -17,9 +17,8 @@ import (
 
 // StartError says why a command could not be started.
 type StartError struct {
-	// Code is the exit code that says the same: exitcode.NotFound,
-	// exitcode.NotExecutable, or exitcode.Wrapper if not even a process
-	// could be made.
+	// Code is exitcode.NotFound, exitcode.NotExecutable, or exitcode.Wrapper if
+	// no process could be created.
 	Code int
 	// Err names the command and what to do.
 	Err error
@@ -28,15 +27,15 @@ type StartError struct {
 func (e *StartError) Error() string { return e.Err.Error() }
 func (e *StartError) Unwrap() error { return e.Err }
 
-// lookPath finds a command as execvp(3) does: a name with a slash is a path,
-// any other is looked for in PATH. exec.LookPath would not tell a file that is
-// there but not executable from none.
+// lookPath finds a command as execvp(3) does: a name with a slash is a path, any other
+// name is searched for in PATH. Its error is a *StartError. Unlike exec.LookPath, it
+// distinguishes a file that is not executable from a missing one.
 func lookPath(name string) (string, error) {
 	if name == "" {
 		return "", &StartError{exitcode.NotFound, errors.New("the command is empty: give the program to run after --")}
 	}
 	if strings.ContainsRune(name, '/') {
-		return name, nil // execve says the rest
+		return name, nil // execve(2) reports what is wrong with it
 	}
 	search, set := os.LookupEnv("PATH")
 	if !set {
@@ -63,18 +62,19 @@ func lookPath(name string) (string, error) {
 	if hint := shellHint(name); hint != "" {
 		return "", &StartError{exitcode.NotFound, fmt.Errorf("%s: %s", name, hint)}
 	}
-	return "", &StartError{exitcode.NotFound, fmt.Errorf("%s: not found in PATH (%s): check the command's name, or give its full path", name, search)}
+	return "", &StartError{exitcode.NotFound,
+		fmt.Errorf("%s: not found in PATH (%s): check the command's name, or give its full path", name, search)}
 }
 
-// shellWords are commands that only a shell knows (POSIX.1, Shell Command Language, 2.9 and
-// 2.14), and no program of the same name does the same.
+// shellWords are the commands that only a shell can run (POSIX.1, Shell Command Language, 2.9
+// and 2.14): a program of the same name, if there is one, does not do the same.
 var shellWords = []string{
 	".", ":", "alias", "cd", "eval", "exec", "exit", "export", "for", "if", "readonly", "set", "shift",
 	"source", "trap", "ulimit", "umask", "unset", "until", "wait", "while",
 }
 
-// shellHint is what to do about a command that was not found and that only a shell
-// understands, or "".
+// shellHint says what to do about a command that was not found, if only a shell understands
+// it. Otherwise it returns "".
 func shellHint(name string) string {
 	words := strings.Fields(name)
 	if len(words) == 0 {
@@ -91,8 +91,8 @@ func shellHint(name string) string {
 }
 
 // Misquoted says what to do about a command that only a shell understands, such as a whole
-// command line in one argument. It returns "" for all others, and where a file of that name
-// exists.
+// command line in one argument. For all others, and if a file of that name exists, it
+// returns "".
 func Misquoted(name string) (hint string) {
 	path, err := lookPath(name)
 	if err == nil {
@@ -104,7 +104,7 @@ func Misquoted(name string) (hint string) {
 	return shellHint(name)
 }
 
-// startError gives the errno of a fork or an execve its code.
+// startError gives the errno of a fork or an execve its exit code and its hint.
 func startError(path string, err error) *StartError {
 	explain := func(code int, hint string) *StartError {
 		return &StartError{code, fmt.Errorf("%s: %w: %s", path, err, hint)}
@@ -123,32 +123,38 @@ func startError(path string, err error) *StartError {
 			return explain(exitcode.NotFound, hint)
 		}
 		return explain(exitcode.NotFound, "check the command's path")
-	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ENOMEM), errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE):
-		return explain(exitcode.Wrapper, "no process could be made: raise the container's limits (pids, memory, open files)")
+	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ENOMEM),
+		errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE):
+		return explain(exitcode.Wrapper,
+			"no process could be created: raise the container's limits (pids, memory, open files)")
 	case errors.Is(err, unix.ENOEXEC):
 		program, which := path, "it"
 		if script := scriptInterpreter(path); script != "" {
 			program, which = script, script+", which runs it,"
 		}
 		if machine := machineOf(program); machine != "" && machine != runtime.GOARCH {
-			return explain(exitcode.NotExecutable, fmt.Sprintf("%s is built for %s, this is %s: take the image for %s", which, machine, runtime.GOARCH, runtime.GOARCH))
+			return explain(exitcode.NotExecutable, fmt.Sprintf("%s is built for %s, this machine is %s: take the image for %s",
+				which, machine, runtime.GOARCH, runtime.GOARCH))
 		}
-		return explain(exitcode.NotExecutable, "no program for this machine, and a script needs a first line such as #!/bin/sh")
+		return explain(exitcode.NotExecutable,
+			"no program for this machine, and a script needs a first line such as #!/bin/sh")
 	case errors.Is(err, unix.E2BIG):
 		return explain(exitcode.NotExecutable, "shorten the arguments or the environment")
 	case errors.Is(err, unix.EPERM):
-		return explain(exitcode.NotExecutable, "a security policy refuses it: check the container's seccomp profile, AppArmor and SELinux")
+		return explain(exitcode.NotExecutable,
+			"a security policy refuses it: check the container's seccomp profile, AppArmor and SELinux")
 	case errors.Is(err, unix.EACCES):
 		if info, statErr := os.Stat(path); statErr == nil && info.IsDir() {
 			return explain(exitcode.NotExecutable, "it is a directory: give the program in it")
 		}
-		return explain(exitcode.NotExecutable, "make it executable (chmod +x), and check the user that the container runs as and the volume's mount options")
+		return explain(exitcode.NotExecutable, "make it executable (chmod +x), "+
+			"and check the user that the container runs as and the volume's mount options")
 	}
 	return explain(exitcode.NotExecutable, "the kernel refuses to execute it")
 }
 
-// header is the beginning of a file: as much of it as the kernel looks at to know what
-// executes it (BINPRM_BUF_SIZE, execve(2)).
+// header returns the beginning of a file: the part that the kernel reads to find out how to
+// execute it (BINPRM_BUF_SIZE, execve(2)). It is empty if the file cannot be read.
 func header(path string) []byte {
 	f, err := os.Open(path)
 	if err != nil {
@@ -160,19 +166,19 @@ func header(path string) []byte {
 	return begin[:n]
 }
 
-// interpreter is what the kernel runs a file with that is no program by itself, in words.
+// interpreter describes, for a message, what the kernel needs to run an ELF file or a script.
 func interpreter(path string) string {
 	script := scriptInterpreter(path)
 	if script == "" {
 		return "the loader that its ELF header names (a program for another libc?)"
 	}
 	if line, _, _ := strings.Cut(string(header(path)), "\n"); strings.HasSuffix(line, "\r") {
-		return script + `\r (the file has the line ends of Windows)`
+		return script + `\r (the file has Windows line endings)`
 	}
 	return script
 }
 
-// scriptInterpreter is what the first line of a script names, or "".
+// scriptInterpreter returns the interpreter that the first line of a script names, or "".
 func scriptInterpreter(path string) string {
 	line, _, _ := strings.Cut(string(header(path)), "\n")
 	script, ok := strings.CutPrefix(line, "#!")
@@ -182,14 +188,15 @@ func scriptInterpreter(path string) string {
 	return ""
 }
 
-// machines are the processors of ELF files, by e_machine (elf(5)), in Go's words.
+// machines maps e_machine (elf(5)) to GOARCH.
 var machines = map[uint16]string{
-	3: "386", 20: "ppc", 21: "ppc64", 22: "s390x", 40: "arm", 62: "amd64", 183: "arm64", 243: "riscv64", 258: "loong64",
+	3: "386", 20: "ppc", 21: "ppc64", 22: "s390x", 40: "arm",
+	62: "amd64", 183: "arm64", 243: "riscv64", 258: "loong64",
 }
 
-// machineOf is what an ELF file was built for, in Go's words, or "".
+// machineOf returns the GOARCH that an ELF file was built for, or "".
 func machineOf(path string) string {
-	const data, machine = 5, 18 // where the header has them
+	const data, machine = 5, 18 // offsets in the header
 	h := header(path)
 	if len(h) < machine+2 || string(h[:4]) != "\x7fELF" {
 		return ""

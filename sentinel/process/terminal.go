@@ -9,16 +9,15 @@ import (
 )
 
 // hasTerminal reports whether stdin is our controlling terminal and we are in its
-// foreground. A terminal that is not the controlling one answers ENOTTY to this
-// question (tcgetpgrp(3)), and must not be given on.
+// foreground. A terminal that is not the controlling one answers ENOTTY here
+// (tcgetpgrp(3)), and cannot be given to the command.
 func hasTerminal() bool {
 	foreground, err := unix.IoctlGetInt(0, unix.TIOCGPGRP)
 	return err == nil && foreground == unix.Getpgrp()
 }
 
-// returnTerminal takes the terminal back from the command's group when the
-// command has ended or could not be executed, so that whoever runs us from a
-// script can go on reading.
+// returnTerminal takes the terminal back from the command's group, so that a script
+// that runs us can read from it.
 func (p *Process) returnTerminal() {
 	if p.terminal {
 		_ = setForeground(unix.Getpgrp())
@@ -27,20 +26,18 @@ func (p *Process) returnTerminal() {
 
 // setForeground gives the terminal to a process group.
 func setForeground(group int) error {
-	// A background process that asks for the terminal is stopped by
-	// SIGTTOU, unless it ignores it (tcsetpgrp(3)).
+	// tcsetpgrp(3) by a background process raises SIGTTOU, which stops it unless ignored.
 	signal.Ignore(syscall.SIGTTOU)
 	return unix.IoctlSetPointerInt(0, unix.TIOCSPGRP, group)
 }
 
-// follow does what a terminal's stop signal (Ctrl-Z, say) means to the command that it has
-// stopped.
+// onTerminalStop handles the stop of the command by a signal of the terminal, such as Ctrl-Z.
 //
-// Without a wrapper, a command that is the first of its container is in an orphaned process
-// group, and the kernel drops these signals (POSIX.1, 11.1.4): nobody is there who could
-// continue it. The wrapper is no such somebody, but the kernel takes it for one. So the
-// command is continued at once. Under a shell with job control, all of its job stops.
-func (p *Process) follow(sig syscall.Signal) {
+// Under a shell with job control, it stops the rest of the shell's job, too. Elsewhere it
+// continues the command at once: without a wrapper, the command of a container is in an
+// orphaned process group, in which the kernel drops these signals, because no shell could
+// continue it (POSIX.1, 11.1.4). Under a wrapper, the kernel does not count it as orphaned.
+func (p *Process) onTerminalStop(sig syscall.Signal) {
 	switch sig {
 	case syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU:
 	default:
@@ -54,27 +51,27 @@ func (p *Process) follow(sig syscall.Signal) {
 			return
 		}
 	}
-	// The terminal first: who asks for it without having it is stopped again.
+	// The terminal first: a command that uses it from the background is stopped again.
 	if setForeground(p.pid) == nil || sig == syscall.SIGTSTP {
 		p.signalGroup(unix.SIGCONT)
 	}
 }
 
-// stopJob stops all of our process group, and returns when the shell has continued it.
+// stopJob stops our process group, and returns when the shell has continued it.
 func stopJob() {
 	all, _ := processes()
-	for _, r := range all {
-		if r.group == unix.Getpgrp() && r.pid != os.Getpid() {
-			_ = unix.Kill(r.pid, unix.SIGSTOP)
+	for _, st := range all {
+		if st.group == unix.Getpgrp() && st.pid != os.Getpid() {
+			_ = unix.Kill(st.pid, unix.SIGSTOP)
 		}
 	}
-	// With kill(2) another thread may take the signal, and this one run on for a moment:
-	// it would continue the command, and take the terminal, before the shell has seen a stop.
+	// With kill(2), another thread may take the signal, and this one would run on for a
+	// moment: it would continue the command before the shell has seen a stop.
 	_ = unix.Tgkill(os.Getpid(), unix.Gettid(), unix.SIGSTOP)
 }
 
-// orphaned reports whether nobody outside of our process group controls it: no process of
-// it has a parent in another group of the same session (POSIX.1, 3.264).
+// orphaned reports whether our process group is orphaned: our first ancestor outside of it is
+// in another session, or we see none (POSIX.1, 3.264).
 func orphaned() bool {
 	session, err := unix.Getsid(0)
 	for pid := os.Getppid(); err == nil && pid > 0; {

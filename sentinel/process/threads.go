@@ -5,23 +5,21 @@ import (
 	"sync"
 )
 
-// prestarted are as many threads as can wait in the kernel at once, for what a program
-// does after the command's start: the end of a child, of another run's lock, of a write to
-// disk or to the log. It is more than a sentinel needs, and enough for a shim of several
-// mains.
-const prestarted = 5
+// blockedThreads is how many threads may block in the kernel at once after the command has
+// started: in waits for a child or a run's lock, in writes to the disk or the log. A sentinel
+// needs fewer; it is enough for a shim of several mains.
+const blockedThreads = 5
 
-// prestartThreads makes threads, which Go keeps for whoever needs one later. Later there may be
-// none to be had: a command that has used up the processes of its container (pids.max,
-// RLIMIT_NPROC) takes them from us, too, and Go's runtime gives up the whole program,
-// with exit code 2, where it cannot make a thread.
+// prestartThreads creates threads, which Go's runtime keeps for later use. Later it may be
+// unable to create one, because the command has used up the processes of the container
+// (pids.max, RLIMIT_NPROC). The runtime then ends the whole program with exit code 2.
 func prestartThreads(threads int) {
 	var waiting, done sync.WaitGroup
 	release := make(chan struct{})
 	waiting.Add(threads)
 	for range threads {
 		done.Go(func() {
-			runtime.LockOSThread() // so that it waits in a thread of its own
+			runtime.LockOSThread() // one thread for each goroutine
 			defer runtime.UnlockOSThread()
 			waiting.Done()
 			<-release

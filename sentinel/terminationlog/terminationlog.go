@@ -1,5 +1,5 @@
-// Package terminationlog tells Kubernetes why a container ended: what stands in
-// its termination message is shown by kubectl describe pod.
+// Package terminationlog writes the termination message of a container, which kubectl
+// describe pod shows.
 package terminationlog
 
 import (
@@ -9,16 +9,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// DefaultPath is where Kubernetes puts the file, unless a container's
-// terminationMessagePath says otherwise.
+// DefaultPath is the file's path, unless the container's terminationMessagePath names
+// another.
 const DefaultPath = "/dev/termination-log"
 
-// maxBytes is as much as Kubernetes reads of a termination message.
+// maxBytes is how much Kubernetes reads of a termination message.
 const maxBytes = 4096
 
-// Write writes one line to the file at path if it is there, writable and empty:
-// what the command itself has said stays. It is a courtesy; nothing that can go
-// wrong with it is worth an error.
+// Write writes line to the file at path if that is a writable, empty regular file: the
+// command's own message stays. A newline in line becomes "; ", and the message is cut at
+// 4096 bytes. Write ignores all errors, because nothing depends on the message.
 func Write(path, line string) {
 	info, err := os.Lstat(path)
 	if err != nil || !info.Mode().IsRegular() || info.Size() > 0 {
@@ -30,7 +30,7 @@ func Write(path, line string) {
 	}
 	defer f.Close()
 	line = strings.ReplaceAll(line, "\n", "; ")
-	// Whole characters: it becomes part of the pod's status, which is text.
+	// No half character at the cut: the message becomes part of the pod's status, which is text.
 	line = strings.ToValidUTF8(line[:min(len(line), maxBytes-1)], "")
 	_, _ = f.WriteString(line + "\n")
 }
