@@ -19,21 +19,21 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/sentinel/process"
 )
 
-// What the built program does as a whole is tested in cmd/sentinel. Here is what needs
-// a termination log of its own.
+// The tests in cmd/sentinel test the built program. Those here need a termination log of
+// their own.
 
 // patience is for how long a test waits for anything before it fails.
 const patience = 20 * time.Second
 
 const modeArg = "sentinel:run"
 
-// TestMain makes the test binary a sentinel if the arguments say so: there is one
-// command per program.
+// TestMain makes the test binary a sentinel if the arguments say so: a program has only one
+// command.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 5 && os.Args[1] == modeArg {
 		os.Exit(run(os.Args[2], os.Args[3], os.Args[4], os.Args[5], os.Args[6:]))
 	}
-	// The programs need not sleep for a second after the end to report data races.
+	// The programs need not sleep for a second at the exit, to report data races.
 	if err := os.Setenv("GORACE", "atexit_sleep_ms=0"); err != nil {
 		panic(err)
 	}
@@ -63,8 +63,8 @@ func run(dir, terminationLog, waitFor, waitTimeout string, command []string) int
 	return Run(cfg)
 }
 
-// TestTerminationMessage: kubectl describe pod shows why a command was not started, or
-// what it died of, and nothing of a command that has ended by itself.
+// TestTerminationMessage: the termination message says why a command was not started, or
+// which signal it died of. A command that exits by itself has none.
 func TestTerminationMessage(t *testing.T) {
 	const never = "file:///nowhere/at/all"
 	for _, c := range []struct {
@@ -73,9 +73,9 @@ func TestTerminationMessage(t *testing.T) {
 		waitFor string
 		command []string
 		code    int
-		record  string // what main-terminated holds; empty: it is not there
-		message string // how the message begins; empty: there is none
-		hint    string // what it has in it, too
+		record  string // the content of main-terminated, or "" if there is none
+		message string // how the message begins, or "" if there is none
+		hint    string // what else the message contains
 	}{{
 		name:    "success",
 		command: []string{"true"},
@@ -112,7 +112,8 @@ func TestTerminationMessage(t *testing.T) {
 		name: "--wait-for in vain", waitFor: never,
 		command: []string{"true"},
 		code:    124, record: "124\n",
-		message: "true was not started: --wait-for timed out after --wait-timeout 100ms: " + never + ": ", hint: "no such file",
+		message: "true was not started: --wait-for timed out after --wait-timeout 100ms: " + never + ": ",
+		hint:    "no such file",
 	}, {
 		name: "no volume", dir: func(dir string) string { return filepath.Join(dir, "none") },
 		command: []string{"true"},
@@ -146,7 +147,8 @@ func TestTerminationMessage(t *testing.T) {
 			if err := os.WriteFile(terminationLog, nil, 0o644); err != nil {
 				t.Fatal(err)
 			}
-			cmd := exec.Command(os.Args[0], append([]string{modeArg, dir, terminationLog, c.waitFor, "100ms"}, c.command...)...)
+			argv := append([]string{modeArg, dir, terminationLog, c.waitFor, "100ms"}, c.command...)
+			cmd := exec.Command(os.Args[0], argv...)
 			out, err := cmd.CombinedOutput()
 			if code := cmd.ProcessState.ExitCode(); code != c.code {
 				t.Errorf("the exit code is %d (%v), want %d:\n%s", code, err, c.code, out)
@@ -159,8 +161,10 @@ func TestTerminationMessage(t *testing.T) {
 			case c.message == "" && got != "":
 				t.Errorf("the message is %q, want none", got)
 			case c.message == "":
-			case !strings.HasPrefix(line, c.message) || !strings.Contains(line, c.hint) || !ended || strings.Contains(line, "\n"):
-				t.Errorf("the message is %q, want one line that begins with %q and has %q in it", got, c.message, c.hint)
+			case !strings.HasPrefix(line, c.message) || !strings.Contains(line, c.hint) || !ended ||
+				strings.Contains(line, "\n"):
+				t.Errorf("the message is %q, want one line that begins with %q and contains %q",
+					got, c.message, c.hint)
 			case bytes.Count(out, []byte(`"level":"error"`)) != 1 || !strings.Contains(string(out), c.hint):
 				t.Errorf("the log does not say the same, once:\n%s", out)
 			}
@@ -168,7 +172,7 @@ func TestTerminationMessage(t *testing.T) {
 	}
 }
 
-// TestTerminationMessageOfTheCommand: what the command has said itself stays.
+// TestTerminationMessageOfTheCommand: a message that the command has written stays.
 func TestTerminationMessageOfTheCommand(t *testing.T) {
 	t.Parallel()
 	terminationLog := filepath.Join(t.TempDir(), "termination-log")
@@ -176,13 +180,14 @@ func TestTerminationMessageOfTheCommand(t *testing.T) {
 		t.Fatal(err)
 	}
 	script := fmt.Sprintf("echo no table users >%s; kill -KILL $$", terminationLog)
-	out, _ := exec.Command(os.Args[0], modeArg, t.TempDir(), terminationLog, "", "0s", "sh", "-c", script).CombinedOutput()
+	argv := []string{modeArg, t.TempDir(), terminationLog, "", "0s", "sh", "-c", script}
+	out, _ := exec.Command(os.Args[0], argv...).CombinedOutput()
 	if got := content(t, terminationLog); got != "no table users\n" {
 		t.Errorf("the message is %q, want the command's own:\n%s", got, out)
 	}
 }
 
-// TestTerminationMessageOfASignal: of one that comes before the command is started.
+// TestTerminationMessageOfASignal: the message names a signal that came before the start.
 func TestTerminationMessageOfASignal(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

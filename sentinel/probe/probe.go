@@ -309,9 +309,9 @@ func (e *waitError) Unwrap() error { return e.cause }
 
 var errNoAnswer = errors.New("no answer")
 
-// askUntilAnswered asks every Interval, and calls report with the result of each attempt. The
-// first attempt may last long, so it also reports its progress. askUntilAnswered returns
-// after it has reported nil, or when ctx is done.
+// askUntilAnswered asks with pauses of Interval, and calls report with the result of each
+// attempt. The first attempt may last long, so it also reports its progress.
+// askUntilAnswered returns after it has reported nil, or when ctx is done.
 func (t Target) askUntilAnswered(ctx context.Context, report func(error)) {
 	progress := report
 	for {

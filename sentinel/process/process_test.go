@@ -27,8 +27,8 @@ import (
 // patience is for how long a test waits for anything before it fails.
 const patience = 20 * time.Second
 
-// A Process is the only one of its program, so each test has a program of its own:
-// the test binary in one of its modes.
+// modes are what the test binary does instead of testing. A program has only one Process,
+// so each test starts a program of its own.
 var modes = map[string]func(args []string) int{
 	"stop":     stopMode,
 	"family":   familyMode,
@@ -41,8 +41,8 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 2 && os.Args[1] == modeArg {
 		os.Exit(modes[os.Args[2]](os.Args[3:]))
 	}
-	// The tests mostly wait, and their programs need not sleep for a second after
-	// the end to report data races.
+	// The tests mostly wait. Their programs need not sleep for a second at the exit, to
+	// report data races.
 	if err := errors.Join(flag.Set("test.parallel", "16"), os.Setenv("GORACE", "atexit_sleep_ms=0")); err != nil {
 		panic(err)
 	}
@@ -77,12 +77,12 @@ func stopMode(args []string) int {
 	return 0
 }
 
-// program is a mode of the test binary that runs.
+// program is a running test binary in one of its modes.
 type program struct {
 	t      *testing.T
 	cmd    *exec.Cmd
 	out    *bufio.Reader
-	output strings.Builder // all that was read from it so far
+	output strings.Builder // all that has been read so far
 }
 
 func start(t *testing.T, argv []string) *program {
@@ -114,7 +114,7 @@ func start(t *testing.T, argv []string) *program {
 	return &program{t: t, cmd: cmd, out: bufio.NewReader(r)}
 }
 
-// await reads until a line has come.
+// await reads until it has read line.
 func (p *program) await(line string) {
 	p.t.Helper()
 	for {
@@ -129,7 +129,7 @@ func (p *program) await(line string) {
 	}
 }
 
-// rest reads until every process that has the output open has ended.
+// rest returns the remaining lines, when every process that has the output open has ended.
 func (p *program) rest() []string {
 	p.t.Helper()
 	rest, err := io.ReadAll(p.out)
@@ -147,7 +147,7 @@ func TestStop(t *testing.T) {
 		signal       string
 		grace        time.Duration
 		want         []string
-		halfWaited   bool // it cannot be over before half of grace is
+		halfWaited   bool // Stop takes at least half of grace
 	}{{
 		name:   "a command that ends at the signal, and a child that it leaves",
 		script: `sleep 1000 & trap 'echo got; exit 7' TERM; echo ready; wait`,
@@ -223,8 +223,8 @@ func TestStop(t *testing.T) {
 	}
 }
 
-// familyMode is a command whose group keeps a member that is another's child: of
-// one that has left the group, lives on, and so reaps it in our place.
+// familyMode is a command whose group has a member that is not our child: its parent has
+// left the group, survives SIGTERM, and reaps the member.
 func familyMode([]string) int {
 	cmd := exec.Command(os.Args[0], modeArg, "outsider", strconv.Itoa(unix.Getpgrp()))
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
@@ -232,7 +232,7 @@ func familyMode([]string) int {
 	if err := cmd.Start(); err != nil {
 		panic(err)
 	}
-	time.Sleep(time.Hour) // Go takes select {} for a deadlock
+	time.Sleep(time.Hour) // Go reports select {} as a deadlock
 	return 0
 }
 
@@ -252,8 +252,8 @@ func outsiderMode(args []string) int {
 	return 0
 }
 
-// TestStopSeesWhatOthersReap: nothing tells us of the end of a process that is not our
-// child.
+// TestStopSeesWhatOthersReap: Stop notices the end of a process that is not our child, which
+// nothing reports.
 func TestStopSeesWhatOthersReap(t *testing.T) {
 	t.Parallel()
 	p := start(t, mode("stop", "TERM", (2*patience).String(), os.Args[0], modeArg, "family"))
@@ -298,7 +298,7 @@ func TestLookPath(t *testing.T) {
 		{first + ":" + second, "directory", "", exitcode.NotFound},
 		{first + ":" + second, "none", "", exitcode.NotFound},
 		{first, "", "", exitcode.NotFound},
-		{first, "./none", "./none", 0}, // a path: execve will say
+		{first, "./none", "./none", 0}, // a path: execve reports the error
 		{first, "/none", "/none", 0},
 	} {
 		t.Setenv("PATH", c.path)
@@ -310,7 +310,8 @@ func TestLookPath(t *testing.T) {
 			t.Fatalf("lookPath(%q): %v is no StartError", c.name, err)
 		}
 		if got != c.want || code != c.code {
-			t.Errorf("lookPath(%q) in PATH=%s is %q, %d (%v); want %q, %d", c.name, c.path, got, code, err, c.want, c.code)
+			t.Errorf("lookPath(%q) in PATH=%s is %q, %d (%v); want %q, %d",
+				c.name, c.path, got, code, err, c.want, c.code)
 		}
 	}
 
@@ -322,8 +323,8 @@ func TestLookPath(t *testing.T) {
 	}
 }
 
-// TestStartErrors: what the kernel may answer, and the exit code for it. Each error has
-// the command's path, the kernel's own words, and what to do.
+// TestStartErrors: each errno has its exit code. Each error has the command's path, the text
+// of the errno, and what to do.
 func TestStartErrors(t *testing.T) {
 	for _, c := range []struct {
 		errno syscall.Errno
@@ -359,14 +360,16 @@ func TestParseSignal(t *testing.T) {
 		in   string
 		want syscall.Signal // 0: refused
 	}{
-		{"TERM", syscall.SIGTERM}, {"SIGTERM", syscall.SIGTERM}, {"term", syscall.SIGTERM}, {"SigTerm", syscall.SIGTERM},
+		{"TERM", syscall.SIGTERM}, {"SIGTERM", syscall.SIGTERM},
+		{"term", syscall.SIGTERM}, {"SigTerm", syscall.SIGTERM},
 		{"15", syscall.SIGTERM}, {"USR1", syscall.SIGUSR1}, {"QUIT", syscall.SIGQUIT}, {"WINCH", syscall.SIGWINCH},
 		{"1", 1}, {"64", 64}, {"32", 32},
 		{"RTMIN", 34}, {"SIGRTMIN", 34}, {"RTMIN+0", 34}, {"rtmin+3", 37}, {"RTMIN+30", 64},
 		{"RTMAX", 64}, {"RTMAX-0", 64}, {"SIGRTMAX-1", 63}, {"RTMAX-30", 34},
-		{in: ""}, {in: "SIG"}, {in: "0"}, {in: "-1"}, {in: "65"}, {in: "SIG15"}, {in: "TERM "}, {in: "NONE"}, {in: "15.0"}, {in: "0x0f"},
-		{in: "RTMIN+31"}, {in: "RTMIN-1"}, {in: "RTMAX+1"}, {in: "RTMAX-31"}, {in: "RTMIN+"}, {in: "RTMIN+x"}, {in: "99999999999999999999"},
-		{in: "+15"}, {in: "RTMIN3"}, {in: "RTMIN-0"}, {in: "RTMAX0"}, {in: "RTMIN+-0"}, {in: "ſigterm"}, {in: "RTMıN"}, {in: "SIGSIGTERM"},
+		{in: ""}, {in: "SIG"}, {in: "0"}, {in: "-1"}, {in: "65"}, {in: "99999999999999999999"}, {in: "+15"},
+		{in: "15.0"}, {in: "0x0f"}, {in: "SIG15"}, {in: "TERM "}, {in: "NONE"}, {in: "SIGSIGTERM"},
+		{in: "RTMIN+31"}, {in: "RTMIN-1"}, {in: "RTMAX+1"}, {in: "RTMAX-31"}, {in: "RTMIN+"}, {in: "RTMIN+x"},
+		{in: "RTMIN3"}, {in: "RTMIN-0"}, {in: "RTMAX0"}, {in: "RTMIN+-0"}, {in: "ſigterm"}, {in: "RTMıN"},
 	} {
 		got, err := ParseSignal(c.in)
 		if got != c.want || (err == nil) != (c.want != 0) {
@@ -380,7 +383,8 @@ func TestParseSignal(t *testing.T) {
 
 func TestSignalName(t *testing.T) {
 	for sig, want := range map[syscall.Signal]string{
-		syscall.SIGTERM: "SIGTERM", syscall.SIGUSR1: "SIGUSR1", 32: "signal 32", 34: "SIGRTMIN", 37: "SIGRTMIN+3", 64: "SIGRTMIN+30", 65: "signal 65",
+		syscall.SIGTERM: "SIGTERM", syscall.SIGUSR1: "SIGUSR1",
+		32: "signal 32", 34: "SIGRTMIN", 37: "SIGRTMIN+3", 64: "SIGRTMIN+30", 65: "signal 65",
 	} {
 		if got := SignalName(sig); got != want {
 			t.Errorf("SignalName(%d) is %q, want %q", int(sig), got, want)
@@ -396,7 +400,7 @@ func TestSignalName(t *testing.T) {
 	}
 }
 
-// FuzzParseSignal: what is read is what a list of all signals says, and nothing else is.
+// FuzzParseSignal: ParseSignal accepts what is in a list of all signals, and nothing else.
 func FuzzParseSignal(f *testing.F) {
 	names := make(map[string]syscall.Signal) // without SIG
 	for sig := syscall.Signal(1); sig <= lastSignal; sig++ {
@@ -425,7 +429,10 @@ func FuzzParseSignal(f *testing.F) {
 		}
 		return names[name]
 	}
-	for _, s := range []string{"TERM", "SIGTERM", "sigusr1", "15", "064", "RTMIN+3", "SIGRTMAX-30", "RTMIN+31", "+15", "RTMIN-0", "SIG9", "ſigterm", "IOT", ""} {
+	for _, s := range []string{
+		"TERM", "SIGTERM", "sigusr1", "15", "064", "RTMIN+3", "SIGRTMAX-30", "RTMIN+31", "+15", "RTMIN-0", "SIG9",
+		"ſigterm", "IOT", "",
+	} {
 		f.Add(s)
 	}
 	check := func(t *testing.T, s string) {
@@ -438,7 +445,8 @@ func FuzzParseSignal(f *testing.F) {
 		}
 		if err == nil && sig != 32 && sig != 33 { // these have no name
 			if again, err := ParseSignal(SignalName(sig)); again != sig {
-				t.Fatalf("ParseSignal(%q) = %d, which is called %s, which is read as %d, %v", s, sig, SignalName(sig), again, err)
+				t.Fatalf("ParseSignal(%q) = %d, which is called %s, which is read as %d, %v",
+					s, sig, SignalName(sig), again, err)
 			}
 		}
 	}

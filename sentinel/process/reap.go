@@ -134,8 +134,8 @@ func (p *Process) giveUp(err error) {
 	p.reaped = true
 	p.status = Status{
 		Code: exitcode.Wrapper,
-		Err: fmt.Errorf("the exit code of %s is unknown: %w: allow waitid and wait4 in the container's seccomp profile",
-			p.name, err),
+		Err: fmt.Errorf("the exit code of %s is unknown: %w: "+
+			"allow waitid and wait4 in the container's seccomp profile", p.name, err),
 	}
 }
 

@@ -133,7 +133,8 @@ func startError(path string, err error) *StartError {
 			program, which = script, script+", which runs it,"
 		}
 		if machine := machineOf(program); machine != "" && machine != runtime.GOARCH {
-			return explain(exitcode.NotExecutable, fmt.Sprintf("%s is built for %s, this machine is %s: take the image for %s",
+			return explain(exitcode.NotExecutable, fmt.Sprintf(
+				"%s is built for %s, this machine is %s: take the image for %s",
 				which, machine, runtime.GOARCH, runtime.GOARCH))
 		}
 		return explain(exitcode.NotExecutable,

@@ -28,12 +28,13 @@ func TestWrite(t *testing.T) {
 		}
 		Write(path, c.line)
 		if got, err := os.ReadFile(path); string(got) != c.want {
-			t.Errorf("%s: the file holds %.60q (%d bytes), want %.60q (%d bytes); %v", c.name, got, len(got), c.want, len(c.want), err)
+			t.Errorf("%s: the file holds %.60q (%d bytes), want %.60q (%d bytes); %v",
+				c.name, got, len(got), c.want, len(c.want), err)
 		}
 	}
 }
 
-// TestWriteElsewhere: what is not a regular file is left alone, and nothing waits for it.
+// TestWriteElsewhere: Write does not touch, and does not wait for, what is no regular file.
 func TestWriteElsewhere(t *testing.T) {
 	dir := t.TempDir()
 	path := func(name string) string { return filepath.Join(dir, name) }
@@ -57,6 +58,6 @@ func TestWriteElsewhere(t *testing.T) {
 	if err := unix.Mkfifo(path("fifo"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	Write(path("fifo"), "line") // nobody reads: it would wait for ever
+	Write(path("fifo"), "line") // without a reader, to open it would block for ever
 	Write(dir, "line")
 }
