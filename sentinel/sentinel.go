@@ -84,8 +84,8 @@ type session struct {
 	command       *process.Process // nil until it has started
 	started       time.Time
 	refusalLogged bool // the log says that the command may not be signalled
-	// early are the signals that came before the command started and did not abort that. The
-	// command gets them first, unless a wait drops them.
+	// early are the signals that came before the command started and did not abort the start.
+	// The command gets them first, unless a wait drops them.
 	early   []os.Signal
 	message string // for the termination log, or ""
 }
@@ -214,7 +214,7 @@ func (s *session) logRefusal(err error) {
 	}
 }
 
-// collectSignals receives the signals that have come since the last wait. It does not
+// collectSignals receives the signals that have come outside of interruptible. It does not
 // block. The error is interrupted if one of them aborts the start.
 func (s *session) collectSignals() error {
 	for {

@@ -15,9 +15,9 @@ import (
 // barrierPoll is how often the restart barrier checks whether sidecars are still stopping.
 const barrierPoll = 20 * time.Millisecond
 
-// awaitSidecars is the restart barrier (design, 3 and 6.2). It waits for the sidecars of the
-// earlier run to end, at most WaitTimeout, so that this attempt does not work through one
-// that is about to stop. After WaitTimeout it warns and succeeds.
+// awaitSidecars is the restart barrier (design, 3 and 6.2). It waits until no run on the
+// volume is stopping, so that this attempt does not work through a sidecar that is about to
+// end. After WaitTimeout it warns and succeeds.
 func (s *session) awaitSidecars() (done bool, err error) {
 	volume := lifetime.Dir(s.Dir)
 	var stopping []string
@@ -45,7 +45,7 @@ func (s *session) awaitSidecars() (done bool, err error) {
 			}
 			if stopping = lifetime.StillStopping(volume, stopping); len(stopping) == 0 {
 				// Others may be stopping by now. To list 50,000 files takes a while, so the
-				// next pause is ten times as long, up to 1 s.
+				// next pause is ten times as long, but at most 1 s.
 				listing := time.Now()
 				stopping = lifetime.StoppingRuns(ctx, volume)
 				pause = min(max(barrierPoll, 10*time.Since(listing)), time.Second)

@@ -200,8 +200,8 @@ func misplaced(host string) string {
 }
 
 // redact returns s with its credentials replaced by xxxxx, because errors end up in logs: a
-// user may have given a database's URL by mistake. Credentials reach up to the last @, as
-// they need not be escaped properly.
+// user may have given a database's URL by mistake. Credentials reach up to the last @,
+// because an @ in them may not be escaped.
 func redact(s string) string {
 	at := strings.LastIndexByte(s, '@')
 	if at < 0 {

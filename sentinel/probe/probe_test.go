@@ -733,7 +733,7 @@ func checkTarget(t *testing.T, s string, got Target) {
 	}
 }
 
-// checkPaths: Parse accepts the URL that net/url writes for path, whatever path is.
+// checkPaths: Parse accepts the URL that net/url writes for path.
 func checkPaths(t *testing.T, path string) {
 	t.Helper()
 	web := url.URL{Scheme: "http", Host: "web", Path: path, RawQuery: url.QueryEscape(path)}
