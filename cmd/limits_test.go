@@ -538,7 +538,7 @@ func TestEmptyEndOnAFullVolume(t *testing.T) {
 		writes  = `false; echo $? >"$0/main-terminated"`
 		touches = `: >"$0/main-terminated"`
 		full    = "is empty and the volume is full: counted as a failure (125): free space or raise sizeLimit"
-		empty   = "is empty: taken for a success"
+		empty   = "is empty: counted as a success"
 	)
 	memory := func(t testing.TB) string { return mountedVolume(t, "tmpfs", "size=64k,nr_inodes=16") }
 	disk := func(t testing.TB) string { return mountedDisk(t, 1<<20) }

@@ -14,28 +14,28 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/sentinel/terminationlog"
 )
 
-// What the shim tells people. In every line, "code" is the code that the shim itself exits
-// with, "main_code" a main's, and "sidecar_code" the sidecar's.
+// What the shim logs. In every line, "code" is the shim's own exit code, "main_code" a main's, and
+// "sidecar_code" the sidecar's.
 
-// tellStart says who follows whom, so that a log shows it even if nothing ever happens.
-func (cfg Config) tellStart() {
+func (cfg Config) logStart() {
 	cfg.Log.Info().Str("version", cfg.Version).Str("name", cfg.Name).Str("dir", cfg.Dir).Strs("mains", cfg.Mains).
 		Msgf("shim %s follows %s on %s", cfg.Version, strings.Join(cfg.Mains, ", "), cfg.Dir)
 }
 
-// refuse ends a shim that cannot even begin, and returns its exit code.
-func (cfg Config) refuse(err error) (code int) {
+// reportNotBegun reports why the shim could not begin, in the log and as the container's termination
+// message, and returns the exit code.
+func (cfg Config) reportNotBegun(err error) (code int) {
 	message := fmt.Sprintf("%s was not started: %v", filepath.Base(cfg.Command[0]), err)
 	cfg.Log.Error().Int("code", exitcode.Wrapper).Msg(message)
 	terminationlog.Write(cfg.TerminationLog, message)
 	return exitcode.Wrapper
 }
 
-// tell logs what a turn has changed. The turn was woken by e.
-func (l *loop) tell(before, now state, e event) {
-	l.tellTurn(before, now, e)
+// logTurn logs what a turn has changed. e has woken the turn.
+func (l *loop) logTurn(before, now state, e event) {
+	l.logStates(before, now, e)
 	for i, main := range now.mains {
-		l.tellMain(l.Mains[i], before.mains[i], main)
+		l.logMain(l.Mains[i], before.mains[i], main)
 	}
 	if before.phase == now.phase {
 		return
@@ -46,36 +46,37 @@ func (l *loop) tell(before, now state, e event) {
 		if before.phase == starting {
 			log.Int("pid", l.process.PID()).Msgf("%s started", l.program())
 		} else {
-			log.Msgf("%s goes on: main has begun", l.program())
+			log.Msgf("%s is kept: main has begun", l.program())
 		}
 	case holding:
 		log.Msgf("asked to stop: %s is kept until main has ended, at most %s (--hold)", l.program(), l.Hold)
 	case draining:
-		l.drainFrom = l.now()
-		left := (now.drainUntil - l.drainFrom).Round(time.Millisecond)
+		l.drainBegan = l.now()
+		left := (now.drainUntil - l.drainBegan).Round(time.Millisecond)
 		if now.why == terminated && left < l.Drain {
-			log.Msgf("main has ended: %s is kept for %s, which is left of --hold %s (--drain is %s)", l.program(), left, l.Hold, l.Drain)
+			log.Msgf("main has ended: %s is kept for %s, the rest of --hold %s (--drain is %s)",
+				l.program(), left, l.Hold, l.Drain)
 		} else {
 			log.Msgf("main has ended: %s is kept for %s (--drain)", l.program(), l.Drain)
 		}
 	case stopping:
 		cutOff := before.phase == draining && e.term
 		if before.phase == confirming && now.why == terminated && now.all(l.rules.final) {
-			cutOff, l.drainFrom = l.Drain > 0, l.now() // SIGTERM was heeded before main's end was seen
+			cutOff, l.drainBegan = l.Drain > 0, l.now() // SIGTERM came before the look that saw main's end
 		}
 		if cutOff {
-			l.Log.Warn().Msgf("--drain was cut off by SIGTERM after %s of %s: if this is a native sidecar, delay the SIGTERM (lifecycle.preStop.sleep)",
-				(l.now() - l.drainFrom).Round(100*time.Millisecond), l.Drain)
+			l.Log.Warn().Msgf("--drain was cut off by SIGTERM after %s of %s: "+
+				"if this is a native sidecar, delay the SIGTERM (lifecycle.preStop.sleep)",
+				(l.now() - l.drainBegan).Round(100*time.Millisecond), l.Drain)
 		}
 		log.Msgf("stopping %s with %s", l.program(), process.SignalName(l.StopSignal))
 	}
 }
 
-// tellTurn logs what the mains looked like: at level debug with each decision, at level trace
-// at each look.
-func (l *loop) tellTurn(before, now state, e event) {
-	log, decided := l.Log.Trace(), before.phase != now.phase
-	if decided {
+// logStates logs the states of all mains: at level debug if the phase has changed, else at level trace.
+func (l *loop) logStates(before, now state, e event) {
+	log, changed := l.Log.Trace(), before.phase != now.phase
+	if changed {
 		log = l.Log.Debug()
 	}
 	if !log.Enabled() {
@@ -89,7 +90,7 @@ func (l *loop) tellTurn(before, now state, e event) {
 		seen = append(seen, "SIGTERM")
 	}
 	log = log.Strs("seen", seen)
-	if decided {
+	if changed {
 		log.Msgf("from %s to %s", before.phase, now.phase)
 	} else {
 		log.Msg("nothing to do")
@@ -113,7 +114,7 @@ func describeState(m mainState) string {
 	return fmt.Sprintf("ended %d", m.Code)
 }
 
-func (l *loop) tellMain(name string, before, now mainState) {
+func (l *loop) logMain(name string, before, now mainState) {
 	if before.Phase == now.Phase && before.ID == now.ID {
 		return
 	}
@@ -125,7 +126,8 @@ func (l *loop) tellMain(name string, before, now mainState) {
 		}
 	case lifetime.Unverified:
 		if before.Phase != lifetime.Unverified {
-			log.Msgf("%s is taken for running: nobody holds the lock of its file, lost if the file stands still for %s (--lost-after)", name, l.LostAfter)
+			log.Msgf("%s is taken for running: no lock on its file is seen: "+
+				"%s counts as lost if the file does not change for %s (--lost-after)", name, name, l.LostAfter)
 		}
 	case lifetime.Ended:
 		if now.Cause != lifetime.Recorded {
@@ -141,11 +143,13 @@ func describeEnd(dir, name string, m mainState) string {
 	case lifetime.Lost:
 		return fmt.Sprintf("%s was killed before it could record an exit code (out of memory?)", name)
 	case lifetime.Empty:
-		return fmt.Sprintf("%s is empty: taken for a success; write the exit code into it", file)
+		return fmt.Sprintf("%s is empty: counted as a success: write the exit code into it", file)
 	case lifetime.NoRoom:
-		return fmt.Sprintf("%s is empty and the volume is full: counted as a failure (%d): free space or raise sizeLimit", file, m.Code)
+		return fmt.Sprintf("%s is empty and the volume is full: counted as a failure (%d): "+
+			"free space or raise sizeLimit", file, m.Code)
 	case lifetime.Unreadable:
-		return fmt.Sprintf("%s holds no exit code: taken for a failure; write a number from 0 to 255 into it, readable to all", file)
+		return fmt.Sprintf("%s holds no exit code: counted as a failure (%d): "+
+			"write a number from 0 to 255 into it and make it readable for all users", file, m.Code)
 	}
 	return fmt.Sprintf("%s exited %d", name, m.Code)
 }
@@ -157,16 +161,17 @@ func ifStale(m mainState) string {
 	return ""
 }
 
-// warn logs that the shim's own file could not be written to.
-func (l *loop) warn(err error) {
+// logNotWritten warns that "stopping" or "running" could not be written to the shim's own file.
+func (l *loop) logNotWritten(err error) {
 	if err != nil {
-		l.Log.Warn().Err(err).Msgf("the state of %s could not be written: a main that restarts will not wait for it to end", l.Name)
+		l.Log.Warn().Err(err).Msgf("the state of %s could not be written: "+
+			"a main that restarts will not wait for %s to end", l.Name, l.Name)
 	}
 }
 
-// warnNotBegun warns of the mains that have not begun. The first time, it does so only if
-// runs of other names are there.
-func (l *loop) warnNotBegun(first bool) {
+// logNotBegun warns about the mains that have not begun. The first warning needs runs of other names on
+// the volume (see warnAfter).
+func (l *loop) logNotBegun(first bool) {
 	runs := "no other run is on the volume"
 	if others := l.otherRuns(); len(others) > 0 {
 		runs = "the other runs on the volume are " + strings.Join(others, ", ")
@@ -175,14 +180,15 @@ func (l *loop) warnNotBegun(first bool) {
 	}
 	for i, m := range l.state.mains {
 		if !m.hasBegun() {
-			l.Log.Warn().Str("main", l.Mains[i]).Msgf("%s has not begun after %s, %s: is the volume mounted in the main container at the same --dir, is its command wrapped by sentinel, does --main name it?",
+			l.Log.Warn().Str("main", l.Mains[i]).Msgf("%s has not begun after %s, %s: check that the main container "+
+				"mounts the volume at the same --dir, that sentinel wraps its command, and that --main names the run",
 				l.Mains[i], l.now().Round(time.Second), runs)
 		}
 	}
 }
 
-// otherRuns names the runs on the volume that are neither followed nor this shim's own. The loop
-// waits for it, so a huge directory is not read to its end.
+// otherRuns returns the names of the runs on the volume that are neither mains nor this shim's own. It
+// blocks the loop, so it reads a huge directory for at most 100 ms.
 func (l *loop) otherRuns() (names []string) {
 	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 	defer cancel()
@@ -194,7 +200,7 @@ func (l *loop) otherRuns() (names []string) {
 	return names
 }
 
-// report says how it ended, in the log and to Kubernetes.
+// report reports how the shim has ended, in the log and as the container's termination message.
 func (l *loop) report() {
 	message := l.summary()
 	log := l.Log.Info()
@@ -205,31 +211,31 @@ func (l *loop) report() {
 		log = log.Int("sidecar_code", code)
 	}
 	if l.process != nil {
-		log = log.Float64("duration_seconds", float64(time.Since(l.launched).Milliseconds())/1000)
+		log = log.Float64("duration_seconds", float64(time.Since(l.launchedAt).Milliseconds())/1000)
 	}
 	log.Int("code", l.state.exit.code).Msg(message)
 	terminationlog.Write(l.TerminationLog, message)
 }
 
-// summary is the story of the shim in one line.
+// summary is one line: why the shim has ended, and how the sidecar has.
 func (l *loop) summary() string {
-	if l.failed != nil {
-		return fmt.Sprintf("%s was not started: %v", l.program(), l.failed)
+	if l.launchErr != nil {
+		return fmt.Sprintf("%s was not started: %v", l.program(), l.launchErr)
 	}
 	var cause string
 	switch l.state.why {
 	case mainEnded:
-		cause = l.ends()
+		cause = l.describeMains()
 	case terminated:
 		cause = "asked to stop"
 		if l.state.exit.mains != nil {
-			cause += ", " + l.ends()
+			cause += ", " + l.describeMains()
 		}
 	case startTimedOut:
 		cause = fmt.Sprintf("main did not begin within --start-timeout %s", l.StartTimeout)
 	case sidecarEnded:
 		status := l.process.Status()
-		if status.Err != nil { // which is a whole sentence
+		if status.Err != nil { // names the program itself
 			return "before main had ended: " + status.Err.Error()
 		}
 		return fmt.Sprintf("%s before main had ended", describeStatus(l.program(), status))
@@ -243,25 +249,28 @@ func (l *loop) summary() string {
 	return fmt.Sprintf("%s; %s", cause, l.describeStop())
 }
 
-// describeStop names what did not stop, which need not be the sidecar itself.
+// describeStop describes how the sidecar and the processes that it had started were stopped.
 func (l *loop) describeStop() string {
 	switch {
 	case l.stopped.Refused != nil:
 		return fmt.Sprintf("%s was not stopped: %v", l.program(), l.stopped.Refused)
 	case !l.stopped.Killed:
-		return fmt.Sprintf("%s stopped by %s in %.1fs", l.program(), process.SignalName(l.StopSignal), l.stopTook.Seconds())
+		return fmt.Sprintf("%s stopped by %s in %.1fs",
+			l.program(), process.SignalName(l.StopSignal), l.stopTook.Seconds())
 	case !l.stopped.Exited:
-		return fmt.Sprintf("%s did not stop within %s of %s and was killed", l.program(), l.GracePeriod, process.SignalName(l.StopSignal))
+		return fmt.Sprintf("%s did not stop within %s of %s and was killed",
+			l.program(), l.GracePeriod, process.SignalName(l.StopSignal))
 	}
 	left := "processes that it had started"
 	if len(l.stopped.Survivors) > 0 {
 		left = strings.Join(l.stopped.Survivors, ", ")
 	}
-	return fmt.Sprintf("%s ended, but %s did not stop within %s (--grace-period) and had to be killed", l.program(), left, l.GracePeriod)
+	return fmt.Sprintf("%s ended, but %s did not stop within %s (--grace-period) and had to be killed",
+		l.program(), left, l.GracePeriod)
 }
 
-// ends are the mains' ends that the exit code was made of.
-func (l *loop) ends() string {
+// describeMains describes the mains' ends that the exit code comes from.
+func (l *loop) describeMains() string {
 	var ends []string
 	for i, m := range l.state.exit.mains {
 		how := fmt.Sprintf("exited %d", m.Code)

@@ -11,8 +11,8 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/sentinel/lifetime"
 )
 
-// TestWarnNotBegun: the warning names those that have not begun, and only them.
-func TestWarnNotBegun(t *testing.T) {
+// TestLogNotBegun: the warning names the mains that have not begun, and no others.
+func TestLogNotBegun(t *testing.T) {
 	var log bytes.Buffer
 	l := &loop{
 		Config: Config{Mains: []string{"etl", "load", "clean"}, Log: zerolog.New(&log)},
@@ -21,7 +21,7 @@ func TestWarnNotBegun(t *testing.T) {
 	}
 	r := Config{}.rules(true)
 	l.state, _ = r.next(l.state, saw(running, notStarted, ended(3))) // the last is stale
-	l.warnNotBegun(false)
+	l.logNotBegun(false)
 	for _, text := range []string{"load has not begun after 1m0s", "clean has not begun", "--dir", "sentinel", "--main"} {
 		if !strings.Contains(log.String(), text) {
 			t.Errorf("%q is not in it:\n%s", text, &log)
@@ -32,16 +32,19 @@ func TestWarnNotBegun(t *testing.T) {
 	}
 }
 
-// TestTell: what has become of a main is told once.
-func TestTell(t *testing.T) {
+// TestLogMain: each change of a main's state is logged once.
+func TestLogMain(t *testing.T) {
 	var log bytes.Buffer
-	l := &loop{Config: Config{Dir: "/v", Mains: []string{"etl"}, Command: []string{"/bin/proxy"}, LostAfter: time.Minute, Log: zerolog.New(&log).Level(zerolog.InfoLevel)}}
+	l := &loop{Config: Config{
+		Dir: "/v", Mains: []string{"etl"}, Command: []string{"/bin/proxy"}, LostAfter: time.Minute,
+		Log: zerolog.New(&log).Level(zerolog.InfoLevel),
+	}}
 	r := Config{}.rules(false)
 	s := newState(1)
 	s.phase = up
 	for _, seen := range []struct {
 		lifetime.State
-		text string // "" is nothing
+		text string // "": nothing is logged
 	}{
 		{notStarted, ""},
 		{running, "etl is running"},
@@ -49,7 +52,7 @@ func TestTell(t *testing.T) {
 		{nextRunning, ""}, // or the heartbeat
 		{ended(3), "etl exited 3"},
 		{ended(3), ""},
-		{unverified, "lost if the file stands still for 1m0s (--lost-after)"},
+		{unverified, "counts as lost if the file does not change for 1m0s (--lost-after)"},
 		{beating, ""},
 		{lost, "etl was killed before it could record an exit code"},
 		{unreadable, "/v/etl-terminated holds no exit code"},
@@ -58,9 +61,9 @@ func TestTell(t *testing.T) {
 		before := s
 		s.mains = []mainState{r.follow(s.mains[0], seen.State)}
 		log.Reset()
-		l.tell(before, s, event{})
+		l.logTurn(before, s, event{})
 		if got := log.String(); !strings.Contains(got, seen.text) || seen.text == "" && got != "" {
-			t.Errorf("after %+v it tells %q, not %q", seen.State, got, seen.text)
+			t.Errorf("after %+v the log is %q, not %q", seen.State, got, seen.text)
 		}
 	}
 }

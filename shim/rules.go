@@ -9,28 +9,26 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/sentinel/lifetime"
 )
 
-// rules are what the command line says about when to stop. Together with a state
-// and an event they decide everything: see next.
+// rules are the flags that decide when the shim stops. See next.
 type rules struct {
 	drain, hold, startTimeout time.Duration
 	// keepOnFailure: only a success of the mains stops the sidecar.
 	keepOnFailure bool
-	// staleAtStart: a failure that is found at the start is of an earlier
-	// attempt, and main will come back.
+	// staleAtStart: a failure found at the start belongs to an earlier attempt, and main comes back.
 	staleAtStart bool
-	// cannotAnnounce: this shim cannot write to the volume, so nobody reads that it is stopping.
+	// cannotAnnounce: this shim has no run on the volume, so no main can read that it is stopping.
 	cannotAnnounce bool
 }
 
-// phase is where the shim stands.
+// phase is the phase of the shim (diagram: design, 4.2).
 type phase int
 
 const (
-	starting   phase = iota // nothing is launched; what the mains do is not settled yet
+	starting   phase = iota // nothing is launched; a main's state is still unsettled
 	up                      // the sidecar runs
-	holding                 // SIGTERM has come, but a main still works through the sidecar
+	holding                 // SIGTERM was received, but a main still needs the sidecar
 	confirming              // "stopping" is on the volume; one more look decides
-	draining                // the mains have ended, --drain is not over yet
+	draining                // the mains have ended; --drain is not over yet
 	stopping                // the sidecar is being stopped
 	finished                // nothing of the sidecar is left
 )
@@ -39,17 +37,17 @@ func (p phase) String() string {
 	return [...]string{"starting", "up", "holding", "confirming", "draining", "stopping", "finished"}[p]
 }
 
-// reason is why a sidecar is stopped.
+// reason is why the shim stops.
 type reason int
 
 const (
-	mainEnded reason = iota
-	terminated
-	startTimedOut
-	sidecarEnded
+	mainEnded     reason = iota // all mains have ended
+	terminated                  // SIGTERM, or the shim's own stop signal
+	startTimedOut               // --start-timeout
+	sidecarEnded                // the sidecar ended first
 )
 
-// state is all that the shim knows.
+// state is everything that the shim knows. Its times count from the shim's start.
 type state struct {
 	phase phase
 	mains []mainState
@@ -58,53 +56,52 @@ type state struct {
 	holdUntil, drainUntil time.Duration
 	why                   reason
 	exit                  exit
-	// warned counts the warnings about mains that do not begin.
+	// warned counts the warnings about mains that have not begun.
 	warned int
 }
 
-// exit is the decision on the shim's exit code. Until it is made, the code is the mains' if they have
-// all ended at the end of the shim, and else the sidecar's own.
+// exit is the decision on the shim's exit code. If none is made, finish takes the mains' code if all of
+// them have ended, and else the sidecar's.
 type exit struct {
 	decided bool
 	code    int
-	// mains are the mains' ends that the code was made of, if it was. A main may begin again while
-	// the sidecar is being stopped.
+	// mains are the mains that the code comes from; nil if it comes from no main. They are kept because
+	// a main may begin again while the sidecar is being stopped.
 	mains []mainState
 }
 
-// mainState is what is known of one main.
+// mainState is what is known about one main.
 type mainState struct {
 	lifetime.State
-	// stale: this end is of a run before this shim's time; main comes back.
+	// stale: this end belongs to an earlier attempt; main comes back.
 	stale bool
-	// begun: a run of this shim's time was seen for certain.
+	// begun: a run was seen running, or with an end that was not stale.
 	begun bool
 }
 
-// event is what the shim has been woken by, and what it has seen then. At every
-// event all is looked at afresh.
+// event is what has woken the shim, and a fresh look at everything.
 type event struct {
 	at     time.Duration // since the shim's start
 	mains  []lifetime.State
-	term   bool // SIGTERM, or the sidecar's own stop signal, has come; never at a confirming look
+	term   bool // SIGTERM, or the shim's own stop signal, was received; never in phase confirming
 	exited bool // the sidecar's process has ended
-	status int  // its exit code, if exited
+	status int  // the sidecar's exit code
 	gone   bool // no process of the sidecar is left
 }
 
-// action is what is to be done upon an event.
+// action is what the rules want done upon an event.
 type action int
 
 const (
 	launch           action = iota // start the sidecar
-	announceStopping               // write the word on the volume, then look once more
-	retractStopping                // take the word back
-	stop                           // stop the sidecar and all of its processes
-	warnNotBegun                   // a main has not begun for long
+	announceStopping               // write "stopping" to the volume
+	retractStopping                // write "running" to the volume again
+	stop                           // stop the sidecar and everything that it has started
+	warnNotBegun                   // warn that a main has not begun
 )
 
-// warnAfter are the times at which a main that has not begun is worth a warning; the first
-// only if runs of other names are on the volume, for then --main may name the wrong one.
+// warnAfter are the times since the shim's start at which it warns that a main has not begun. The
+// first warning needs runs of other names on the volume: --main may then name the wrong one.
 var warnAfter = []time.Duration{10 * time.Second, time.Minute, 10 * time.Minute, time.Hour}
 
 // newState is the state before the first look.
@@ -116,7 +113,8 @@ func newState(mains int) state {
 	return s
 }
 
-// next is all rules of the shim in one pure function.
+// next returns the state after an event, and the actions to perform in order. It holds all rules of
+// the shim (design, 4). It does no I/O, and does not change s.
 func (r rules) next(s state, e event) (state, []action) {
 	s.mains = slices.Clone(s.mains)
 	for i, seen := range e.mains {
@@ -129,9 +127,9 @@ func (r rules) next(s state, e event) (state, []action) {
 	case starting:
 		return r.start(s, e)
 	case up:
-		return r.run(s, e)
+		return r.whileUp(s, e)
 	case holding:
-		return r.holdOn(s, e)
+		return r.whileHolding(s, e)
 	case confirming:
 		return r.confirm(s, e)
 	case draining:
@@ -149,15 +147,15 @@ func (r rules) next(s state, e event) (state, []action) {
 	return s, nil
 }
 
-// follow takes what was seen of a main.
+// follow returns the state of a main after a look.
 func (r rules) follow(m mainState, seen lifetime.State) mainState {
-	atStart := m.Phase == lifetime.Unsettled // nothing was known of it before
+	atStart := m.Phase == lifetime.Unsettled // m has not settled before
 	switch seen.Phase {
 	case lifetime.Unsettled:
-		return m // no news
+		return m
 	case lifetime.Ended:
-		// Where times are coarse and the numbers of files are given again, a new end
-		// may look like the old. A success is new: it is never stale.
+		// With coarse file times and a reused inode number, a new end has the ID of the stale one.
+		// Only a success is certainly new: it is never stale.
 		if m.stale && m.ID == seen.ID && seen.Code != exitcode.OK {
 			return m
 		}
@@ -171,7 +169,7 @@ func (r rules) follow(m mainState, seen lifetime.State) mainState {
 	return m
 }
 
-// start decides whether the sidecar is launched at all.
+// start launches the sidecar, or ends the shim without it (design, 4.1).
 func (r rules) start(s state, e event) (state, []action) {
 	switch {
 	case e.term:
@@ -187,17 +185,17 @@ func (r rules) start(s state, e event) (state, []action) {
 	return s, []action{launch}
 }
 
-// run is the rule while the sidecar runs.
-func (r rules) run(s state, e event) (state, []action) {
+// whileUp is the rule while the sidecar runs.
+func (r rules) whileUp(s state, e event) (state, []action) {
 	switch {
-	case e.term: // before all else, so that no --drain keeps it waiting
+	case e.term: // first: SIGTERM does not wait for --drain
 		return r.onTerm(s, e)
 	case s.all(r.final):
-		return s.decideByMains().announceStop(mainEnded)
+		return s.exitWithMains().announceStop(mainEnded)
 	case s.all(mainState.hasBegun):
 		return s, nil
 	case r.startTimeout > 0 && e.at >= r.startTimeout:
-		return s.decide(exitcode.TimedOut).announceStop(startTimedOut)
+		return s.exitWith(exitcode.TimedOut).announceStop(startTimedOut)
 	case s.warned < len(warnAfter) && e.at >= warnAfter[s.warned]:
 		s.warned++
 		return s, []action{warnNotBegun}
@@ -205,8 +203,7 @@ func (r rules) run(s state, e event) (state, []action) {
 	return s, nil
 }
 
-// onTerm is the rule for the first SIGTERM: who works through the sidecar may
-// finish its work.
+// onTerm is the rule for the first SIGTERM: a running main keeps the sidecar for --hold.
 func (r rules) onTerm(s state, e event) (state, []action) {
 	if r.hold <= 0 || !s.any(mainState.isAlive) {
 		return s.announceStop(terminated)
@@ -215,8 +212,8 @@ func (r rules) onTerm(s state, e event) (state, []action) {
 	return s, nil
 }
 
-// holdOn is the rule while a main finishes its work after a SIGTERM.
-func (r rules) holdOn(s state, e event) (state, []action) {
+// whileHolding is the rule while a main finishes its work after a SIGTERM.
+func (r rules) whileHolding(s state, e event) (state, []action) {
 	switch {
 	case e.term || e.at >= s.holdUntil:
 		next, actions := s.stop()
@@ -227,9 +224,8 @@ func (r rules) holdOn(s state, e event) (state, []action) {
 	return s, nil
 }
 
-// confirm is the rule for the look after the word "stopping" stands on the volume.
-// A main that begins after that look reads the word and waits; one that has begun
-// before is seen here.
+// confirm is the rule for the look after "stopping" was written to the volume. A main that begins after
+// this look reads the word and waits; this look sees one that has begun before it (design, 4.3).
 func (r rules) confirm(s state, e event) (state, []action) {
 	switch s.why {
 	case mainEnded:
@@ -237,7 +233,7 @@ func (r rules) confirm(s state, e event) (state, []action) {
 			return s.resume()
 		}
 		if s.all(r.final) {
-			s = s.decideByMains() // a lost run's, or a later run's, may be known now
+			s = s.exitWithMains() // this look may show another end, with another code
 		}
 		if r.drain > 0 {
 			s.phase, s.drainUntil = draining, e.at+r.drain
@@ -266,57 +262,56 @@ func (r rules) confirm(s state, e event) (state, []action) {
 // afterSidecar is the rule for a sidecar that has ended without being stopped.
 func (r rules) afterSidecar(s state, e event) (state, []action) {
 	if !s.exit.decided && s.all(r.final) {
-		s = s.decideByMains()
+		s = s.exitWithMains()
 		s.why = mainEnded
 	}
 	if !s.exit.decided && s.why != terminated {
-		s = s.decide(e.status)
+		s = s.exitWith(e.status)
 		s.why = sidecarEnded
 	}
 	if e.gone {
 		return r.finish(s, e), nil
 	}
-	next, actions := s.stop() // what it has left behind
+	next, actions := s.stop() // stops the processes that the sidecar has left
 	return next, append([]action{announceStopping}, actions...)
 }
 
-// finish ends the shim, with the exit code that is known by now.
+// finish ends the shim and decides the exit code if that is still open.
 func (r rules) finish(s state, e event) state {
 	s.phase = finished
 	switch {
 	case s.exit.decided:
 		return s
 	case s.all(mainState.hasEnded):
-		return s.decideByMains()
+		return s.exitWithMains()
 	}
-	return s.decide(e.status)
+	return s.exitWith(e.status)
 }
 
-// decide gives the shim its exit code.
-func (s state) decide(code int) state {
+// exitWith decides the shim's exit code.
+func (s state) exitWith(code int) state {
 	s.exit.decided, s.exit.code = true, code
 	return s
 }
 
-// decideByMains gives the shim the exit code of the mains together: the first that
-// is not 0.
-func (s state) decideByMains() state {
+// exitWithMains decides on the mains' exit code: the first that is not 0, else 0.
+func (s state) exitWithMains() state {
 	s.exit.mains = s.mains
 	for _, m := range s.mains {
 		if m.Code != exitcode.OK {
-			return s.decide(m.Code)
+			return s.exitWith(m.Code)
 		}
 	}
-	return s.decide(exitcode.OK)
+	return s.exitWith(exitcode.OK)
 }
 
-// announceStop says so on the volume.
+// announceStop writes "stopping" to the volume before the sidecar is stopped; confirm goes on from there.
 func (s state) announceStop(why reason) (state, []action) {
 	s.phase, s.why = confirming, why
 	return s, []action{announceStopping}
 }
 
-// resume takes it back.
+// resume retracts an announced stop, and the decision on the exit code.
 func (s state) resume() (state, []action) {
 	s.phase, s.exit = up, exit{}
 	return s, []action{retractStopping}
@@ -327,8 +322,9 @@ func (s state) stop() (state, []action) {
 	return s, []action{stop}
 }
 
-// wake is when the rules are to be asked again though nothing happens; 0 is never.
-func (r rules) wake(s state) time.Duration {
+// wakeAt returns when the rules must be asked again even if nothing happens, as the time since the
+// shim's start; 0 is never.
+func (r rules) wakeAt(s state) time.Duration {
 	switch s.phase {
 	case holding:
 		return s.holdUntil
@@ -350,28 +346,27 @@ func (r rules) wake(s state) time.Duration {
 	return 0
 }
 
-// final reports whether a main's end is one to stop the sidecar for.
+// final reports whether main has ended and needs the sidecar no more.
 func (r rules) final(m mainState) bool {
 	return m.hasEnded() && (m.Code == exitcode.OK || !r.keepOnFailure)
 }
 
-// hasEnded reports whether a run of this shim's time has ended.
+// hasEnded reports whether main has ended. A stale end does not count.
 func (m mainState) hasEnded() bool { return m.Phase == lifetime.Ended && !m.stale }
 
 // isRunning reports whether main is known to be running.
 func (m mainState) isRunning() bool { return m.Phase == lifetime.Running }
 
-// isAlive reports whether main runs for all that is known.
+// isAlive reports whether main is running, or unverified and so taken for running.
 func (m mainState) isAlive() bool { return m.isRunning() || m.Phase == lifetime.Unverified }
 
-// cannotSeeStopping reports whether main has begun again and cannot know that we are about to
-// stop: where locks are not shared, no word counts.
+// cannotSeeStopping reports whether main is alive and cannot see that this shim is stopping: locks are
+// not shared (main is unverified), or this shim cannot announce the stop.
 func (r rules) cannotSeeStopping(m mainState) bool {
 	return m.Phase == lifetime.Unverified || r.cannotAnnounce && m.isRunning()
 }
 
-// hasBegun reports whether main has begun in this shim's time. A stale end is no
-// beginning.
+// hasBegun reports whether main has begun. A stale end does not count.
 func (m mainState) hasBegun() bool { return m.begun || m.isAlive() }
 
 func (s state) all(is func(mainState) bool) bool {

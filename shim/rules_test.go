@@ -750,8 +750,8 @@ func TestRules(t *testing.T) {
 			if s.phase == finished && s.why != row.why {
 				t.Fatalf("the reason is %v, not %v", s.why, row.why)
 			}
-			if row.wake != 0 && r.wake(s) != row.wake {
-				t.Fatalf("the rules want to be asked again at %v, not at %v", r.wake(s), row.wake)
+			if row.wake != 0 && r.wakeAt(s) != row.wake {
+				t.Fatalf("the rules want to be asked again at %v, not at %v", r.wakeAt(s), row.wake)
 			}
 		})
 	}
@@ -895,7 +895,7 @@ func (w *world) key() worldKey {
 	if s.phase == draining {
 		at.drain = s.drainUntil - w.now
 	}
-	if wake := w.rules.wake(s); wake > 0 {
+	if wake := w.rules.wakeAt(s); wake > 0 {
 		at.wake = wake - w.now
 	}
 	if len(s.exit.mains) > 0 {
@@ -936,7 +936,7 @@ func TestEveryPath(t *testing.T) {
 // successors are all that one event can make of a world.
 func successors(w world) (worlds []world) {
 	clocks := []time.Duration{w.now}
-	if at := w.rules.wake(w.s); at > w.now {
+	if at := w.rules.wakeAt(w.s); at > w.now {
 		clocks = append(clocks, at)
 	}
 	sidecars := []world{w}
@@ -996,7 +996,7 @@ func (w world) playOut(t *testing.T, what string, play func(w *world, i int)) wo
 			w.end(away, 143)
 		}
 		play(&w, i)
-		if at := w.rules.wake(w.s); at > 0 {
+		if at := w.rules.wakeAt(w.s); at > 0 {
 			w.now = at
 		}
 	}
@@ -1024,7 +1024,7 @@ func TestRandomWalks(t *testing.T) {
 			if w.stopped && rng.IntN(3) == 0 || rng.IntN(30) == 0 {
 				w.end(1+sidecar(rng.IntN(2)), []int{0, 9}[rng.IntN(2)])
 			}
-			if at := w.rules.wake(w.s); at > 0 && rng.IntN(5) == 0 {
+			if at := w.rules.wakeAt(w.s); at > 0 && rng.IntN(5) == 0 {
 				w.now = at
 			}
 			w.play(rng.IntN(10) == 0, mains...)

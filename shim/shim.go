@@ -1,9 +1,8 @@
-// Package shim wraps the entrypoint of a sidecar: it follows the runs of the mains
-// on the shared volume, stops the sidecar when they have ended, and ends with their
-// exit code.
+// Package shim wraps the entrypoint of a sidecar: it follows the runs of the mains on the shared
+// volume, stops the sidecar when they have ended, and ends with their exit code (design, 4).
 //
-// What it does and when is one pure function, in rules.go. Here is the one loop that
-// feeds it: it owns all state, waits for what may happen, looks, asks, acts.
+// The rules are one pure function, in rules.go. The loop in this file owns all state: it waits for
+// an event, looks at everything, asks the rules, and acts.
 package shim
 
 import (
@@ -27,7 +26,7 @@ import (
 type RestartPolicy string
 
 const (
-	// Undeclared: the shim judges by whether it has run before on this volume.
+	// Undeclared: a main that has failed comes back if this shim has run before on this volume.
 	Undeclared RestartPolicy = ""
 	// OnFailure: a main that has failed comes back.
 	OnFailure RestartPolicy = "OnFailure"
@@ -35,53 +34,52 @@ const (
 	Never RestartPolicy = "Never"
 )
 
-// Config is what a shim is told on its command line.
+// Config configures a shim: its command line, and what the process provides.
 type Config struct {
-	// Dir is the shared volume, Name this shim's own run, and Mains are the
-	// runs to follow.
+	// Dir is the shared volume, Name this shim's own run, and Mains are the runs to follow.
 	Dir, Name string
 	Mains     []string
-	// StopSignal is what the sidecar is stopped with. Received by the shim, it
-	// means the same as SIGTERM: what an image names as its STOPSIGNAL is what
-	// the kubelet sends.
+	// StopSignal stops the sidecar. The shim treats it like SIGTERM when it receives it itself: the
+	// kubelet sends what the image names as its STOPSIGNAL.
 	StopSignal syscall.Signal
 	// GracePeriod is the time between the stop signal and SIGKILL.
 	GracePeriod time.Duration
-	// Drain is for how long the sidecar is kept after the end of the mains.
+	// Drain is how long the sidecar is kept after the mains have ended.
 	Drain time.Duration
-	// Hold is for how long at most a SIGTERM is kept from the sidecar while a
-	// main is running; 0 is not at all.
+	// Hold is how long, at most, a SIGTERM is kept from the sidecar while a main is running. With 0
+	// it stops the sidecar at once.
 	Hold time.Duration
-	// LostAfter: see lifetime.Watch.
+	// LostAfter is the parameter of lifetime.Watch.
 	LostAfter time.Duration
-	// StartTimeout is within what time every main has to begin; 0 is none.
+	// StartTimeout is the time within which every main must begin; 0 is no limit.
 	StartTimeout time.Duration
 	// RestartPolicy is that of main's container, if declared.
 	RestartPolicy RestartPolicy
-	// KeepOnFailure keeps the sidecar when a main fails, for it comes back. It
-	// implies OnFailure.
+	// KeepOnFailure keeps the sidecar when a main fails, because main comes back. It implies OnFailure.
 	KeepOnFailure bool
-	// Command is the sidecar's command and its arguments.
+	// Command is the sidecar's command and its arguments. It is not empty.
 	Command []string
 	// Version is the program's, for the log.
 	Version string
 
-	// Signals is where process.CatchSignals delivers.
+	// Signals delivers the signals that the process receives: process.CatchSignals.
 	Signals <-chan os.Signal
 	// TerminationLog is the file for the container's termination message.
 	TerminationLog string
 	Log            zerolog.Logger
 }
 
-// Run runs the sidecar and returns the exit code for the program: that of the
-// mains, or the sidecar's own if it ends first, or one of package exitcode's.
+// Run runs the sidecar until it has ended, by itself or because the mains have. It returns the exit
+// code for the program: the mains', or the sidecar's if that ends first, or one of package exitcode.
 func Run(cfg Config) int {
-	cfg.tellStart()
+	cfg.logStart()
 	if err := lifetime.CheckVolume(cfg.Dir); err != nil {
-		return cfg.refuse(err)
+		return cfg.reportNotBegun(err)
 	}
 	if cfg.LostAfter < lifetime.MinLostAfter {
-		cfg.Log.Warn().Msgf("--lost-after %s is less than %s: where locks are not shared between containers, a live main may be taken for dead", cfg.LostAfter, lifetime.MinLostAfter)
+		cfg.Log.Warn().Msgf("--lost-after %s is less than %s: "+
+			"where locks are not shared between containers, a running main may count as lost",
+			cfg.LostAfter, lifetime.MinLostAfter)
 	}
 	watcher, err := lifetime.Watch(lifetime.Dir(cfg.Dir), cfg.Mains, cfg.LostAfter)
 	if err != nil {
@@ -90,12 +88,11 @@ func Run(cfg Config) int {
 	defer watcher.Close()
 	crashpoint.At("shim.watching")
 
-	run, ranBefore, err := lifetime.Begin(context.Background(), lifetime.Dir(cfg.Dir), cfg.Name, func(live *lifetime.LiveError) {
-		cfg.Log.Warn().Msg(live.Waiting())
-	})
+	warnWaiting := func(live *lifetime.LiveError) { cfg.Log.Warn().Msg(live.Waiting()) }
+	run, ranBefore, err := lifetime.Begin(context.Background(), lifetime.Dir(cfg.Dir), cfg.Name, warnWaiting)
 	var live *lifetime.LiveError
 	if errors.As(err, &live) {
-		return cfg.refuse(err)
+		return cfg.reportNotBegun(err)
 	}
 	if err != nil {
 		cfg.Log.Warn().Err(err).Msgf("the run of %s is not recorded", cfg.Name)
@@ -111,7 +108,7 @@ func Run(cfg Config) int {
 		state:   newState(len(cfg.Mains)),
 	}
 	l.rules.cannotAnnounce = run == nil
-	l.surroundings = surroundings{l.now, watcher.Look, l.sidecar, l.do}
+	l.deps = dependencies{l.now, watcher.Look, l.sidecar, l.do}
 	code := l.untilFinished()
 	crashpoint.At("shim.ended")
 	if run != nil {
@@ -124,7 +121,8 @@ func Run(cfg Config) int {
 	return code
 }
 
-// rules are what the command line says, given whether this shim has run before.
+// rules returns the rules for this command line. ranBefore reports whether this shim has run before
+// on this volume.
 func (cfg Config) rules(ranBefore bool) rules {
 	return rules{
 		drain: cfg.Drain, hold: cfg.Hold, startTimeout: cfg.StartTimeout,
@@ -133,7 +131,8 @@ func (cfg Config) rules(ranBefore bool) rules {
 	}
 }
 
-// expectsReturn reports whether a main that is found to have failed will come back.
+// expectsReturn reports whether a main that had already failed when this shim started comes back
+// (design, 4.1).
 func (cfg Config) expectsReturn(ranBefore bool) bool {
 	switch {
 	case cfg.KeepOnFailure:
@@ -141,45 +140,42 @@ func (cfg Config) expectsReturn(ranBefore bool) bool {
 	case cfg.RestartPolicy != Undeclared:
 		return cfg.RestartPolicy == OnFailure
 	}
-	// A shim that is started again is in a pod that restarts containers, so main comes back,
-	// too; unless main's container has another policy than the shim's, which must be declared.
+	// The kubelet has restarted this container, so it restarts main's, too, unless that has another
+	// policy. Such a policy must be declared.
 	return ranBefore
 }
 
-// loop is the owner of the state.
+// loop owns the state of a running shim.
 type loop struct {
 	Config
 	rules   rules
 	watcher *lifetime.Watcher
-	run     *lifetime.Run // nil where it could not be recorded
+	run     *lifetime.Run // nil if it could not be recorded
 	began   time.Time
 	state   state
-
-	// surroundings are the methods below.
-	surroundings surroundings
-	// synced is closed when the mains' ends are on disk; nil if nobody has asked for that.
+	deps    dependencies // the methods now, sidecar and do, and the watcher's Look
+	// synced is closed when syncEnds has finished; nil before syncEnds.
 	synced chan struct{}
 
-	process *process.Process // the sidecar's, nil before the launch
-	early   []syscall.Signal // what came for it before the launch
-	failed  error            // why it could not be launched
-	// launched is when the sidecar was started, drainFrom when --drain began.
-	launched  time.Time
-	drainFrom time.Duration
+	process      *process.Process // the sidecar's; nil before the launch
+	earlySignals []syscall.Signal // received before the launch, forwarded after it
+	launchErr    error
+	launchedAt   time.Time
+	drainBegan   time.Duration // since the shim's start
 
-	stopping chan process.Stopped // from process.Stop
-	stopFrom time.Time
-	stopTook time.Duration
-	stopped  *process.Stopped // nil until the stop has ended
-	refused  bool             // it was said that the sidecar may not be signalled
+	stopResult     chan process.Stopped // from process.Stop; nil before it
+	stopBegan      time.Time
+	stopTook       time.Duration
+	stopped        *process.Stopped // nil until process.Stop has returned
+	refusalsLogged bool             // a signal for the sidecar was not permitted, and the log says so
 }
 
-// untilFinished runs the loop to its end and returns the exit code.
+// untilFinished runs the loop until the shim is finished, and returns the exit code.
 func (l *loop) untilFinished() (code int) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	var e event
-	for len(l.Signals) > 0 { // they have come during Begin
+	for len(l.Signals) > 0 { // received during Begin
 		e.term = l.receive(<-l.Signals) || e.term
 	}
 	for {
@@ -188,17 +184,17 @@ func (l *loop) untilFinished() (code int) {
 			return l.state.exit.code
 		}
 		timer.Stop()
-		if at := l.rules.wake(l.state); at > 0 {
+		if at := l.rules.wakeAt(l.state); at > 0 {
 			timer.Reset(at - l.now())
 		}
 		e = l.wait(timer.C)
 	}
 }
 
-// wait waits until something has happened.
+// wait blocks until something may have changed.
 func (l *loop) wait(timeout <-chan time.Time) (e event) {
 	var exited <-chan struct{}
-	if l.process != nil && l.stopping == nil {
+	if l.process != nil && l.stopResult == nil {
 		exited = l.process.Exited()
 	}
 	select {
@@ -207,59 +203,59 @@ func (l *loop) wait(timeout <-chan time.Time) (e event) {
 	case <-exited:
 	case sig := <-l.Signals:
 		e.term = l.receive(sig)
-	case stopped := <-l.stopping:
-		l.stopped, l.stopTook = &stopped, time.Since(l.stopFrom)
+	case stopped := <-l.stopResult:
+		l.stopped, l.stopTook = &stopped, time.Since(l.stopBegan)
 	}
 	return e
 }
 
-// receive passes a signal on to the sidecar, unless it asks to stop.
+// receive reports whether sig asks the shim to stop. It forwards all other signals to the sidecar.
 func (l *loop) receive(sig os.Signal) (term bool) {
 	switch {
 	case sig == syscall.SIGTERM || sig == l.StopSignal:
 		return true
 	case l.process == nil:
-		l.early = append(l.early, sig.(syscall.Signal))
+		l.earlySignals = append(l.earlySignals, sig.(syscall.Signal))
 	default:
 		l.signal(sig.(syscall.Signal))
 	}
 	return false
 }
 
-// signal passes a signal on to the sidecar. That this is not permitted is said once.
+// signal forwards a signal to the sidecar. It logs only the first error.
 func (l *loop) signal(sig syscall.Signal) {
-	if err := l.process.Signal(sig); err != nil && !l.refused {
-		l.refused = true
+	if err := l.process.Signal(sig); err != nil && !l.refusalsLogged {
+		l.refusalsLogged = true
 		l.Log.Error().Msg(err.Error())
 	}
 }
 
-// step takes turns until the next one has to wait for something. Then it logs what has
-// changed, so that the log cannot delay what was decided.
+// step takes turns until the next one must wait for an event. It logs the changes only after the
+// last turn, so the log delays no action.
 func (l *loop) step(e event) {
 	states := []state{l.state}
 	for wokenBy := e; ; wokenBy = (event{}) {
-		l.state = l.rules.turn(l.surroundings, l.state, wokenBy)
+		l.state = l.rules.turn(l.deps, l.state, wokenBy)
 		states = append(states, l.state)
-		if !l.state.again() {
+		if !l.state.looksAgain() {
 			break
 		}
 	}
 	for i, now := range states[1:] {
-		l.tell(states[i], now, e)
+		l.logTurn(states[i], now, e)
 		e = event{}
 	}
 }
 
 func (l *loop) now() time.Duration { return time.Since(l.began) }
 
-// sidecar: one that is left though it was killed hangs in the kernel, and counts as
-// killed.
+// sidecar is dependencies.sidecar. A process that is left when process.Stop has returned counts as
+// gone and as killed: it hangs in the kernel, or may not be signalled.
 func (l *loop) sidecar() (exited, gone bool, code int) {
 	switch {
 	case l.process == nil:
 		return false, false, exitcode.OK
-	case l.stopping != nil:
+	case l.stopResult != nil:
 		gone = l.stopped != nil
 	default:
 		gone = isClosed(l.process.AllExited())
@@ -279,6 +275,7 @@ func isClosed(c <-chan struct{}) bool {
 	}
 }
 
+// do is dependencies.do.
 func (l *loop) do(a action, _, to state) error {
 	switch a {
 	case launch:
@@ -286,44 +283,44 @@ func (l *loop) do(a action, _, to state) error {
 	case announceStopping:
 		crashpoint.At("stop.decided")
 		if l.run != nil {
-			l.warn(l.run.AnnounceStopping())
+			l.logNotWritten(l.run.AnnounceStopping())
 		}
-		crashpoint.At("stop.said")
+		crashpoint.At("stop.announced")
 	case retractStopping:
 		if l.run != nil {
-			l.warn(l.run.RetractStopping())
+			l.logNotWritten(l.run.RetractStopping())
 		}
 	case stop:
 		if to.exit.mains != nil {
 			l.syncEnds()
 		}
-		l.stopFrom, l.stopping = time.Now(), make(chan process.Stopped, 1)
-		go func() { l.stopping <- l.process.Stop(l.StopSignal, l.GracePeriod) }()
+		l.stopBegan, l.stopResult = time.Now(), make(chan process.Stopped, 1)
+		go func() { l.stopResult <- l.process.Stop(l.StopSignal, l.GracePeriod) }()
 	case warnNotBegun:
-		l.warnNotBegun(to.warned == 1)
+		l.logNotBegun(to.warned == 1)
 	}
 	return nil
 }
 
 func (l *loop) launch() error {
-	l.launched = time.Now()
-	l.process, l.failed = process.Start(l.Command)
-	if l.failed != nil {
-		return l.failed
+	l.launchedAt = time.Now()
+	l.process, l.launchErr = process.Start(l.Command)
+	if l.launchErr != nil {
+		return l.launchErr
 	}
 	crashpoint.At("shim.launched")
-	for _, sig := range l.early {
+	for _, sig := range l.earlySignals {
 		l.signal(sig)
 	}
 	return nil
 }
 
-// syncWait is for how long a shim that is done waits until the mains' ends are on disk. A disk
+// syncWait is how long a finished shim waits, at most, for the mains' ends to reach the disk. A disk
 // that does not answer must not keep the pod from ending.
 const syncWait = time.Second
 
-// syncEnds makes the mains' ends outlive a crash of the node, in the background: the sentinels
-// do not wait for the disk themselves.
+// syncEnds writes the mains' ends to the disk, in the background. The sentinels do not wait for the
+// disk themselves (design, 2.4).
 func (l *loop) syncEnds() {
 	l.synced = make(chan struct{})
 	go func() {
@@ -347,5 +344,5 @@ func (l *loop) awaitSync() {
 	}
 }
 
-// program is what the sidecar is called in what is told to people.
+// program is the sidecar's name in messages.
 func (l *loop) program() string { return filepath.Base(l.Command[0]) }

@@ -443,12 +443,12 @@ func (s *sim) glance(p *procedure) {
 
 // act is the rest of a turn of a shim's loop: all but the look.
 func (s *sim) act(p *procedure) {
-	p.state = p.rules.turn(s.surroundings(p), p.state, event{term: p.term})
+	p.state = p.rules.turn(s.dependencies(p), p.state, event{term: p.term})
 	p.term = false
 	switch {
-	case p.state.again() && s.defect == noConfirming:
+	case p.state.looksAgain() && s.defect == noConfirming:
 		// The same once more.
-	case p.state.again():
+	case p.state.looksAgain():
 		p.kind, p.seen, p.interval = turning, nil, simTick
 	case p.state.phase == finished:
 		code := p.state.exit.code
@@ -465,10 +465,10 @@ func (s *sim) act(p *procedure) {
 	}
 }
 
-// surroundings are what a turn of a shim looks at and acts upon.
-func (s *sim) surroundings(p *procedure) surroundings {
+// dependencies are those of a shim in the simulated pod.
+func (s *sim) dependencies(p *procedure) dependencies {
 	t := s.replayVolume
-	return surroundings{
+	return dependencies{
 		now:  func() time.Duration { return p.at },
 		look: func() []lifetime.State { return p.seen },
 		sidecar: func() (exited, gone bool, code int) {
@@ -735,7 +735,7 @@ func (s *sim) wakes(w *situation, i int, p *procedure) bool {
 	if s.defect == noLockWait && !a.hint {
 		return a.news
 	}
-	at := p.rules.wake(p.state)
+	at := p.rules.wakeAt(p.state)
 	return a.hint || a.due || a.news || a.term || s.timed && at > 0 && at <= time.Duration(a.age)*simTick
 }
 

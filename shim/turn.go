@@ -10,31 +10,30 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/sentinel/process"
 )
 
-// One turn of the shim's loop. It joins the rules to what they rule.
+// One turn of the shim's loop: it connects the rules to the volume and the sidecar.
 
-// surroundings are all that a turn looks at and acts upon. The loop in shim.go gives those of
-// a real volume and a real sidecar, the tests those of a simulated pod.
+// dependencies are all functions through which a turn looks and acts. Those of the loop in shim.go
+// use a real volume and a real sidecar, those of the tests a simulated pod.
 //
-// A struct of functions, for the reason that sentinel.Actions names.
-type surroundings struct {
+// They are a struct and not an interface for the reason given at sentinel.Actions.
+type dependencies struct {
 	// now returns the time since the shim's start.
 	now func() time.Duration
 	// look returns the state of every main, in the order of Config.Mains.
 	look func() []lifetime.State
-	// sidecar reports whether the sidecar's process has ended, whether nothing of the
-	// sidecar is left, and its exit code.
+	// sidecar reports whether the sidecar's process has exited, with its code, and whether nothing that
+	// the sidecar has started is left.
 	sidecar func() (exited, gone bool, code int)
-	// do performs an action, on the way from one state to the next. Only a launch
-	// can fail; its error is a *process.StartError where the sidecar is at fault.
+	// do performs an action between two states. Only a launch can fail. Its error is a
+	// *process.StartError if the sidecar's command is at fault.
 	do func(a action, from, to state) error
 }
 
-// turn looks at everything, asks the rules, and does what they say. An event holds what
-// only the caller knows: whether SIGTERM has come, whether a stop has ended.
-func (r rules) turn(w surroundings, s state, e event) state {
-	e.at, e.mains = w.now(), w.look()
-	exited, gone, code := w.sidecar()
-	e.exited, e.gone, e.status = exited, gone, code
+// turn looks at everything, asks the rules, performs their actions, and returns the next state. Of e
+// it reads only term: it fills in everything else.
+func (r rules) turn(d dependencies, s state, e event) state {
+	e.at, e.mains = d.now(), d.look()
+	e.exited, e.gone, e.status = d.sidecar()
 	next, actions := r.next(s, e)
 	switch { // decisions that leave no trace on the volume
 	case s.phase == confirming:
@@ -43,21 +42,21 @@ func (r rules) turn(w surroundings, s state, e event) state {
 		crashpoint.At("stop.drained")
 	}
 	for _, a := range actions {
-		if err := w.do(a, s, next); err != nil {
+		if err := d.do(a, s, next); err != nil {
 			next = next.notLaunched(err)
 		}
 	}
 	return next
 }
 
-// again reports whether the next turn follows at once, without waiting for an event.
-func (s state) again() bool { return s.phase == confirming }
+// looksAgain reports whether the next turn follows at once, without waiting for an event.
+func (s state) looksAgain() bool { return s.phase == confirming }
 
 // notLaunched ends the shim because its sidecar could not be started.
 func (s state) notLaunched(err error) state {
-	s = s.decide(exitcode.Wrapper)
+	s = s.exitWith(exitcode.Wrapper)
 	if start := (*process.StartError)(nil); errors.As(err, &start) {
-		s = s.decide(start.Code)
+		s = s.exitWith(start.Code)
 	}
 	s.phase = finished
 	return s

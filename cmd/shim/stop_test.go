@@ -75,7 +75,7 @@ func TestHold(t *testing.T) {
 		s.Signal(syscall.SIGTERM)
 		s.Await("is kept until main has ended")
 		p.end(run, 0)
-		s.Await("which is left of --hold 700ms (--drain is 1h0m0s)")
+		s.Await("the rest of --hold 700ms (--drain is 1h0m0s)")
 		s.Want(0)
 		s.Await("got SIGTERM")
 	})
@@ -203,7 +203,7 @@ func TestDrain(t *testing.T) {
 		s.Signal(syscall.SIGTERM)
 		s.Want(3)
 		p.end(run, 0)
-		wantNot(t, s, "goes on")
+		wantNot(t, s, "is kept: main has begun")
 	})
 	t.Run("the sidecar ends within it", func(t *testing.T) {
 		t.Parallel()

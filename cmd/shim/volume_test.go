@@ -86,7 +86,7 @@ func wantUnrecorded(t *testing.T, p pod, start func(flags string, sidecar ...str
 	p.end(run, 3)
 	s.Await("(--drain)")
 	run = p.begin("main")
-	s.Await("goes on: main has begun")
+	s.Await("is kept: main has begun")
 	p.end(run, 5)
 	s.AwaitCount("(--drain)", 2)
 	s.Signal(syscall.SIGTERM)
