@@ -463,7 +463,7 @@ func TestCopyToRefused(t *testing.T) {
 		{"missing", "", []string{"--copy-to", dir + "/none"}, anybody, []string{"--copy-to", dir + "/none: no such file", "volumeMounts"}},
 		{"a file", "", []string{"--copy-to", file}, anybody, []string{"--copy-to " + file, "not a directory"}},
 		{"empty", "", []string{"--copy-to="}, anybody, []string{"--copy-to", "it is empty"}},
-		{"a command", "", []string{"--copy-to", dir, "--", "true"}, anybody, []string{"--copy-to " + dir, "no command goes with it"}},
+		{"a command", "", []string{"--copy-to", dir, "--", "true"}, anybody, []string{"--copy-to " + dir, "runs no command: remove "}},
 		{"no shim beside", alone + "/sentinel", []string{"--copy-to", dir + "/"}, anybody, []string{alone + "/shim: no such file", "both programs in one directory"}},
 		{"not writable", "", []string{"--copy-to", locked}, user, []string{"--copy-to " + locked, "permission denied", "writable"}},
 	} {

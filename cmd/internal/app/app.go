@@ -1,5 +1,5 @@
-// Package app is what the command lines of sentinel and shim share: flags and their
-// variables, --help, exit codes for what cannot be used, the log, the version, and --copy-to.
+// Package app is what the command lines of sentinel and shim share: flags and their variables, --help,
+// usage errors, the log, the version, and --copy-to.
 package app
 
 import (
@@ -19,34 +19,33 @@ import (
 
 // Program is one of the two commands.
 type Program struct {
-	// Name is the command's name, and the first word of its variables'.
+	// Name is the program's name. In capitals it is the prefix of the program's variables.
 	Name string
-	// CommandName is what the command line calls the command that is to be run.
+	// CommandName is the placeholder of the wrapped command in --help and in errors: COMMAND.
 	CommandName string
-	// Usage is a line for --help. ExitCodes and Examples are lines, too.
+	// Usage is one line for --help. ExitCodes and Examples may have several.
 	Usage, ExitCodes, Examples string
-	// Flags are the command's own. Those that both have are added.
+	// Flags are the program's own. Run adds those that both programs have.
 	Flags []*Flag
-	// Validate completes what the flags have set, and says what is wrong with it.
-	// command is everything after the flags, and never empty.
+	// Validate completes and checks what the flags have set. command is everything after the flags. It is
+	// not empty.
 	Validate func(command []string) error
 	// Main does the work and returns the exit code.
 	Main func(log zerolog.Logger) int
-	// OnUsageError is called when arguments or variables cannot be used, unless they ask for no run
-	// at all (--copy-to). All that can be used has been set by then. It may be nil.
+	// OnUsageError is called if arguments or variables are invalid, except with --copy-to. The valid flags
+	// have been set by then. It may be nil.
 	OnUsageError func()
 }
 
-// processors are how many processors a program uses at most: one to wait for events and
-// one to act on them. Go would make threads for each of a node's hundred.
+// processors is how many processors a program uses, at most: one to wait for events and one to act on
+// them. By default Go would start threads for every processor of the node.
 const processors = 2
 
-// Run runs the program with its arguments, the first of which is the program's own
-// name, and returns the exit code.
+// Run runs the program and returns the exit code. args[0] is the program's name.
 func (p Program) Run(args []string) (code int) {
 	runtime.GOMAXPROCS(min(processors, runtime.GOMAXPROCS(0)))
-	// GOGC and GOMEMLIMIT in the container's environment are meant for the command: with
-	// GOGC=off we would only grow.
+	// GOGC and GOMEMLIMIT in the container's environment are the command's (design, 5.1). With GOGC=off
+	// this process would never free memory.
 	debug.SetGCPercent(100)
 	debug.SetMemoryLimit(math.MaxInt64)
 
@@ -90,7 +89,7 @@ func (p Program) Run(args []string) (code int) {
 	}
 	message := fmt.Sprintf("%v (see %s --help)", err, p.Name)
 	terminationlog.Write(terminationlog.DefaultPath, message)
-	// Even with --log-level disabled: a program that only exits with 125 explains nothing.
+	// Log the error even with --log-level disabled: the exit code 125 alone explains nothing.
 	log = log.Level(zerolog.ErrorLevel)
 	log.Error().Int("code", exitcode.Wrapper).Msg(message)
 	return exitcode.Wrapper

@@ -11,7 +11,7 @@ import (
 
 const copyTo = "copy-to"
 
-// programs are what --copy-to copies, from the directory that we are in.
+// programs are what --copy-to copies, from the directory of the running executable.
 var programs = []string{"sentinel", "shim"}
 
 func copyFlag(dst *string) *Flag {
@@ -20,11 +20,11 @@ func copyFlag(dst *string) *Flag {
 	return f
 }
 
-// copyPrograms copies both programs into a directory that is there already. It may be
-// done again at any time, also while they run.
+// copyPrograms copies both programs into an existing directory. It replaces earlier copies, even running
+// ones.
 func copyPrograms(directory string, command []string) error {
 	if len(command) > 0 {
-		return fmt.Errorf("--%s %s: no command goes with it, %q is one", copyTo, directory, command[0])
+		return fmt.Errorf("--%s %s runs no command: remove %q", copyTo, directory, command[0])
 	}
 	info, err := os.Stat(directory)
 	if err != nil {
@@ -35,7 +35,8 @@ func copyPrograms(directory string, command []string) error {
 	}
 	var fs unix.Statfs_t
 	if err := unix.Statfs(directory, &fs); err == nil && fs.Flags&unix.ST_NOEXEC != 0 {
-		return fmt.Errorf("--%s %s: the volume is mounted noexec, nothing on it can be run: take another volume", copyTo, directory)
+		return fmt.Errorf("--%s %s: the volume is mounted noexec, nothing on it can be run: take another volume",
+			copyTo, directory)
 	}
 	self, err := os.Executable()
 	if err != nil {
@@ -44,14 +45,15 @@ func copyPrograms(directory string, command []string) error {
 	for _, program := range programs {
 		from, to := filepath.Join(filepath.Dir(self), program), filepath.Join(directory, program)
 		if err := copyFile(from, to); err != nil {
-			return fmt.Errorf("--%s %s: %w: it takes both programs in one directory to copy from, and one to copy to that is writable for this user and has room", copyTo, directory, err)
+			return fmt.Errorf("--%s %s: %w: both programs must be in one directory, "+
+				"and %s must be writable for this user and have room", copyTo, directory, err, directory)
 		}
 	}
 	return nil
 }
 
-// copyFile makes to a copy of from in one step. A program that runs is never
-// written to: it keeps its old file.
+// copyFile replaces to by a copy of from, atomically. It never writes to the old file: a program that
+// runs keeps it.
 func copyFile(from, to string) (err error) {
 	source, err := os.Open(from)
 	if err != nil {
@@ -71,7 +73,7 @@ func copyFile(from, to string) (err error) {
 	if _, err = io.Copy(target, source); err != nil {
 		return err
 	}
-	// Whatever the umask: containers of other UIDs run it.
+	// Not left to the umask: containers with other UIDs run the copy.
 	if err = target.Chmod(0o755); err != nil {
 		return err
 	}

@@ -15,37 +15,37 @@ import (
 	"github.com/xrash/smetrics"
 )
 
-// About is what --help says of a flag.
+// About is what --help says about a flag.
 type About struct {
-	// Name is the flag's name without dashes. Its variable is the program's name and this,
-	// in capitals: SENTINEL_WAIT_FOR for --wait-for.
+	// Name is the flag's name without dashes. The flag's variable is the program's name and this one, in
+	// capitals: SENTINEL_WAIT_FOR for --wait-for.
 	Name string
-	// Type is what the value is, in capitals: DURATION.
+	// Type is the placeholder of the value, in capitals: DURATION.
 	Type string
 	// Usage is a sentence without a full stop.
 	Usage string
-	// Group is the heading that the flag stands under.
+	// Group is the heading above the flag.
 	Group string
 }
 
-// Flag is a flag, and its variable, which counts if the flag is not given.
+// Flag is a flag and its variable. The flag overrides the variable.
 type Flag struct {
 	About
 	set    func(source, value string) error
 	format func() string
-	// isSwitch: it takes no value. noVariable: only the command line sets it.
+	// isSwitch: the flag takes no value. noVariable: the flag has no variable.
 	isSwitch, noVariable bool
 	short                string // a second name, of one letter; or ""
 
-	// The rest is the parser's. source is what sets it: the variable, then the flag.
+	// parse sets the rest. source is the name of what is being read: the variable, then the flag.
 	source      string
 	given       bool
 	problems    *[]error
-	defaultText string // what it shows before anything is set
+	defaultText string
 }
 
-// Value is a flag that sets dst to what parse makes of its value. What dst holds is the
-// default; format shows it.
+// Value is a flag whose value parse converts and stores in dst. What dst holds before is the default;
+// format formats it for --help.
 func Value[T any](about About, dst *T, parse func(string) (T, error), format func(T) string) *Flag {
 	return &Flag{About: about, format: func() string { return format(*dst) }, set: func(_, value string) error {
 		parsed, err := parse(value)
@@ -56,7 +56,7 @@ func Value[T any](about About, dst *T, parse func(string) (T, error), format fun
 	}}
 }
 
-// String is a flag for a text that is not empty and passes check, which may be nil.
+// String is a flag for a text. The text must not be empty and must pass check, which may be nil.
 func String(about About, dst *string, check func(string) error) *Flag {
 	return Value(about, dst, func(s string) (string, error) {
 		if s == "" {
@@ -69,7 +69,7 @@ func String(about About, dst *string, check func(string) error) *Flag {
 	}, func(s string) string { return s })
 }
 
-// Duration is a flag for a time that is not negative.
+// Duration is a flag for a duration that is not negative.
 func Duration(about About, dst *time.Duration) *Flag {
 	about.Type = "DURATION"
 	return Value(about, dst, func(s string) (time.Duration, error) {
@@ -84,7 +84,7 @@ func Duration(about About, dst *time.Duration) *Flag {
 	}, formatDuration)
 }
 
-// formatDuration writes 1m0s as 1m: nobody would type the rest.
+// formatDuration formats 1m0s as 1m, and 1h0m0s as 1h.
 func formatDuration(d time.Duration) string {
 	s := d.String()
 	if strings.HasSuffix(s, "m0s") {
@@ -96,12 +96,12 @@ func formatDuration(d time.Duration) string {
 	return s
 }
 
-// Switch is a flag that is on if it is given.
+// Switch is a flag that sets dst to true, unless its value is false: --switch=false.
 func Switch(about About, dst *bool) *Flag {
 	f := Value(about, dst, func(s string) (bool, error) {
 		on, err := strconv.ParseBool(s)
 		if err != nil {
-			return false, errors.New("it is true or false")
+			return false, errors.New("give true or false")
 		}
 		return on, nil
 	}, func(bool) string { return "" })
@@ -109,8 +109,8 @@ func Switch(about About, dst *bool) *Flag {
 	return f
 }
 
-// List is a flag that may be repeated, and whose values may also be separated by
-// spaces. Commas belong to URLs.
+// List is a flag that may be repeated. Its value may also hold several items, separated by spaces: a
+// comma may be part of a URL.
 func List[T any](about About, dst *[]T, parse func(string) (T, error), format func(T) string) *Flag {
 	setBy := "" // the default
 	return &Flag{About: about, set: func(source, value string) error {
@@ -138,7 +138,7 @@ func List[T any](about About, dst *[]T, parse func(string) (T, error), format fu
 	}}
 }
 
-// OneOf is a parser of a text that is one of some words.
+// OneOf returns a parser that accepts one of the words.
 func OneOf[T ~string](words ...T) func(string) (T, error) {
 	return func(s string) (T, error) {
 		var known []string
@@ -148,7 +148,7 @@ func OneOf[T ~string](words ...T) func(string) (T, error) {
 			}
 			known = append(known, string(word))
 		}
-		return "", fmt.Errorf("it is one of %s", strings.Join(known, ", "))
+		return "", fmt.Errorf("give one of %s", strings.Join(known, ", "))
 	}
 }
 
@@ -157,14 +157,14 @@ func OneOf[T ~string](words ...T) func(string) (T, error) {
 func (f *Flag) Set(value string) error {
 	f.given = true
 	if err := f.set(f.source, value); err != nil {
-		f.complain(fmt.Errorf("%s %s: %w", f.source, quote(value), err))
+		f.addProblem(fmt.Errorf("%s %s: %w", f.source, quote(value), err))
 	}
 	return nil
 }
 
-func (f *Flag) complain(err error) { *f.problems = append(*f.problems, err) }
+func (f *Flag) addProblem(err error) { *f.problems = append(*f.problems, err) }
 
-// String implements flag.Value: the value, which is the default until something is set.
+// String implements flag.Value: the current value, which is the default before parsing.
 func (f *Flag) String() string {
 	if f.format == nil { // the flag package asks a zero Flag for its default
 		return ""
@@ -172,11 +172,10 @@ func (f *Flag) String() string {
 	return f.format()
 }
 
-// IsBoolFlag tells the flag package that no value follows.
+// IsBoolFlag reports to the flag package whether the flag takes no value.
 func (f *Flag) IsBoolFlag() bool { return f.isSwitch }
 
-// quote hides a value that may hold credentials, as a database's URL does. What is wrong
-// with it says enough.
+// quote quotes a value, but hides one that may hold credentials, such as the URL of a database.
 func quote(value string) string {
 	if strings.Contains(value, "@") {
 		return `"…"`
@@ -184,7 +183,7 @@ func quote(value string) string {
 	return strconv.Quote(value)
 }
 
-// variable is the name of the flag's variable, or "".
+// variable returns the name of the flag's variable, or "" if there is none.
 func (f *Flag) variable(program string) string {
 	if f.noVariable {
 		return ""
@@ -194,9 +193,9 @@ func (f *Flag) variable(program string) string {
 
 func variablePrefix(program string) string { return strings.ToUpper(program) + "_" }
 
-// parse reads the variables, then the arguments, the first of which is the program's own name,
-// up to the command. It reads on where something is wrong, which cli.App.Run does not: --help
-// works even then, and sentinel has to know where to record that the command was not started.
+// parse reads the variables, then the arguments up to the command. args[0] is the program's name. Unlike
+// cli.App.Run, it reads on after an error: --help works even then, and sentinel must know where to record
+// that the command was not started.
 func (p Program) parse(flags []*Flag, args []string) (command []string, problems []error) {
 	set := flag.NewFlagSet(p.Name, flag.ContinueOnError)
 	set.SetOutput(io.Discard)
@@ -209,7 +208,7 @@ func (p Program) parse(flags []*Flag, args []string) (command []string, problems
 		if f.source = f.variable(p.Name); f.source != "" {
 			applied.EnvVars = []string{f.source}
 		}
-		if err := applied.Apply(set); err != nil { // which Flag.Set never has
+		if err := applied.Apply(set); err != nil { // impossible: Flag.Set returns none
 			problems = append(problems, err)
 		}
 		f.source = "--" + f.Name
@@ -219,30 +218,32 @@ func (p Program) parse(flags []*Flag, args []string) (command []string, problems
 		if err == nil {
 			command := set.Args()
 			f := switchAtEnd(set, rest[:len(rest)-len(command)])
-			if f == nil || !slices.Contains(command, "--") || !isTruth(command[0]) {
+			if f == nil || !slices.Contains(command, "--") || !isBool(command[0]) {
 				return command, problems
 			}
-			f.complain(fmt.Errorf("%s takes no value behind it: leave %s out, or write %s=%s", f.source, command[0], f.source, command[0]))
+			f.addProblem(fmt.Errorf("%s takes no separate value: remove %s, or write %s=%s",
+				f.source, command[0], f.source, command[0]))
 			rest = command[1:]
 			continue
 		}
 		stopped := len(rest) - len(set.Args())
-		if strings.HasPrefix(err.Error(), "bad flag syntax") { // it stops before that, else behind what is wrong
+		if strings.HasPrefix(err.Error(), "bad flag syntax") { // Parse stops before such an argument, but after others
 			stopped++
 		}
 		wrong := rest[stopped-1]
 		rest = rest[stopped:]
 		name, _, hasValue := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(wrong, "-"), "-"), "=")
 		switch known := set.Lookup(name); {
-		case known != nil: // and it stands at the end
+		case known != nil: // the last argument
 			f := known.Value.(*Flag)
 			f.given = true
-			f.complain(fmt.Errorf("%s: its value is missing", f.source))
+			f.addProblem(fmt.Errorf("%s: its value is missing", f.source))
 		case name == "" || strings.HasPrefix(name, "-"):
-			problems = append(problems, fmt.Errorf("%s is no flag: if it is %s's, put -- before %s", strconv.Quote(wrong), p.CommandName, p.CommandName))
+			problems = append(problems, fmt.Errorf("%s is no flag: if it is %s's, put -- before %s",
+				strconv.Quote(wrong), p.CommandName, p.CommandName))
 		default:
 			problems = append(problems, p.unknown(name, flags))
-			// A word behind it is its value, or the command. Only a -- behind that tells.
+			// The next argument is the flag's value if a -- follows. Otherwise it may be the command.
 			if !hasValue && len(rest) > 0 && !strings.HasPrefix(rest[0], "-") && slices.Contains(rest, "--") {
 				rest = rest[1:]
 			}
@@ -250,19 +251,19 @@ func (p Program) parse(flags []*Flag, args []string) (command []string, problems
 	}
 }
 
-// switchAtEnd is the switch that these arguments end with, or nil.
+// switchAtEnd returns the switch that args ends with, or nil.
 func switchAtEnd(set *flag.FlagSet, args []string) *Flag {
 	if len(args) == 0 || !strings.HasPrefix(args[len(args)-1], "-") {
 		return nil
 	}
 	known := set.Lookup(strings.TrimLeft(args[len(args)-1], "-"))
-	if known == nil || !known.Value.(*Flag).isSwitch || !known.Value.(*Flag).given { // else it is the value of another
+	if known == nil || !known.Value.(*Flag).isSwitch || !known.Value.(*Flag).given { // not given: it is another flag's value
 		return nil
 	}
 	return known.Value.(*Flag)
 }
 
-func isTruth(word string) bool {
+func isBool(word string) bool {
 	_, err := strconv.ParseBool(word)
 	return err == nil
 }
@@ -276,15 +277,15 @@ func (p Program) unknown(name string, flags []*Flag) error {
 	return fmt.Errorf("%s has no flag --%s: if it is %s's, put -- before %s", p.Name, name, p.CommandName, p.CommandName)
 }
 
-// isOfService reports whether a variable may be one that Kubernetes makes for a Service. One that
-// is named sentinel-log makes SENTINEL_LOG_PORT, which is alike SENTINEL_LOG_FORMAT.
+// isOfService reports whether Kubernetes may have set the variable for a Service. A Service named
+// sentinel-log sets SENTINEL_LOG_PORT, which is similar to SENTINEL_LOG_FORMAT.
 func isOfService(variable string) bool {
 	return strings.Contains(variable+"_", "_PORT_") || strings.Contains(variable+"_", "_SERVICE_")
 }
 
-// misspelt finds variables whose names are nearly those of the program's own. Others are left
-// alone: those of a Service that is named like the program (SHIM_SERVICE_HOST, SHIM_PORT), and
-// those of other programs (Redis' SENTINEL_QUORUM).
+// misspelt returns a warning for each variable whose name is similar to that of one of the program's own.
+// It ignores those of a Service named like the program (SHIM_SERVICE_HOST, SHIM_PORT) and those of other
+// programs (Redis' SENTINEL_QUORUM).
 func (p Program) misspelt(flags []*Flag) (problems []string) {
 	known := make(map[string]bool)
 	for _, f := range flags {
@@ -298,7 +299,8 @@ func (p Program) misspelt(flags []*Flag) (problems []string) {
 		}
 		for _, f := range flags {
 			if right := f.variable(p.Name); right != "" && alike(variable[len(prefix):], right[len(prefix):]) {
-				problems = append(problems, fmt.Sprintf("the variable %s is not %s's and has no effect: did you mean %s?", variable, p.Name, right))
+				problems = append(problems, fmt.Sprintf("the variable %s is not %s's and has no effect: did you mean %s?",
+					variable, p.Name, right))
 				break
 			}
 		}
@@ -306,8 +308,8 @@ func (p Program) misspelt(flags []*Flag) (problems []string) {
 	return problems
 }
 
-// alike reports whether one name is probably the other, mistyped. The bounds are what
-// urfave/cli uses for its suggestions, and one at which SHIM_PORT is none of ours.
+// alike reports whether one name is probably the other, mistyped. boostThreshold and prefixSize are those of
+// urfave/cli's suggestions. With a smaller least, SHIM_PORT would count as one of our variables.
 func alike(a, b string) bool {
 	const boostThreshold, prefixSize, least = 0.7, 4, 0.9
 	return smetrics.JaroWinkler(strings.ToLower(a), strings.ToLower(b), boostThreshold, prefixSize) >= least

@@ -13,7 +13,7 @@ const (
 	other        = "Other"
 )
 
-// helpTemplate is for a terminal of 80 columns: two for the indent, 26 for a flag and its type.
+// helpTemplate fits a terminal of 80 columns: two for the indent, 26 for a flag and its type.
 const helpTemplate = `{{.Name}} - {{.Usage}}
 
 Usage: {{.Name}} [flags] -- {{.CommandName}} [ARG...]
@@ -36,7 +36,7 @@ type (
 	helpLine struct{ Names, Usage string }
 )
 
-// helpFlag and versionFlag are -h and -v, too.
+// helpFlag and versionFlag have the short names -h and -v.
 func helpFlag(dst *bool) *Flag {
 	f := Switch(About{"help", "", "show this help, and exit", other}, dst)
 	f.short, f.noVariable = "h", true
@@ -49,7 +49,7 @@ func versionFlag(dst *bool) *Flag {
 	return f
 }
 
-// showHelp writes what --help shows to stdout.
+// showHelp writes the help text to stdout.
 func (p Program) showHelp(flags []*Flag) {
 	var groups []helpGroup
 	for _, f := range flags {

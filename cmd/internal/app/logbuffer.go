@@ -13,37 +13,38 @@ import (
 )
 
 const (
-	// maxLines is how many log lines wait at most for somebody to read stderr. Then the oldest
-	// is dropped: the newest says why a program has ended.
+	// maxLines is how many log lines wait, at most, until stderr is read. Then the oldest is dropped: the
+	// newest says why the program has ended.
 	maxLines = 1000
-	// flushWait is for how long at most an exit waits for the rest to be read.
+	// flushWait is how long, at most, an exit waits until the remaining lines are written.
 	flushWait = time.Second
 )
 
-// logBuffer writes log lines in the background. Stderr may be a pipe that nobody reads (a
-// blocking log driver, Ctrl-S on a terminal), and what decides when a pod ends must not wait
-// for it. zerolog's package diode does the same, but a line may stay in it until the next one
-// comes: a wake-up gets lost there (cloudfoundry/go-diodes#91, which zerolog's copy is without).
+// logBuffer writes log lines in the background. Stderr may be a pipe that nobody reads (a blocking log
+// driver, Ctrl-S on a terminal), and must not delay the end of a pod.
+//
+// zerolog's package diode does the same, but can lose a wake-up: a line then stays in it until the next
+// one comes (cloudfoundry/go-diodes#91; zerolog's copy lacks the fix).
 type logBuffer struct {
 	lines   chan []byte
-	written chan struct{} // closed when the last line has been
+	written chan struct{} // closed when the last line has been written
 
 	mu      sync.Mutex
-	dropped int  // since that was last told
-	flushed bool // what comes now comes too late
+	dropped int  // since the last report
+	flushed bool // lines are discarded from now on
 }
 
-// newLogBuffer returns a buffer in front of out. tell is called with the number of dropped lines
-// before the line behind them is written, and may block as out may.
-func newLogBuffer(out io.Writer, tell func(dropped int)) *logBuffer {
+// newLogBuffer returns a buffer in front of out. After lines were dropped, it calls report with their number
+// before it writes the next line. out and report may block.
+func newLogBuffer(out io.Writer, report func(dropped int)) *logBuffer {
 	b := &logBuffer{lines: make(chan []byte, maxLines), written: make(chan struct{})}
 	go func() {
 		defer close(b.written)
 		for line := range b.lines {
 			if n := b.takeDropped(); n > 0 {
-				tell(n)
+				report(n)
 			}
-			_, _ = out.Write(line) // whoever closed it wants no log
+			_, _ = out.Write(line) // an error can be reported nowhere: out is the log
 		}
 	}()
 	return b
@@ -62,7 +63,7 @@ func (b *logBuffer) Write(line []byte) (n int, err error) {
 		select {
 		case <-b.lines:
 			b.dropped++
-		default: // it was just written
+		default: // the buffer has just been emptied
 		}
 	}
 	return len(line), nil
@@ -75,9 +76,11 @@ func (b *logBuffer) takeDropped() (n int) {
 	return n
 }
 
-// flush waits until all is written, at most flushWait. It is called once, at the end. It sleeps
-// without a timer of Go's, which would need an epoll descriptor and end the program with exit
-// code 2 where none is left.
+// flush blocks until all lines are written, at most flushWait. It may be called once. Lines that are
+// written later are discarded.
+//
+// It sleeps without a Go timer: a timer needs an epoll descriptor, and where none is left, Go's runtime
+// ends the program with exit code 2.
 func (b *logBuffer) flush() {
 	b.mu.Lock()
 	b.flushed = true
@@ -85,7 +88,7 @@ func (b *logBuffer) flush() {
 	b.mu.Unlock()
 	pause := 10 * time.Microsecond // about what one write takes
 	for began := time.Now(); time.Since(began) < flushWait; pause = min(2*pause, flushWait/100) {
-		runtime.Gosched() // where there is no other thread for the writer, it has this one
+		runtime.Gosched() // lets the writer run if there is no other thread for it
 		select {
 		case <-b.written:
 			return
@@ -96,19 +99,19 @@ func (b *logBuffer) flush() {
 	}
 }
 
-// patient is a file whose Write waits for the reader even where the file does not block. The
-// command shares stderr with us, and what it sets there (O_NONBLOCK) holds for us, too: fcntl(2).
-type patient struct{ *os.File }
+// blockingFile is a file whose Write blocks even if the file is in non-blocking mode. The command shares
+// stderr with the wrapper: O_NONBLOCK, set by one, applies to both (fcntl(2)).
+type blockingFile struct{ *os.File }
 
-func (p patient) Write(line []byte) (n int, err error) {
+func (f blockingFile) Write(line []byte) (n int, err error) {
 	for {
 		var more int
-		more, err = p.File.Write(line[n:])
+		more, err = f.File.Write(line[n:])
 		n += more
 		if !errors.Is(err, unix.EAGAIN) {
 			return n, err
 		}
-		writable := []unix.PollFd{{Fd: int32(p.Fd()), Events: unix.POLLOUT}}
+		writable := []unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLOUT}}
 		if _, pollErr := unix.Poll(writable, -1); pollErr != nil && pollErr != unix.EINTR {
 			return n, err
 		}

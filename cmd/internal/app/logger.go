@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// logFormat is how log lines look.
+// logFormat is a value of --log-format.
 type logFormat string
 
 const (
@@ -19,7 +19,7 @@ const (
 	json    logFormat = "json"
 )
 
-// logging is what the command line says about the log.
+// logging holds the values of the log's flags.
 type logging struct {
 	level  zerolog.Level
 	format logFormat
@@ -27,29 +27,32 @@ type logging struct {
 
 func (l *logging) flags() []*Flag {
 	return []*Flag{
-		Value(About{"log-level", "LEVEL", "the least that is logged: trace, debug, info, warn, error or disabled", loggingGroup},
+		Value(About{"log-level", "LEVEL",
+			"the lowest level that is logged: trace, debug, info, warn, error or disabled", loggingGroup},
 			&l.level, parseLevel, zerolog.Level.String),
 		Value(About{"log-format", "FORMAT", "json, console, or auto: console on a terminal, else json", loggingGroup},
 			&l.format, OneOf(auto, console, json), func(f logFormat) string { return string(f) }),
 	}
 }
 
-// parseLevel is strict, except that capitals do not matter: zerolog takes an empty level, and
-// numbers, for levels at which nothing is logged.
+// parseLevel accepts the names of the levels below, in either case. zerolog.ParseLevel also accepts an empty
+// text and numbers, and may return a level for them at which nothing is logged.
 func parseLevel(s string) (zerolog.Level, error) {
-	for _, level := range []zerolog.Level{zerolog.TraceLevel, zerolog.DebugLevel, zerolog.InfoLevel, zerolog.WarnLevel, zerolog.ErrorLevel, zerolog.Disabled} {
+	for _, level := range []zerolog.Level{
+		zerolog.TraceLevel, zerolog.DebugLevel, zerolog.InfoLevel, zerolog.WarnLevel, zerolog.ErrorLevel, zerolog.Disabled,
+	} {
 		if strings.EqualFold(s, level.String()) {
 			return level, nil
 		}
 	}
-	return zerolog.NoLevel, errors.New("it is one of trace, debug, info, warn, error, disabled")
+	return zerolog.NoLevel, errors.New("give one of trace, debug, info, warn, error, disabled")
 }
 
-// logger returns a log on stderr that never blocks, and what to call at the end, so that
-// nothing is lost that somebody reads.
+// logger returns a logger that writes to stderr and never blocks. flush must be called before the exit: it
+// writes the lines that are still buffered.
 func (l *logging) logger(program string) (log zerolog.Logger, flush func()) {
 	zerolog.TimeFieldFormat = "2006-01-02T15:04:05.000Z07:00"
-	stderr := patient{os.Stderr}
+	stderr := blockingFile{os.Stderr}
 	direct := l.to(stderr, program)
 	buffer := newLogBuffer(stderr, func(dropped int) {
 		direct.Warn().Int("dropped", dropped).Msgf("%d lines of this log were dropped: nobody read stderr", dropped)
@@ -57,8 +60,8 @@ func (l *logging) logger(program string) (log zerolog.Logger, flush func()) {
 	return l.to(buffer, program), buffer.flush
 }
 
-// to is a log on out, which looks as it should on stderr. The command writes there, too: hence
-// the field logger.
+// to returns a logger that writes to out, in the format for stderr. The field logger tells its lines from
+// the command's, which are on the same stderr.
 func (l *logging) to(out io.Writer, program string) zerolog.Logger {
 	var log zerolog.Logger
 	terminal := isTerminal(os.Stderr)
@@ -70,8 +73,8 @@ func (l *logging) to(out io.Writer, program string) zerolog.Logger {
 	return log.Level(l.level).With().Timestamp().Str("logger", program).Logger()
 }
 
-// severity adds the field that Google Cloud reads, by its names. Without one it shows all that
-// comes from stderr as an error (LogSeverity in Cloud Logging's LogEntry).
+// severity adds the field "severity" for Google Cloud, which shows a line on stderr without it as an error
+// (LogSeverity in Cloud Logging's LogEntry).
 type severity struct{}
 
 func (severity) Run(e *zerolog.Event, level zerolog.Level, _ string) {

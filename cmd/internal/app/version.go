@@ -2,11 +2,10 @@ package app
 
 import "runtime/debug"
 
-// version is set by the linker (-X); see the Makefile and the Dockerfile.
+// version is set by the linker (-X): see the Makefile and the Dockerfile.
 var version string
 
-// Version is the version of the program: what the build has stamped, else that of
-// the Go module.
+// Version returns the version set by the linker, else that of the Go module, else "(unknown)".
 func Version() string {
 	if version != "" {
 		return version
