@@ -3,20 +3,22 @@
 //
 //	sentinel [flags] -- COMMAND [ARG...]
 //
-// It begins a run on the volume: the file NAME-running, which it keeps locked. After
-// a restart it waits for sidecars that are still stopping; then for the addresses of
-// --wait-for. It runs COMMAND, transparently: arguments, environment, standard files,
-// working directory, umask and limits are COMMAND's, signals are passed on, every orphan
-// is reaped. When COMMAND has ended it renames the file to NAME-terminated, with the exit
-// code in it, and exits with that code. If COMMAND has died of a signal that was passed
-// on, the rest of its process group gets the same signal and is waited for.
+// It begins a run on the volume: the file NAME-running, which it keeps locked. After a restart it waits for
+// sidecars that are still stopping. Then it waits for the addresses of --wait-for.
 //
-// The exit code is COMMAND's; 128+n if it died of signal n; 127 if it was not found, 126
-// if it cannot be executed; 124 if --wait-for was in vain; 125 for an error of sentinel's
-// own, usage errors included. It is also on the volume, wherever that can be written.
+// It runs COMMAND transparently: COMMAND gets its arguments as they are, and sentinel's environment, standard
+// files, working directory, umask and limits. sentinel forwards signals and reaps every orphan. If COMMAND
+// dies of a forwarded signal, the rest of its process group gets the same signal, and sentinel waits for it.
 //
-// Every flag but --copy-to, --help and --version has a variable: SENTINEL_WAIT_FOR for
-// --wait-for. An empty variable counts as unset.
+// When COMMAND has ended, sentinel renames the file to NAME-terminated, with the exit code in it, and exits
+// with that code.
+//
+// The exit code is COMMAND's; 128+n if it died of signal n; 127 if it was not found, 126 if it cannot be
+// executed; 124 if --wait-for did not answer within --wait-timeout; 125 for an error of sentinel's own, usage
+// errors included. It is recorded on the volume, too, if that is writable and no live run has the name.
+//
+// Every flag but --copy-to, --help and --version has a variable: SENTINEL_WAIT_FOR for --wait-for. An empty
+// variable counts as unset.
 package main
 
 import (
@@ -57,10 +59,20 @@ func run(args []string, signals <-chan os.Signal) int {
 		ExitCodes:   exitCodes,
 		Examples:    examples,
 		Flags: []*app.Flag{
-			app.String(app.About{Name: "dir", Type: "DIR", Usage: "the shared volume", Group: recording}, &cfg.Dir, nil),
-			app.String(app.About{Name: "name", Type: "NAME", Usage: "whose end is recorded: the name that shims follow with --main", Group: recording}, &cfg.Name, lifetime.CheckName),
-			app.List(app.About{Name: "wait-for", Type: "ADDRESS", Usage: "start COMMAND only once this answers: tcp://host:port, unix:///path, file:///path, or http://host:port/path (any 2xx); may be repeated", Group: waiting}, &cfg.WaitFor, probe.Parse, probe.Target.String),
-			app.Duration(app.About{Name: "wait-timeout", Usage: "how long to wait for --wait-for, then give up; and after a restart for sidecars that are still stopping, then go on", Group: waiting}, &cfg.WaitTimeout),
+			app.String(app.About{Name: "dir", Type: "DIR", Group: recording,
+				Usage: "the shared volume"},
+				&cfg.Dir, nil),
+			app.String(app.About{Name: "name", Type: "NAME", Group: recording,
+				Usage: "the name of the run, which shims follow with --main"},
+				&cfg.Name, lifetime.CheckName),
+			app.List(app.About{Name: "wait-for", Type: "ADDRESS", Group: waiting,
+				Usage: "start COMMAND only once this answers: tcp://host:port, unix:///path, file:///path, " +
+					"or http://host:port/path (any 2xx); may be repeated"},
+				&cfg.WaitFor, probe.Parse, probe.Target.String),
+			app.Duration(app.About{Name: "wait-timeout", Group: waiting,
+				Usage: "how long to wait for --wait-for, then give up; " +
+					"and after a restart for sidecars that are still stopping, then go on"},
+				&cfg.WaitTimeout),
 		},
 		Validate: func(command []string) error {
 			cfg.Command = command
@@ -70,8 +82,8 @@ func run(args []string, signals <-chan os.Signal) int {
 			cfg.Log, cfg.Version = log, app.Version()
 			return sentinel.Run(cfg)
 		},
-		// No shim may wait for a command that never begins. Where that cannot be recorded, there
-		// is nothing left to do, and the error that matters is told.
+		// No shim may wait for a command that never starts. An error of Record is dropped: the usage error
+		// is what matters.
 		OnUsageError: func() {
 			if lifetime.CheckVolume(cfg.Dir) == nil {
 				_ = lifetime.Record(lifetime.Dir(cfg.Dir), cfg.Name, exitcode.Wrapper)

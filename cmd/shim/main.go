@@ -3,28 +3,24 @@
 //
 //	shim [flags] -- SIDECAR [ARG...]
 //
-// It follows the runs named by --main on the volume that the pod's containers share,
-// and records its own by the same contract, under --name. If the mains have ended before
-// SIDECAR is started, it is not started; except that a failure which is found after a
-// restart is of the attempt before, and main's next run is waited for (--restart-policy
-// decides otherwise).
+// It follows the runs named by --main on the volume that the pod's containers share, and records its own run
+// there, under --name. If the mains have already ended, it does not start SIDECAR. After a restart, however, a
+// failure that it finds belongs to the attempt before: it starts SIDECAR and waits for main's next run
+// (--restart-policy overrides this).
 //
-// When all mains have ended it waits --drain, sends --stop-signal to SIDECAR, SIGTERM to
-// what SIDECAR leaves behind, SIGKILL to the rest after --grace-period, and exits with the
-// first of the mains' exit codes that is not 0. A main that was killed before it could
-// record an exit code counts as 137. A SIDECAR that ends first ends the shim with its own
-// code.
+// When all mains have ended, it waits for --drain and sends --stop-signal to SIDECAR, then SIGTERM to the
+// processes that SIDECAR has left, and after --grace-period SIGKILL to everything that is left. It exits with
+// the first exit code of a main that is not 0. A main that was killed before it could record an exit code
+// counts as 137. If SIDECAR ends first, shim exits with SIDECAR's code.
 //
-// SIGTERM (or what --stop-signal names) is kept from SIDECAR while a main is running, or
-// may be for all that is known, at most for --hold; a second one is not. Other signals are
-// passed on.
+// While a main is running or unverified, shim keeps SIGTERM, and the signal of --stop-signal, from SIDECAR for
+// at most --hold. A second one stops SIDECAR at once. shim forwards all other signals.
 //
-// The exit code is the mains', or SIDECAR's; 128+n for signal n; 127 if SIDECAR was not
-// found, 126 if it cannot be executed; 124 after --start-timeout; 125 for an error of
-// shim's own, usage errors included.
+// The exit code is the mains', or SIDECAR's; 128+n for signal n; 127 if SIDECAR was not found, 126 if it cannot
+// be executed; 124 after --start-timeout; 125 for an error of shim's own, usage errors included.
 //
-// Every flag but --copy-to, --help and --version has a variable: SHIM_GRACE_PERIOD for
-// --grace-period. An empty variable counts as unset.
+// Every flag but --copy-to, --help and --version has a variable: SHIM_GRACE_PERIOD for --grace-period. An empty
+// variable counts as unset.
 package main
 
 import (
@@ -70,17 +66,42 @@ func run(args []string, signals <-chan os.Signal) int {
 		ExitCodes:   exitCodes,
 		Examples:    examples,
 		Flags: []*app.Flag{
-			app.String(app.About{Name: "dir", Type: "DIR", Usage: "the shared volume", Group: following}, &cfg.Dir, nil),
-			app.List(app.About{Name: "main", Type: "NAME", Usage: "the run to follow: sentinel's --name; may be repeated", Group: following}, &cfg.Mains, parseName, func(s string) string { return s }),
-			app.String(app.About{Name: "name", Type: "NAME", Usage: "this sidecar's own run (default: the base name of SIDECAR)", Group: following}, &cfg.Name, lifetime.CheckName),
-			app.Duration(app.About{Name: "start-timeout", Usage: "give up if main does not begin within this time; 0s: never", Group: following}, &cfg.StartTimeout),
-			app.Duration(app.About{Name: "lost-after", Usage: "where locks are not shared: take main for killed if it gives no sign of life for this long", Group: following}, &cfg.LostAfter),
-			app.Duration(app.About{Name: "drain", Usage: "keep SIDECAR this long after main's end", Group: stopping}, &cfg.Drain),
-			app.Value(app.About{Name: "stop-signal", Type: "SIGNAL", Usage: "what SIDECAR is stopped with: a name, with or without SIG, or a number", Group: stopping}, &cfg.StopSignal, process.ParseSignal, process.SignalName),
-			app.Duration(app.About{Name: "grace-period", Usage: "the time between --stop-signal and SIGKILL", Group: stopping}, &cfg.GracePeriod),
-			app.Duration(app.About{Name: "hold", Usage: "keep SIDECAR at most this long after a SIGTERM while main is running", Group: stopping}, &cfg.Hold),
-			app.Value(app.About{Name: "restart-policy", Type: "POLICY", Usage: "the restartPolicy of main's container, OnFailure or Never: whether a main that is found to have failed comes back (default: OnFailure if this container was restarted; declare it if main's container has another policy than this one)", Group: restarts}, &cfg.RestartPolicy, app.OneOf(shim.OnFailure, shim.Never), func(p shim.RestartPolicy) string { return string(p) }),
-			app.Switch(app.About{Name: "keep-on-failure", Usage: "keep SIDECAR when main fails, because main comes back; implies --restart-policy OnFailure", Group: restarts}, &cfg.KeepOnFailure),
+			app.String(app.About{Name: "dir", Type: "DIR", Group: following,
+				Usage: "the shared volume"},
+				&cfg.Dir, nil),
+			app.List(app.About{Name: "main", Type: "NAME", Group: following,
+				Usage: "the run to follow: sentinel's --name; may be repeated"},
+				&cfg.Mains, parseName, func(s string) string { return s }),
+			app.String(app.About{Name: "name", Type: "NAME", Group: following,
+				Usage: "this sidecar's own run (default: the base name of SIDECAR)"},
+				&cfg.Name, lifetime.CheckName),
+			app.Duration(app.About{Name: "start-timeout", Group: following,
+				Usage: "give up if main does not begin within this time; 0s: never"},
+				&cfg.StartTimeout),
+			app.Duration(app.About{Name: "lost-after", Group: following,
+				Usage: "where locks are not shared: main counts as killed if its file does not change for this long"},
+				&cfg.LostAfter),
+			app.Duration(app.About{Name: "drain", Group: stopping,
+				Usage: "keep SIDECAR this long after main's end"},
+				&cfg.Drain),
+			app.Value(app.About{Name: "stop-signal", Type: "SIGNAL", Group: stopping,
+				Usage: "the signal that stops SIDECAR: a name, with or without SIG, or a number"},
+				&cfg.StopSignal, process.ParseSignal, process.SignalName),
+			app.Duration(app.About{Name: "grace-period", Group: stopping,
+				Usage: "the time between --stop-signal and SIGKILL"},
+				&cfg.GracePeriod),
+			app.Duration(app.About{Name: "hold", Group: stopping,
+				Usage: "keep SIDECAR at most this long after a SIGTERM while main is running"},
+				&cfg.Hold),
+			app.Value(app.About{Name: "restart-policy", Type: "POLICY", Group: restarts,
+				Usage: "the restartPolicy of main's container, OnFailure or Never: whether a main that has already " +
+					"failed when shim starts comes back (default: OnFailure if this container was restarted; " +
+					"declare it if main's container has another policy than this one)"},
+				&cfg.RestartPolicy, app.OneOf(shim.OnFailure, shim.Never),
+				func(p shim.RestartPolicy) string { return string(p) }),
+			app.Switch(app.About{Name: "keep-on-failure", Group: restarts,
+				Usage: "keep SIDECAR when main fails, because main comes back; implies --restart-policy OnFailure"},
+				&cfg.KeepOnFailure),
 		},
 		Validate: func(command []string) error {
 			cfg.Command = command
@@ -106,10 +127,11 @@ shim --stop-signal USR1 --grace-period 30s -- haproxy -f /etc/haproxy.cfg`
 
 func parseName(s string) (string, error) { return s, lifetime.CheckName(s) }
 
-// check completes cfg, and says which flags do not go together.
+// check completes cfg, and returns an error if its flags contradict each other.
 func check(cfg *shim.Config) error {
 	if cfg.KeepOnFailure && cfg.RestartPolicy == shim.Never {
-		return errors.New("--keep-on-failure and --restart-policy Never exclude each other: under Never, a main that has failed does not come back")
+		return errors.New("--keep-on-failure and --restart-policy Never exclude each other: " +
+			"under Never, a main that has failed does not come back")
 	}
 	if cfg.Name == "" {
 		cfg.Name = filepath.Base(cfg.Command[0])
@@ -122,7 +144,8 @@ func check(cfg *shim.Config) error {
 	}
 	for _, main := range cfg.Mains {
 		if main == cfg.Name {
-			return fmt.Errorf("--name %s is also a --main: a sidecar cannot follow itself, give it another --name", main)
+			return fmt.Errorf("--name %s is also a --main: a sidecar cannot follow itself: give the sidecar another --name",
+				main)
 		}
 	}
 	return nil

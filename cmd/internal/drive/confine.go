@@ -1,6 +1,6 @@
 package drive
 
-// Modes for the test binaries of both programs.
+// Modes for the test binaries of both programs. Each is a value of Modes.
 
 import (
 	"fmt"
@@ -13,30 +13,30 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Somebody is a user who owns no file and no other process.
+// Somebody is the UID of a user who owns no file and no other process.
 const Somebody = 54321
 
-// WithoutKill is a mode that becomes another program, as root without CAP_KILL: what a
-// container's capabilities with drop: [ALL] and add: [SETUID, SETGID] leave. It needs root.
+// WithoutKill executes argv as root without CAP_KILL, as a container with the capabilities
+// drop: [ALL], add: [SETUID, SETGID] does. It needs root.
 func WithoutKill(argv []string) int {
-	runtime.LockOSThread() // whose the capability is
+	runtime.LockOSThread() // a capability belongs to a thread
 	if err := unix.Prctl(unix.PR_CAPBSET_DROP, unix.CAP_KILL, 0, 0, 0); err != nil {
 		panic(err)
 	}
 	panic(unix.Exec(argv[0], argv, os.Environ()))
 }
 
-// AsSomebody is a mode that becomes a shell script of another user, as gosu does.
+// AsSomebody executes a shell script as the user Somebody, as gosu does.
 func AsSomebody(args []string) int {
 	runtime.LockOSThread()
-	if _, _, errno := unix.RawSyscall(unix.SYS_SETUID, Somebody, 0, 0); errno != 0 { // of this thread
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETUID, Somebody, 0, 0); errno != 0 { // for this thread only
 		panic(errno)
 	}
 	panic(unix.Exec("/bin/sh", []string{"sh", "-c", args[0]}, os.Environ()))
 }
 
-// Session is a mode that starts a shell script in a session of its own, as a daemon does, and
-// leaves it behind.
+// Session starts a shell script in a session of its own, as a daemon does, and returns without waiting
+// for it.
 func Session(args []string) int {
 	cmd := exec.Command("/bin/sh", "-c", args[0])
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
@@ -47,8 +47,9 @@ func Session(args []string) int {
 	return 0
 }
 
-// Negligent is a mode that leaves its process group, but has a child in it, which has ended and
-// is not reaped. It says "ready" then. (Its parent, in the group, waits for it.)
+// Negligent leaves a zombie in its process group: it starts itself again outside the group, and that
+// process has a child in the group, which has ended and is never reaped. It prints "ready" then and
+// runs until it is killed.
 //
 //	negligent [GROUP]
 func Negligent(args []string) int {

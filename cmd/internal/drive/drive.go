@@ -1,8 +1,7 @@
-// Package drive is for tests that drive the built programs as a user would: it
-// builds them once for a test binary, starts them, and waits for lines of their output.
+// Package drive runs the built programs in tests as a user would: it builds them once for a test binary,
+// starts them, and waits for lines of their output.
 //
-// The commands that they wrap are modes of the test binary itself ([Command]), so that
-// nothing but Go is needed.
+// The commands that they wrap may be modes of the test binary itself (see [Command]).
 package drive
 
 import (
@@ -22,35 +21,35 @@ import (
 	"time"
 )
 
-// Patience is for how long a test waits for anything before it fails.
+// Patience is how long a test waits for anything before it fails.
 const Patience = 20 * time.Second
 
-// modeArg as the first argument makes the test binary one of its modes.
+// modeArg as the first argument makes the test binary run the mode named by the second.
 const modeArg = "drive:mode"
 
-// Modes are what a test binary can be as a wrapped command, by name. Each gets the
-// arguments behind the name and returns the exit code.
+// Modes are the wrapped commands that a test binary can run as, by name. Each gets the arguments after its
+// name and returns the exit code.
 type Modes map[string]func(args []string) int
 
-var directory string // where the programs were built
+var directory string // of the built programs
 
-// Main is for TestMain: it is one of the modes if the arguments say so; else it builds
-// the programs and runs the tests.
+// Main is for TestMain, and never returns. It runs a mode if the arguments name one (see Command); else it
+// builds the programs and runs the tests.
 func Main(m *testing.M, modes Modes) {
 	os.Exit(run(m, modes))
 }
 
-// prepare makes the test binary independent of what has started it, and quick.
+// prepare makes the tests independent of the signals that their parent ignores, and fast.
 func prepare() error {
-	// The programs do not forward what they have inherited as ignored (under nohup).
-	// What is caught here is not ignored there.
+	// The programs do not forward a signal that they inherit as ignored (under nohup). A signal that is
+	// caught here is not inherited as ignored.
 	for _, sig := range []os.Signal{syscall.SIGHUP, syscall.SIGINT} {
 		if signal.Ignored(sig) {
 			signal.Notify(make(chan os.Signal, 1), sig)
 		}
 	}
-	// Under the race detector a mode would sleep for a second at its end. And most of
-	// the tests wait most of the time: more at once than there are processors.
+	// Without atexit_sleep_ms=0, a mode would sleep for a second at its end under the race detector. The
+	// tests mostly wait, so more of them run at once than there are processors.
 	flag.Parse()
 	return errors.Join(
 		os.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE")),
@@ -76,7 +75,7 @@ func run(m *testing.M, modes Modes) int {
 		return 1
 	}
 	defer os.RemoveAll(directory)
-	if err := os.Chmod(directory, 0o755); err != nil { // tests may run them as other users
+	if err := os.Chmod(directory, 0o755); err != nil { // tests also run the programs as other users
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -87,15 +86,16 @@ func run(m *testing.M, modes Modes) int {
 	return m.Run()
 }
 
-// build builds the programs as they are released: without the race detector, which
-// would make them slow and large. The packages' own tests run under it.
+// build builds the programs as they are released: without the race detector, which would make them slow and
+// large. The packages' own tests run under it. The flags are those of the Makefile.
 func build(into string, tags ...string) error {
 	_, here, _, _ := runtime.Caller(0)
 	tags = append(tags, "urfave_cli_no_docs")
 	args := []string{"build", "-trimpath", "-buildvcs=false", "-tags", strings.Join(tags, ",")}
-	// As in the Makefile.
 	args = append(args, "-gcflags", "all=-l")
-	for _, urgent := range []string{"runtime", "internal", "sync", "syscall", "github.com/fsnotify/fsnotify", "github.com/sentinel-shim/sentinel-shim"} {
+	for _, urgent := range []string{
+		"runtime", "internal", "sync", "syscall", "github.com/fsnotify/fsnotify", "github.com/sentinel-shim/sentinel-shim",
+	} {
 		args = append(args, "-gcflags", urgent+"/...=")
 	}
 	cmd := exec.Command("go", append(args, "-ldflags", "-s -w", "-o", into+"/", "./cmd/sentinel", "./cmd/shim")...)
@@ -107,8 +107,8 @@ func build(into string, tags ...string) error {
 	return nil
 }
 
-// Tagged builds the programs with another build tag, for the time of a test, and returns
-// the directory that they are in.
+// Tagged builds the programs with one more build tag and returns their directory, which is removed at the
+// end of the test.
 func Tagged(t testing.TB, tag string) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -118,15 +118,15 @@ func Tagged(t testing.TB, tag string) (dir string) {
 	return dir
 }
 
-// Program is the path of a built program, "sentinel" or "shim".
+// Program returns the path of a built program, "sentinel" or "shim".
 func Program(name string) string { return filepath.Join(directory, name) }
 
-// Command is the command line of one of the test binary's modes.
+// Command returns the command line that runs a mode of the test binary.
 func Command(mode string, args ...string) []string {
 	return append([]string{os.Args[0], modeArg, mode}, args...)
 }
 
-// Wrap is the command line that wraps a command in a program with some flags.
+// Wrap returns the command line of a program that wraps a command: PROGRAM FLAGS -- COMMAND.
 func Wrap(program string, flags []string, command []string) []string {
 	argv := append([]string{Program(program)}, flags...)
 	return append(append(argv, "--"), command...)
@@ -140,22 +140,21 @@ type Process struct {
 	mu     sync.Mutex
 	output bytes.Buffer
 	rest   []byte        // the beginning of a line that is not complete yet
-	more   chan struct{} // closed, and made anew, whenever there is more output
+	more   chan struct{} // closed, and replaced, when there is more output
 	ended  bool          // no more output will come
 
 	exited chan struct{} // closed when the process has ended and its output has been read
 }
 
-// Start starts a command line, and kills it at the end of the test at the latest.
-// Changes may complete the command before it is started.
+// Start starts a command line, after changes have completed the command. The end of the test kills the
+// process if it still runs.
 func Start(t testing.TB, argv []string, changes ...func(*exec.Cmd)) *Process {
 	t.Helper()
 	p := &Process{t: t, cmd: exec.Command(argv[0], argv[1:]...), more: make(chan struct{}), exited: make(chan struct{})}
 	for _, change := range changes {
 		change(p.cmd)
 	}
-	// A pipe of our own and not the exec package's, whose Wait would hang on
-	// grandchildren.
+	// Not a pipe of package exec: Wait would block until all descendants have closed it.
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -176,7 +175,7 @@ func Start(t testing.TB, argv []string, changes ...func(*exec.Cmd)) *Process {
 	go func() {
 		_ = p.cmd.Wait()
 		close(waited)
-		_ = r.SetReadDeadline(time.Now()) // wakes read
+		_ = r.SetReadDeadline(time.Now()) // wakes Process.read
 	}()
 	go p.read(r, waited)
 	t.Cleanup(func() {
@@ -187,8 +186,8 @@ func Start(t testing.TB, argv []string, changes ...func(*exec.Cmd)) *Process {
 	return p
 }
 
-// read reads the output until nobody can write any more. Those that the process has started may be
-// left when it has ended; what it wrote itself has been read when exited is closed.
+// read reads the output until no process can write to it any more. Descendants may outlive the process:
+// read closes exited as soon as the process has ended and everything that it wrote has been read.
 func (p *Process) read(r *os.File, waited <-chan struct{}) {
 	buffer := make([]byte, 64<<10)
 	drained := false
@@ -210,7 +209,7 @@ func (p *Process) read(r *os.File, waited <-chan struct{}) {
 	}
 }
 
-// drain reads what is in the pipe now.
+// drain reads what is in the pipe now. It does not block.
 func (p *Process) drain(r *os.File, buffer []byte) error {
 	pipe, err := r.SyscallConn()
 	if err != nil {
@@ -232,8 +231,8 @@ func (p *Process) drain(r *os.File, buffer []byte) error {
 	})
 }
 
-// add adds whole lines to the output; and what is left, too, if the process has written all of it.
-// ended: nobody else can write more.
+// add adds text to the output, up to the last complete line, or all of it (all). ended: no more output will
+// come.
 func (p *Process) add(text []byte, all, ended bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -248,20 +247,20 @@ func (p *Process) add(text []byte, all, ended bool) {
 	p.more = make(chan struct{})
 }
 
-// Output is all that the process, and those that it has started, have written so far.
+// Output returns everything that the process and its descendants have written so far.
 func (p *Process) Output() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.output.String()
 }
 
-// Await waits until the output holds text.
+// Await waits until the output holds text. It fails the test after Patience, or if no more output can come.
 func (p *Process) Await(text string) {
 	p.t.Helper()
 	p.AwaitCount(text, 1)
 }
 
-// AwaitCount waits until the output holds text n times.
+// AwaitCount is Await for n occurrences of text.
 func (p *Process) AwaitCount(text string, n int) {
 	p.t.Helper()
 	deadline := time.After(Patience)
@@ -283,8 +282,7 @@ func (p *Process) AwaitCount(text string, n int) {
 	}
 }
 
-// AwaitAll waits until no more output can come: the process, and those that it has started,
-// have ended.
+// AwaitAll waits until no more output can come: the process and its descendants have ended.
 func (p *Process) AwaitAll() {
 	p.t.Helper()
 	deadline := time.After(Patience)
@@ -303,11 +301,10 @@ func (p *Process) AwaitAll() {
 	}
 }
 
-// Exited is closed when the process has ended, and all that it has written is in Output.
+// Exited returns a channel that is closed when the process has ended and Output holds all that it wrote.
 func (p *Process) Exited() <-chan struct{} { return p.exited }
 
-// Code waits for the end of the process and returns its exit code, 128+n for a signal. All that it
-// has written is in Output then.
+// Code waits until Exited is closed and returns the exit code of the process, 128+n for signal n.
 func (p *Process) Code() int {
 	p.t.Helper()
 	select {
@@ -322,7 +319,7 @@ func (p *Process) Code() int {
 	return ws.ExitStatus()
 }
 
-// Want fails the test unless the process ends with the code.
+// Want waits for the end of the process, and fails the test if its exit code is another.
 func (p *Process) Want(code int) {
 	p.t.Helper()
 	if got := p.Code(); got != code {
@@ -330,7 +327,7 @@ func (p *Process) Want(code int) {
 	}
 }
 
-// PID is the process id.
+// PID returns the process ID.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
 
 // Signal sends a signal to the process.
