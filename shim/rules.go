@@ -9,7 +9,8 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/sentinel/lifetime"
 )
 
-// rules are the flags that decide when the shim stops. See next.
+// rules hold what the decisions depend on and what never changes: the flags, and what the shim has found
+// when it began. See next.
 type rules struct {
 	drain, hold, startTimeout time.Duration
 	// keepOnFailure: only a success of the mains stops the sidecar.
@@ -169,7 +170,8 @@ func (r rules) follow(m mainState, seen lifetime.State) mainState {
 	return m
 }
 
-// start launches the sidecar, or ends the shim without it (design, 4.1).
+// start waits until the state of every main has settled. Then it launches the sidecar, or ends the shim
+// without it (design, 4.1).
 func (r rules) start(s state, e event) (state, []action) {
 	switch {
 	case e.term:
@@ -305,7 +307,7 @@ func (s state) exitWithMains() state {
 	return s.exitWith(exitcode.OK)
 }
 
-// announceStop writes "stopping" to the volume before the sidecar is stopped; confirm goes on from there.
+// announceStop writes "stopping" to the volume before the sidecar is stopped; confirm follows.
 func (s state) announceStop(why reason) (state, []action) {
 	s.phase, s.why = confirming, why
 	return s, []action{announceStopping}

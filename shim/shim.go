@@ -26,7 +26,7 @@ import (
 type RestartPolicy string
 
 const (
-	// Undeclared: a main that has failed comes back if this shim has run before on this volume.
+	// Undeclared: a failure found at the start is stale if this shim has run before on this volume.
 	Undeclared RestartPolicy = ""
 	// OnFailure: a main that has failed comes back.
 	OnFailure RestartPolicy = "OnFailure"
@@ -163,11 +163,11 @@ type loop struct {
 	launchedAt   time.Time
 	drainBegan   time.Duration // since the shim's start
 
-	stopResult     chan process.Stopped // from process.Stop; nil before it
-	stopBegan      time.Time
-	stopTook       time.Duration
-	stopped        *process.Stopped // nil until process.Stop has returned
-	refusalsLogged bool             // a signal for the sidecar was not permitted, and the log says so
+	stopResult    chan process.Stopped // from process.Stop; nil before it
+	stopBegan     time.Time
+	stopTook      time.Duration
+	stopped       *process.Stopped // nil until process.Stop has returned
+	refusalLogged bool             // a signal for the sidecar was not permitted, and the log says so
 }
 
 // untilFinished runs the loop until the shim is finished, and returns the exit code.
@@ -224,8 +224,8 @@ func (l *loop) receive(sig os.Signal) (term bool) {
 
 // signal forwards a signal to the sidecar. It logs only the first error.
 func (l *loop) signal(sig syscall.Signal) {
-	if err := l.process.Signal(sig); err != nil && !l.refusalsLogged {
-		l.refusalsLogged = true
+	if err := l.process.Signal(sig); err != nil && !l.refusalLogged {
+		l.refusalLogged = true
 		l.Log.Error().Msg(err.Error())
 	}
 }

@@ -144,8 +144,8 @@ func check(cfg *shim.Config) error {
 	}
 	for _, main := range cfg.Mains {
 		if main == cfg.Name {
-			return fmt.Errorf("--name %s is also a --main: a sidecar cannot follow itself: give the sidecar another --name",
-				main)
+			return fmt.Errorf("--name %s is also a --main: a sidecar cannot follow itself: "+
+				"give the sidecar another --name", main)
 		}
 	}
 	return nil

@@ -227,7 +227,7 @@ func (p Program) parse(flags []*Flag, args []string) (command []string, problems
 			continue
 		}
 		stopped := len(rest) - len(set.Args())
-		if strings.HasPrefix(err.Error(), "bad flag syntax") { // Parse stops before such an argument, but after others
+		if strings.HasPrefix(err.Error(), "bad flag syntax") { // Parse has not consumed such an argument
 			stopped++
 		}
 		wrong := rest[stopped-1]
@@ -257,7 +257,8 @@ func switchAtEnd(set *flag.FlagSet, args []string) *Flag {
 		return nil
 	}
 	known := set.Lookup(strings.TrimLeft(args[len(args)-1], "-"))
-	if known == nil || !known.Value.(*Flag).isSwitch || !known.Value.(*Flag).given { // not given: it is another flag's value
+	// If it was not given, it is another flag's value.
+	if known == nil || !known.Value.(*Flag).isSwitch || !known.Value.(*Flag).given {
 		return nil
 	}
 	return known.Value.(*Flag)
@@ -274,7 +275,8 @@ func (p Program) unknown(name string, flags []*Flag) error {
 			return fmt.Errorf("%s has no flag --%s: did you mean --%s?", p.Name, name, f.Name)
 		}
 	}
-	return fmt.Errorf("%s has no flag --%s: if it is %s's, put -- before %s", p.Name, name, p.CommandName, p.CommandName)
+	return fmt.Errorf("%s has no flag --%s: if it is %s's, put -- before %s",
+		p.Name, name, p.CommandName, p.CommandName)
 }
 
 // isOfService reports whether Kubernetes may have set the variable for a Service. A Service named
@@ -299,8 +301,8 @@ func (p Program) misspelt(flags []*Flag) (problems []string) {
 		}
 		for _, f := range flags {
 			if right := f.variable(p.Name); right != "" && alike(variable[len(prefix):], right[len(prefix):]) {
-				problems = append(problems, fmt.Sprintf("the variable %s is not %s's and has no effect: did you mean %s?",
-					variable, p.Name, right))
+				problems = append(problems, fmt.Sprintf(
+					"the variable %s is not %s's and has no effect: did you mean %s?", variable, p.Name, right))
 				break
 			}
 		}

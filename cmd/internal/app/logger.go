@@ -39,7 +39,8 @@ func (l *logging) flags() []*Flag {
 // text and numbers, and may return a level for them at which nothing is logged.
 func parseLevel(s string) (zerolog.Level, error) {
 	for _, level := range []zerolog.Level{
-		zerolog.TraceLevel, zerolog.DebugLevel, zerolog.InfoLevel, zerolog.WarnLevel, zerolog.ErrorLevel, zerolog.Disabled,
+		zerolog.TraceLevel, zerolog.DebugLevel, zerolog.InfoLevel,
+		zerolog.WarnLevel, zerolog.ErrorLevel, zerolog.Disabled,
 	} {
 		if strings.EqualFold(s, level.String()) {
 			return level, nil

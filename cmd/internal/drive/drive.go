@@ -94,7 +94,8 @@ func build(into string, tags ...string) error {
 	args := []string{"build", "-trimpath", "-buildvcs=false", "-tags", strings.Join(tags, ",")}
 	args = append(args, "-gcflags", "all=-l")
 	for _, urgent := range []string{
-		"runtime", "internal", "sync", "syscall", "github.com/fsnotify/fsnotify", "github.com/sentinel-shim/sentinel-shim",
+		"runtime", "internal", "sync", "syscall",
+		"github.com/fsnotify/fsnotify", "github.com/sentinel-shim/sentinel-shim",
 	} {
 		args = append(args, "-gcflags", urgent+"/...=")
 	}
