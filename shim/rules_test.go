@@ -11,7 +11,7 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/sentinel/lifetime"
 )
 
-// ids are identities of different files. Only a look at real files makes any.
+// ids are the identities of different files. Only a look at real files returns any.
 var ids = func() (ids [8]lifetime.Identity) {
 	dir, err := os.MkdirTemp("", "identities-")
 	if err != nil {
@@ -30,8 +30,7 @@ var ids = func() (ids [8]lifetime.Identity) {
 	return ids
 }()
 
-// What can be seen of a main. The second of a kind is of another file, and so of
-// another run.
+// The states that a look at a main may return. The second one of a kind has another file identity.
 var (
 	notStarted  = lifetime.State{Phase: lifetime.NotStarted}
 	unsettled   = lifetime.State{Phase: lifetime.Unsettled}
@@ -53,7 +52,7 @@ func endedAnew(code int) lifetime.State {
 	return lifetime.State{Phase: lifetime.Ended, Code: code, ID: ids[7]}
 }
 
-// Events. An event is what is seen of the mains, and what else has happened.
+// Events. An event holds the mains' states and what else has happened.
 func saw(mains ...lifetime.State) event { return event{mains: mains, status: 137} }
 
 func after(d time.Duration, e event) event { e.at = d; return e }
@@ -61,7 +60,7 @@ func term(e event) event                   { e.term = true; return e }
 func exited(code int, e event) event       { e.exited, e.status = true, code; return e }
 func gone(code int, e event) event         { e = exited(code, e); e.gone = true; return e }
 
-// move is an event, and what is to come of it.
+// move is an event, and the phase and the actions that it must lead to.
 type move struct {
 	event
 	then phase
@@ -70,19 +69,19 @@ type move struct {
 
 func on(e event, then phase, do ...action) move { return move{e, then, do} }
 
-// story is a row of the table.
-type story struct {
+// scenario is a row of the table.
+type scenario struct {
 	name           string
 	cfg            Config
 	ranBefore      bool
 	cannotAnnounce bool // the volume is read-only
 	moves          []move
-	code           int           // if it ends with finished
-	why            reason        // the same
-	wake           time.Duration // when the rules want to be asked after the last move
+	code           int           // if the last phase is finished
+	why            reason        // if the last phase is finished
+	wake           time.Duration // wakeAt after the last move
 }
 
-var table = []story{
+var table = []scenario{
 	// "At start": the table.
 	{name: "start: ended with 0, never run before: not launched", code: 0, moves: []move{
 		on(saw(ended(0)), finished),
@@ -757,18 +756,17 @@ func TestRules(t *testing.T) {
 	}
 }
 
-// world is what the rules are played against: it remembers what they have done, and
-// says what is against the design.
+// world performs the actions of the rules, and records what contradicts the design.
 type world struct {
-	rules    rules
-	s        state
-	now      time.Duration
-	launched bool
-	stopped  bool
-	saysStop bool // the word on the volume
-	sidecar  sidecar
-	status   int // its exit code, once it has ended
-	trouble  string
+	rules     rules
+	s         state
+	now       time.Duration
+	launched  bool
+	stopped   bool
+	announced bool // "stopping" is on the volume
+	sidecar   sidecar
+	status    int // its exit code, once it has ended
+	trouble   string
 }
 
 type sidecar int
@@ -779,13 +777,14 @@ const (
 	away                   // nothing of it is left
 )
 
+// object records the first contradiction.
 func (w *world) object(format string, args ...any) {
 	if w.trouble == "" {
 		w.trouble = fmt.Sprintf(format, args...)
 	}
 }
 
-// end ends the sidecar, if it was launched and has not ended so far already.
+// end ends the sidecar this far, if it was launched and has not ended so far before.
 func (w *world) end(how sidecar, status int) {
 	if !w.launched || how <= w.sidecar {
 		return
@@ -796,7 +795,7 @@ func (w *world) end(how sidecar, status int) {
 	w.sidecar = how
 }
 
-// play lets the rules see the mains, and the sidecar as it is.
+// play gives the rules an event with these mains and with the sidecar as it is.
 func (w *world) play(term bool, mains ...lifetime.State) {
 	before := w.s.phase
 	e := event{at: w.now, mains: mains, term: term && before != confirming, status: 137}
@@ -813,25 +812,25 @@ func (w *world) play(term bool, mains ...lifetime.State) {
 			}
 			w.launched = true
 		case stop:
-			if w.stopped || !w.launched || !w.saysStop {
-				w.object("stop: launched %v, stopped before %v, the word is there %v", w.launched, w.stopped, w.saysStop)
+			if w.stopped || !w.launched || !w.announced {
+				w.object("stop: launched %v, stopped before %v, \"stopping\" is on the volume %v", w.launched, w.stopped, w.announced)
 			}
 			w.stopped = true
 		case announceStopping:
-			w.saysStop = true
+			w.announced = true
 		case retractStopping:
-			if !w.saysStop || w.stopped {
-				w.object("the word is taken back: it is there %v, stopped %v", w.saysStop, w.stopped)
+			if !w.announced || w.stopped {
+				w.object("\"stopping\" is retracted: it is on the volume %v, stopped %v", w.announced, w.stopped)
 			}
-			w.saysStop = false
+			w.announced = false
 		}
 	}
 	word := slices.Contains([]phase{confirming, draining, stopping}, w.s.phase)
-	if w.s.phase != finished && word != w.saysStop {
-		w.object("at phase %v the volume says stopping: %v", w.s.phase, w.saysStop)
+	if w.s.phase != finished && word != w.announced {
+		w.object("at phase %v the volume says stopping: %v", w.s.phase, w.announced)
 	}
 	if w.s.phase == stopping && !w.stopped {
-		w.object("at phase stopping, nobody stops the sidecar")
+		w.object("at phase stopping, the sidecar was not stopped")
 	}
 	if w.s.phase == finished {
 		w.checkEnd(e)
@@ -853,10 +852,10 @@ func (w *world) checkEnd(e event) {
 	}
 }
 
-// sights are all that can be seen of a main, as far as the rules tell it apart.
-var sights = []lifetime.State{notStarted, unsettled, running, unverified, lost, silent, unreadable, ended(3), endedAnew(0)}
+// distinctStates are all states of a main that the rules distinguish.
+var distinctStates = []lifetime.State{notStarted, unsettled, running, unverified, lost, silent, unreadable, ended(3), endedAnew(0)}
 
-// allRules are rules of every kind.
+// allRules returns the rules for every combination of these flags.
 func allRules() (all []rules) {
 	for _, cfg := range []Config{{RestartPolicy: Never}, {RestartPolicy: OnFailure}, {KeepOnFailure: true}} {
 		for _, cfg.Drain = range []time.Duration{0, 5 * time.Second} {
@@ -870,7 +869,7 @@ func allRules() (all []rules) {
 	return all
 }
 
-// worldKey tells one state of a world of one main from another, but not by the time of day.
+// worldKey identifies a state of a world of one main, independent of the time.
 type worldKey struct {
 	sidecar      sidecar
 	phase        phase
@@ -878,7 +877,7 @@ type worldKey struct {
 	decided      bool
 	status, code int
 	warned       int
-	hold, drain  time.Duration // until then, from now on
+	hold, drain  time.Duration // that are left
 	wake         time.Duration
 	main, end    mainState
 }
@@ -904,8 +903,7 @@ func (w *world) key() worldKey {
 	return at
 }
 
-// TestEveryPath plays everything that can happen to a shim of one main, in every
-// order, and checks what has to hold on every path.
+// TestEveryPath plays all events of a shim of one main, in every order, and checks every path.
 func TestEveryPath(t *testing.T) {
 	for _, r := range allRules() {
 		t.Run(fmt.Sprintf("%+v", r), func(t *testing.T) {
@@ -933,7 +931,7 @@ func TestEveryPath(t *testing.T) {
 	}
 }
 
-// successors are all that one event can make of a world.
+// successors returns all worlds that one event can lead to.
 func successors(w world) (worlds []world) {
 	clocks := []time.Duration{w.now}
 	if at := w.rules.wakeAt(w.s); at > w.now {
@@ -949,7 +947,7 @@ func successors(w world) (worlds []world) {
 	}
 	for _, then := range sidecars {
 		for _, then.now = range clocks {
-			for _, main := range sights {
+			for _, main := range distinctStates {
 				for _, term := range []bool{false, true} {
 					then := then
 					then.play(term, main)
@@ -961,7 +959,7 @@ func successors(w world) (worlds []world) {
 	return worlds
 }
 
-// checkTermination checks that the shim ends, from whatever state on, when it has to.
+// checkTermination checks that the shim ends from this state when it must.
 func checkTermination(t *testing.T, w world) {
 	t.Helper()
 	mains := len(w.s.mains)
@@ -983,8 +981,7 @@ func checkTermination(t *testing.T, w world) {
 	})
 }
 
-// playOut repeats an event until the shim ends. A sidecar that is stopped ends, and time
-// goes by.
+// playOut repeats an event until the shim ends. Meanwhile a stopped sidecar ends, and time passes.
 func (w world) playOut(t *testing.T, what string, play func(w *world, i int)) world {
 	t.Helper()
 	from := w.s
@@ -1006,7 +1003,7 @@ func (w world) playOut(t *testing.T, what string, play func(w *world, i int)) wo
 	return w
 }
 
-// TestRandomWalks is the same for several mains, at random: they are too many to try all.
+// TestRandomWalks is TestEveryPath for several mains, at random: there are too many paths to try all.
 func TestRandomWalks(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	all := allRules()
@@ -1019,7 +1016,7 @@ func TestRandomWalks(t *testing.T) {
 			}
 			mains := make([]lifetime.State, len(w.s.mains))
 			for i := range mains {
-				mains[i] = sights[rng.IntN(len(sights))]
+				mains[i] = distinctStates[rng.IntN(len(distinctStates))]
 			}
 			if w.stopped && rng.IntN(3) == 0 || rng.IntN(30) == 0 {
 				w.end(1+sidecar(rng.IntN(2)), []int{0, 9}[rng.IntN(2)])

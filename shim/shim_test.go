@@ -11,8 +11,8 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/sentinel/lifetime"
 )
 
-// TestSignalsBeforeTheLaunch: SIGTERM, or what means the same, has come when the shim is
-// about to look for the first time. The sidecar is not launched, though main runs.
+// TestSignalsBeforeTheLaunch: SIGTERM, or the shim's own stop signal, was received before the first look. The
+// sidecar is not launched, although main runs.
 func TestSignalsBeforeTheLaunch(t *testing.T) {
 	for _, c := range []struct {
 		name    string
@@ -22,7 +22,7 @@ func TestSignalsBeforeTheLaunch(t *testing.T) {
 	}{
 		{"SIGTERM", []os.Signal{syscall.SIGTERM}, "", 143},
 		{"the stop signal", []os.Signal{syscall.SIGQUIT}, "", 143},
-		{"SIGTERM behind others", []os.Signal{syscall.SIGHUP, syscall.SIGTERM, syscall.SIGUSR1}, "", 143},
+		{"SIGTERM after others", []os.Signal{syscall.SIGHUP, syscall.SIGTERM, syscall.SIGUSR1}, "", 143},
 		{"SIGTERM, main's end is known", []os.Signal{syscall.SIGTERM}, "3\n", 3},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -15,46 +15,44 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/sentinel/lifetime"
 )
 
-// The simulated pod: containers, the wrappers in them, the kubelet. The wrappers run
-// the real code: lifetime.Begin, End, Stopping and Observer, and rules.next.
-// Simulated is what is around it: the main of a sentinel that Begins, waits at the
-// barrier, launches, Ends; and the loop of a shim that waits until something happens.
+// The simulated pod: containers, the wrappers in them, the kubelet. The wrappers run the real code: the steps
+// of package sentinel, the contract of package lifetime, and the turns of a shim. The simulation replaces the
+// processes, the volume, the clock, and the wait of a shim's loop for an event.
 
-// pod is what is simulated.
+// pod configures a simulation.
 type pod struct {
 	// sentinels are the actors 0, 1, ...; the shims come after them.
 	sentinels int
 	shims     []follower
 	policy    RestartPolicy
-	// attempts is how often a main is started at most. It succeeds then.
+	// attempts is how often, at most, a main is started. The last attempt succeeds under OnFailure.
 	attempts int
-	// events: inotify tells of changes. locks: they are shared.
+	// events: inotify reports changes. locks: the containers share locks.
 	events, locks bool
-	// coarse: modification times change with the ticks only.
+	// coarse: modification times change only with the ticks.
 	coarse bool
-	// prompt: the kubelet restarts a container when all that can happen at once
-	// has happened, and those together that have ended together; else when it
-	// likes. And a main takes longer than the start of its sidecars.
+	// prompt: the kubelet restarts a container as soon as nothing else can happen at once, and
+	// containers that have ended together it restarts together; else it restarts them at any time. A
+	// main takes longer than the start of its sidecars.
 	prompt bool
-	// kills is how many processes are killed at most, at any instant.
+	// kills is how many processes are killed, at most. Each may be killed at any instant.
 	kills int
-	// refusesEnds: the rename at an end is refused, as by ext4 without room for a name:
-	// the code is recorded in NAME-running.
+	// refusesEnds: the rename at an end fails, as on ext4 without room for a name. The code is then
+	// recorded in NAME-running.
 	refusesEnds bool
-	// whole: nothing comes in between while a shim begins, looks at the mains and
-	// says that it is about to stop, or ends.
+	// whole: no other actor comes between the steps in which a shim begins, looks at the mains, or ends.
 	whole bool
-	// timed: time is counted, for the flags that need it, in ticks up to maxAge.
+	// timed: the time since a shim's start is counted, in ticks up to maxAge, for the flags that need it.
 	timed  bool
 	maxAge int16
 	// lostAfter is for all shims.
 	lostAfter time.Duration
-	// foreign: the mains have no sentinel. They write their end themselves, and not
-	// at one go, as a shell does.
+	// foreign: the mains have no sentinel. They write their end themselves, not atomically, as a shell
+	// does.
 	foreign bool
-	// stepped: the wall clock goes forth and back.
+	// stepped: the wall clock steps forward and back.
 	stepped bool
-	// freezes: how often a process is stopped for a while (SIGSTOP).
+	// freezes is how often, at most, a process is stopped for a while (SIGSTOP).
 	freezes int
 	// deleted: the pod may be deleted.
 	deleted bool
@@ -85,7 +83,7 @@ const (
 	noLockWait   defect = "a shim that does not wait for the lock, and has no ticks"
 )
 
-// sim is one pod, and what is known of its programs by now.
+// sim is the simulation of one pod, and what is known about its programs so far.
 type sim struct {
 	pod
 	actors, mains int // mains are the sentinels
@@ -136,8 +134,7 @@ func (s *sim) shim(actor int) *follower { return &s.shims[actor-s.mains] }
 
 func (s *sim) follows(shim, run int) bool { return slices.Contains(s.shim(shim).mains, run) }
 
-// procedure is a piece of a program's code, which is played from its start for each of
-// its steps.
+// procedure is a part of a program's code. It is played from its start for each of its steps.
 type procedure struct {
 	kind  procedureKind
 	actor int
@@ -148,17 +145,17 @@ type procedure struct {
 	rules rules
 	state state
 	mains []lifetime.Observer
-	// What it was woken by.
+	// What has woken it.
 	at       time.Duration
 	elapsed  time.Duration
-	interval time.Duration // until the next look where no event says so
+	interval time.Duration // until the next look if no event comes before
 	term     bool
 	launched bool
-	// What it has seen by now.
-	seen    []lifetime.State
-	glances int
-	pending bool
-	// polls: it does this again and again, with a pause in between.
+	// What it has seen so far.
+	seen      []lifetime.State
+	snapshots int
+	pending   bool
+	// polls: it does this in a loop, with a pause in between.
 	polls bool
 }
 
@@ -185,8 +182,8 @@ const (
 // maxMains is how many mains a shim may follow.
 const maxMains = 2
 
-// procedureKey, stateKey and exitKey are what tells a procedure from others, as values that can be compared:
-// all of its fields but the run, which follows from them. See TestKeysAreWhole.
+// procedureKey, stateKey and exitKey are comparable values that identify a procedure: all of its fields but the
+// run, which follows from the others. See TestKeysAreWhole.
 type procedureKey struct {
 	kind                  procedureKind
 	actor                 int
@@ -199,7 +196,7 @@ type procedureKey struct {
 	term, launched        bool
 	seen                  [maxMains]lifetime.State
 	known                 int // how many of seen count
-	glances               int
+	snapshots             int
 	pending, polls        bool
 }
 
@@ -230,14 +227,14 @@ func (p *procedure) key() procedureKey {
 	key := procedureKey{
 		kind: p.kind, actor: p.actor, file: p.file, code: p.code, rules: p.rules, state: state,
 		at: p.at, elapsed: p.elapsed, interval: p.interval, term: p.term, launched: p.launched,
-		known: len(p.seen), glances: p.glances, pending: p.pending, polls: p.polls,
+		known: len(p.seen), snapshots: p.snapshots, pending: p.pending, polls: p.polls,
 	}
 	copy(key.mains[:], p.mains)
 	copy(key.seen[:], p.seen)
 	return key
 }
 
-// node is a point in a program: where it is, with all that it knows.
+// node is a point in a program, with everything that the program knows there.
 type node struct {
 	parent int32 // the node before in the same procedure, or -1
 	result result
@@ -250,7 +247,7 @@ type edge struct {
 	result result
 }
 
-// steps reports whether a program takes its next step by itself.
+// steps reports whether the program takes its next step without waiting.
 func (n *node) steps() bool {
 	switch n.proc.kind {
 	case inCommand, resting, exiting:
@@ -259,7 +256,7 @@ func (n *node) steps() bool {
 	return true
 }
 
-// start is the first node of a procedure.
+// start returns the first node of a procedure.
 func (s *sim) start(p *procedure) int32 {
 	key := p.key()
 	if id, ok := s.roots[key]; ok {
@@ -270,7 +267,7 @@ func (s *sim) start(p *procedure) int32 {
 	return id
 }
 
-// advance is the node after a step had that result.
+// advance returns the node after a step with that result.
 func (s *sim) advance(from int32, r result) int32 {
 	e := edge{from, r}
 	if id, ok := s.next[e]; ok {
@@ -392,7 +389,7 @@ func (s *sim) performShim(p *procedure) {
 	case beginning:
 		p.kind, p.rules = turning, s.rulesOf(p.actor, s.begin(p))
 	case turning:
-		s.glance(p)
+		s.takeSnapshot(p)
 	case acting:
 		s.act(p)
 	case ending:
@@ -401,7 +398,7 @@ func (s *sim) performShim(p *procedure) {
 	}
 }
 
-// rulesOf are a shim's.
+// rulesOf returns the rules of a shim.
 func (s *sim) rulesOf(actor int, ranBefore bool) rules {
 	c := s.shim(actor)
 	cfg := c.config
@@ -417,16 +414,16 @@ func (s *sim) rulesOf(actor int, ranBefore bool) rules {
 	return r
 }
 
-// glance is Observer.Look in pieces: one for each look at the volume, for what the
-// program knows after an unsteady one is how many there were.
-func (s *sim) glance(p *procedure) {
+// takeSnapshot is one attempt of Observer.Look. Each attempt is a procedure of its own: after an inconsistent
+// one, the program knows only how many there were.
+func (s *sim) takeSnapshot(p *procedure) {
 	t, m := s.replayVolume, len(p.seen)
 	o := p.mains[m]
-	if p.glances == 0 {
+	if p.snapshots == 0 {
 		p.pending = t.do(op{kind: opPending, main: uint8(m)}).yes
 	}
-	seen, locked, steady := o.Snapshot(p.pending)
-	if p.glances++; !steady && p.glances < lifetime.MaxAttempts {
+	seen, locked, consistent := o.Snapshot(p.pending)
+	if p.snapshots++; !consistent && p.snapshots < lifetime.MaxAttempts {
 		return
 	}
 	if locked != nil {
@@ -434,20 +431,20 @@ func (s *sim) glance(p *procedure) {
 	}
 	state := o.Update(seen, p.pending, p.elapsed)
 	p.mains, p.seen = slices.Clone(p.mains), append(slices.Clone(p.seen), state)
-	p.mains[m], p.glances, p.pending = o, 0, false
+	p.mains[m], p.snapshots, p.pending = o, 0, false
 	p.interval = min(p.interval, lifetime.PollInterval(state))
 	if len(p.seen) == len(p.mains) {
 		p.kind, p.elapsed = acting, 0
 	}
 }
 
-// act is the rest of a turn of a shim's loop: all but the look.
+// act is a turn of a shim's loop after the look.
 func (s *sim) act(p *procedure) {
 	p.state = p.rules.turn(s.dependencies(p), p.state, event{term: p.term})
 	p.term = false
 	switch {
 	case p.state.looksAgain() && s.defect == noConfirming:
-		// The same once more.
+		// The next turn uses the same look.
 	case p.state.looksAgain():
 		p.kind, p.seen, p.interval = turning, nil, simTick
 	case p.state.phase == finished:
@@ -514,7 +511,7 @@ const (
 	sidecarCode = 9 // of a sidecar that ends by itself
 )
 
-// What a sidecar's process may be.
+// The states of a sidecar's process.
 const (
 	noSidecar uint8 = iota
 	sidecarUp
@@ -523,7 +520,7 @@ const (
 	sidecarDied
 )
 
-// What a container may be.
+// The states of a container.
 const (
 	containerWaiting uint8 = iota
 	containerRunning
@@ -542,15 +539,14 @@ type actor struct {
 	// A sentinel's.
 	command   bool // main's command runs
 	live      bool // its run has begun, and its command has not ended
-	succeeded bool // it has truly ended with 0, in whatever attempt
+	succeeded bool // it has ended with 0, in any attempt
 
 	// A shim's.
 	watching, hint, due, news, term bool
 	side                            uint8
 	waits                           [2]lockWait
 	why                             reason
-	// saw are the attempts of mains that were live when the last look began,
-	// or 0.
+	// saw are the attempts of the mains that were live when the last look began, else 0.
 	saw [maxMains]uint8
 	age int16 // ticks
 }
@@ -565,10 +561,10 @@ const (
 	noWait uint8 = iota
 	blocked
 	granted // it has the read lock
-	closed  // it has given it back
+	closed  // it has released the read lock
 )
 
-// situation is all that there is. It is a value: a copy is another situation.
+// situation is the state of the whole pod. It is a value: a copy is independent.
 type situation struct {
 	volume  volume
 	actors  [maxActors]actor
@@ -596,7 +592,7 @@ const (
 	moveWake                           // a shim's loop wakes
 	moveExit                           // a wrapper exits
 	moveCommand                        // main's command ends with code arg
-	moveWait                           // the goroutine that waits for the lock of main arg goes on
+	moveWait                           // the goroutine that waits for the lock of main arg continues
 	moveStopped                        // a sidecar that is being stopped is gone
 	moveTick                           // a second has passed
 	moveKill                           // a wrapper is killed
@@ -606,7 +602,7 @@ const (
 	moveDelete                         // the pod is deleted: SIGTERM to all
 )
 
-// injected moves are those that need not happen.
+// injected reports whether the move may never happen.
 func (m podMove) injected() bool {
 	switch m.kind {
 	case moveKill, moveSidecarEnds, moveFreeze, moveDelete:
@@ -615,9 +611,9 @@ func (m podMove) injected() bool {
 	return false
 }
 
-// moves are all that may happen next.
+// movesOf appends all moves that may happen next.
 func (s *sim) movesOf(w *situation, moves []podMove) []podMove {
-	// What nobody else can notice is done at once.
+	// A step that no other program can notice is taken first: its order makes no difference.
 	for i := range s.actors {
 		a := &w.actors[i]
 		if a.container != containerRunning || a.frozen {
@@ -682,7 +678,7 @@ func (s *sim) movesOf(w *situation, moves []podMove) []podMove {
 	returns := func(a *actor) bool {
 		return a.container == containerTerminated && s.policy == OnFailure && a.code != exitcode.OK
 	}
-	fewest := uint8(255) // starts of those that are to be started again
+	fewest := uint8(255) // starts of a container that is to be restarted
 	for i := range s.actors {
 		if a := &w.actors[i]; returns(a) {
 			fewest = min(fewest, a.starts)
@@ -717,7 +713,7 @@ func (s *sim) movesOf(w *situation, moves []podMove) []podMove {
 	return moves
 }
 
-// outcomes are the codes that main's command may end with.
+// outcomes returns the codes that main's command may end with.
 func (s *sim) outcomes(w *situation, i int) []int {
 	starts := int(w.actors[i].starts)
 	switch {
@@ -729,7 +725,7 @@ func (s *sim) outcomes(w *situation, i int) []int {
 	return []int{exitcode.OK, 2 + starts}
 }
 
-// wakes reports whether a shim's loop has something to wake for.
+// wakes reports whether a shim's loop has an event to wake for.
 func (s *sim) wakes(w *situation, i int, p *procedure) bool {
 	a := &w.actors[i]
 	if s.defect == noLockWait && !a.hint {
@@ -746,7 +742,7 @@ func (s *sim) over(w *situation) bool {
 	})
 }
 
-// do makes a move. It gives the violation of an invariant, if it is one.
+// do makes a move, and returns the violation of an invariant if there is one.
 func (s *sim) do(w *situation, m podMove) (violated error) {
 	i := int(m.actor)
 	a := &w.actors[i]
@@ -838,8 +834,8 @@ func (s *sim) do(w *situation, m podMove) (violated error) {
 	return nil
 }
 
-// say says in words what a move is that is about to be made.
-func (s *sim) say(w *situation, m podMove) string {
+// describeMove describes a move that is about to be made.
+func (s *sim) describeMove(w *situation, m podMove) string {
 	i := int(m.actor)
 	a := &w.actors[i]
 	who := s.nameOfActor(i)
@@ -877,8 +873,8 @@ func (s *sim) say(w *situation, m podMove) string {
 	return "?"
 }
 
-// goTo puts a wrapper to its next point. At the end of a procedure it has closed what it
-// had opened for it.
+// goTo moves a wrapper to its next node. At the end of a procedure it closes the files that the procedure has
+// opened.
 func (s *sim) goTo(w *situation, i int, to int32) {
 	a := &w.actors[i]
 	if s.nodes[a.node].proc != s.nodes[to].proc {
@@ -902,7 +898,7 @@ func (s *sim) goTo(w *situation, i int, to int32) {
 	}
 }
 
-// tick lets all hearts beat, and those look that wait.
+// tick is one second: heartbeats are written, and shims that wait are due for a look.
 func (s *sim) tick(w *situation) {
 	for i := range s.actors {
 		a := &w.actors[i]
@@ -916,7 +912,7 @@ func (s *sim) tick(w *situation) {
 			if s.coarse {
 				f.written = w.volume.clocks[i]
 			} else {
-				// Only a change counts; and so there are fewer situations.
+				// Only a change counts. Two values keep the number of situations small.
 				f.beat ^= 1
 			}
 			s.written(w, int(n.proc.file-1))
@@ -930,14 +926,14 @@ func (s *sim) tick(w *situation) {
 	}
 }
 
-// die ends a wrapper, and all that dies with it.
+// die ends a wrapper and everything that dies with it.
 func (s *sim) die(w *situation, i int, code int) {
 	a := &w.actors[i]
 	w.volume.forget(i, 0)
 	*a = actor{container: containerTerminated, code: uint8(code), starts: a.starts, succeeded: a.succeeded}
 }
 
-// take takes a step of a wrapper, and checks what is to hold then.
+// take takes a step of a wrapper, and checks the invariants for this step.
 func (s *sim) take(w *situation, i int, o op) (r result, violated error) {
 	a := &w.actors[i]
 	switch o.kind {
@@ -956,8 +952,8 @@ func (s *sim) take(w *situation, i int, o op) (r result, violated error) {
 		}
 	case opSidecar:
 		for mask := o.lost; mask != 0; mask &= mask - 1 {
-			// Where locks tell, nobody is lost who was not killed: not even one whose end
-			// comes while the shim looks.
+			// With shared locks, a main that was not killed is never lost, even if it ends while the shim
+			// looks.
 			if m := bits.TrailingZeros8(mask); s.sawLive(w, i, m) || s.locks && w.kills == 0 {
 				violated = violation(notLost, "the %s has seen %s lost", s.nameOfActor(i), s.nameOfRun(s.shim(i).mains[m]))
 			}
@@ -1000,7 +996,7 @@ func (s *sim) take(w *situation, i int, o op) (r result, violated error) {
 	return r, violated
 }
 
-// renamed keeps account of whether a run is live, when its owner has changed a name.
+// renamed updates whether a run is live, after its owner has changed the name of a file.
 func (s *sim) renamed(w *situation, i int) {
 	if s.nodes[w.actors[i].node].proc.kind == beginning {
 		ended := w.volume.names[i*filesOfRun+terminatedFile] != 0 && s.defect != endsStay
@@ -1017,7 +1013,7 @@ func (s *sim) sawLive(w *situation, shim, m int) bool {
 	return a.saw[m] != 0 && main.live && a.saw[m] == main.starts
 }
 
-// violation names an invariant that does not hold.
+// violation returns an error that names an invariant that does not hold.
 func violation(invariant, format string, args ...any) error {
 	return fmt.Errorf("%q does not hold: %s", invariant, fmt.Sprintf(format, args...))
 }

@@ -19,18 +19,16 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/sentinel/lifetime"
 )
 
-// The simulated volume. Package lifetime's own code works on it through a replayVolume, which
-// lets it take exactly one step at a time: one call on the volume, which nothing can
-// come between.
+// The simulated volume. Package lifetime's own code works on it through a replayVolume, which lets it take
+// exactly one step at a time: one atomic call on the volume.
 
 const (
 	maxActors = 6
-	// The files of a run have numbers of their own, so that it makes no difference
-	// who creates one first. A free number is given to the next, as ext4 does.
+	// Each run has its own range of file numbers, so the order of creation makes no difference. A free
+	// number is reused, as on ext4.
 	filesPerRun = 5
 	maxFiles    = maxActors * filesPerRun
-	// What a run may call its files: NAME-running, NAME-terminated, and private
-	// names.
+	// The names of a run's files: NAME-running, NAME-terminated, and private names.
 	filesOfRun     = 5
 	runningFile    = 0
 	terminatedFile = 1
@@ -43,19 +41,18 @@ type file struct {
 	content uint8 // which of sim.contents
 	written uint8 // when it was written last, by its run's clock
 	beat    uint8 // how many heartbeats ago that was
-	writer  uint8 // who has the write lock, plus 1
-	readers uint8 // who has a read lock, one bit each
+	writer  uint8 // the actor that has the write lock, plus 1
+	readers uint8 // the actors that have a read lock, one bit each
 	names   uint8 // how many
-	open    uint8 // by whom, one bit each
+	open    uint8 // the actors that have it open, one bit each
 }
 
-// volume is the simulated volume. It is a value: a copy is another volume.
+// volume is the simulated volume. It is a value: a copy is independent.
 type volume struct {
 	files [maxFiles]file
 	names [maxNames]uint8 // which file, plus 1
-	// clocks go on when a run begins and when it ends, for the kernel's clock is so
-	// coarse that what is written at one go has one time; the very coarse ones only
-	// with each tick.
+	// clocks advance when a run begins and when it ends: the kernel's clock is coarse, so writes in quick
+	// succession have the same time. With coarse, they advance only with each tick.
 	clocks [maxActors]uint8
 	coarse bool
 }
@@ -72,7 +69,7 @@ func (v *volume) create(name int, content uint8) (number int) {
 	panic("the simulated volume has no file left")
 }
 
-// at is the file of a name, or nil.
+// at returns the file of a name, or nil.
 func (v *volume) at(name int) *file {
 	if v.names[name] == 0 {
 		return nil
@@ -90,8 +87,8 @@ func (v *volume) write(number int, content uint8) {
 	f.content, f.written, f.beat = content, v.clocks[number/filesPerRun], 0
 }
 
-// forget closes all that an actor has open, and so gives back its locks, but for what
-// it keeps (a mask of files).
+// forget closes all files that an actor has open, and so releases its locks. keep is a mask of files that stay
+// open.
 func (v *volume) forget(actor int, keep uint32) {
 	for i := range v.files {
 		f := &v.files[i]
@@ -106,7 +103,7 @@ func (v *volume) forget(actor int, keep uint32) {
 	}
 }
 
-// runOf and kindOf take a name apart.
+// runOf and kindOf return the parts of a name.
 func runOf(name int) (actor int) { return name / filesOfRun }
 func kindOf(name int) int        { return name % filesOfRun }
 
@@ -132,10 +129,10 @@ const (
 	opWriteLocked
 	opClose
 
-	// What is not on the volume.
+	// The rest is not on the volume.
 	opWatch   // inotify_add_watch
-	opPending // is the lock wait for a main still going on
-	opAwait   // start one
+	opPending // ask whether the wait for a main's lock is pending
+	opAwait   // start such a wait
 	opSidecar // look how the sidecar is
 	opLaunch  // start the sidecar, or main's command
 	opStop    // signal the sidecar
@@ -156,7 +153,7 @@ type op struct {
 	drained  bool
 }
 
-// result is what a step gives.
+// result is the result of a step.
 type result struct {
 	err     uint8 // an errno of those in errnos
 	name    int8  // opCreate
@@ -290,14 +287,14 @@ func (s *sim) step(w *situation, actor int, o op) (r result) {
 	return r
 }
 
-// passes lets the clock of a run go on, if anybody looks at it.
+// passes advances the clock of a run if a shim follows the run.
 func (s *sim) passes(v *volume, run int) {
 	if !v.coarse && s.followed(run) {
 		v.clocks[run]++
 	}
 }
 
-// cares reports whether an actor that lists the volume makes any use of a name.
+// cares reports whether an actor that lists the volume uses a name.
 func (s *sim) cares(w *situation, actor, name int) bool {
 	switch s.nodes[w.actors[actor].node].proc.kind {
 	case beginning:
@@ -308,11 +305,11 @@ func (s *sim) cares(w *situation, actor, name int) bool {
 	return s.follows(actor, runOf(name))
 }
 
-// local reports whether nobody else can notice a step of an actor, nor change its result:
-// when it is taken makes no difference.
+// local reports whether no other actor can notice a step or change its result. The order of such steps makes
+// no difference.
 func (s *sim) local(w *situation, actor int, o op) bool {
 	if s.whole && actor >= s.mains {
-		// But for the word that it writes, and what it decides.
+		// Not local: what it writes when it acts, and what it decides.
 		return o.kind != opWriteAt && o.kind != opStop && o.kind != opDecided && o.kind != opEnds || s.nodes[w.actors[actor].node].proc.kind != acting
 	}
 	ours := func(name int8) bool { return runOf(int(name)) == actor }
@@ -358,7 +355,7 @@ func (s *sim) info(w *situation, number int) lifetime.Info {
 	return lifetime.Info{Identity: lifetime.Identity{Dev: 1, Ino: uint64(number + 1), Sec: int64(written), Nanos: int64(f.beat)}}
 }
 
-// written and changed tell those who watch.
+// written and changed wake the shims that watch.
 func (s *sim) written(w *situation, file int) {
 	for name, f := range w.volume.names {
 		if f == uint8(file+1) {
@@ -378,7 +375,7 @@ func (s *sim) changed(w *situation, name int) {
 	}
 }
 
-// content is the number of a content.
+// content returns the number of a file's content.
 func (s *sim) content(text string) uint8 {
 	number, ok := s.contentOf[text]
 	if !ok {
@@ -389,20 +386,20 @@ func (s *sim) content(text string) uint8 {
 	return number
 }
 
-// replayVolume is the Volume that the code under test sees. It plays back the results of the
-// steps that were taken before, and stops the code at the first that was not.
+// replayVolume is the Volume that the code under test uses. It replays the results of the steps taken before,
+// and stops the code at the first new step.
 type replayVolume struct {
 	sim   *sim
 	taken []result
 	now   time.Duration
-	// next is the step that the code is stopped at.
+	// next is the step at which the code is stopped.
 	next    op
 	stopped bool
 	// created is the file of the last Create.
 	created uint8
 }
 
-// halt stops the code.
+// halt is the value of the panic that stops the code.
 type halt struct{}
 
 func (t *replayVolume) do(o op) result {
@@ -418,8 +415,8 @@ func (t *replayVolume) do(o op) result {
 	return r
 }
 
-// play runs code with the results of the steps that it took before. It reports whether the
-// code came to its end; else t.next is its next step.
+// play runs code with the results of the steps taken before. It reports whether the code has returned; else
+// t.next is its next step.
 func (t *replayVolume) play(taken []result, code func()) (done bool) {
 	t.taken, t.stopped, t.now = taken, false, 0
 	defer func() {
@@ -503,12 +500,12 @@ func (t *replayVolume) Names() iter.Seq[string] {
 
 func (t *replayVolume) Full() bool { return false }
 
-// One program alone begins a run of a name: the kubelet runs a container once.
+// Lock always succeeds: only one program at a time begins a run of a name, as the kubelet runs a container once.
 func (t *replayVolume) Lock(time.Duration) func() { return func() {} }
 
 func (t *replayVolume) Now() time.Time { return time.Unix(1, 0).Add(t.now) }
 
-// Sleep may oversleep: that is a schedule, too, and there are fewer of them.
+// Sleep oversleeps: this is a valid schedule, and there are fewer situations.
 func (t *replayVolume) Sleep(_ context.Context, d time.Duration) error {
 	t.do(op{kind: opSleep})
 	t.now += 20 * d
@@ -533,7 +530,7 @@ func (f *replayFile) do(o op) result {
 
 func (f *replayFile) Stat() (lifetime.Info, error) { return f.do(op{kind: opStat}).info, nil }
 
-// Read gives all at once.
+// Read returns the whole content at once.
 func (f *replayFile) Read(p []byte) (int, error) {
 	if f.read {
 		return 0, io.EOF
@@ -552,7 +549,7 @@ func (f *replayFile) Truncate(size int64) error {
 	return nil
 }
 
-// Nobody notices these.
+// Chmod has no effect that any program notices.
 func (f *replayFile) Chmod(fs.FileMode) error { return nil }
 
 func (f *replayFile) TryWriteLock() error {
@@ -571,8 +568,7 @@ func (f *replayFile) WriteLocked() bool { return f.do(op{kind: opWriteLocked}).y
 
 func (f *replayFile) AwaitUnlocked() error { panic("who waits is simulated") }
 
-// Close is a step where others notice it; else it happens at the end of what the program
-// is doing.
+// Close is a step if other programs can notice it; else the file is closed at the end of the procedure.
 func (f *replayFile) Close() error {
 	if f.locked {
 		f.do(op{kind: opClose})
@@ -583,7 +579,7 @@ func (f *replayFile) Close() error {
 // firstRandom is the first of the private names; the last digit counts.
 const firstRandom = "0000000000000000"
 
-// nameFiles gives all names that may come to stand on the volume their numbers.
+// nameFiles numbers all names that files on the volume may get.
 func (s *sim) nameFiles() {
 	s.nameOf = make(map[string]int8)
 	for i := range s.actors {
@@ -598,7 +594,7 @@ func (s *sim) nameFiles() {
 	}
 }
 
-// describe says a step in words.
+// describe describes a step and its result.
 func (s *sim) describe(o op, r result) string {
 	name := func(n int8) string { return s.names[n] }
 	failed := ""

@@ -20,13 +20,12 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/sentinel/exitcode"
 )
 
-// What is to hold in a simulated pod, and the two ways through its schedules: all of them,
-// or some by chance. The pod is in simulated_pod_test.go, its volume in
-// simulated_volume_test.go.
+// The invariants of a simulated pod, and the two ways through its schedules: exhaustive and random. The pod is
+// in simulated_pod_test.go, its volume in simulated_volume_test.go.
 
-// The invariants: see also take and do, which check those that hold at every step.
+// The invariants. Those that must hold at every step are in sim.take and sim.do.
 
-// checkExit is what is to hold when a wrapper exits.
+// checkExit checks a wrapper that exits.
 func (s *sim) checkExit(w *situation, i, code int) error {
 	if code != exitcode.OK {
 		return nil
@@ -43,8 +42,7 @@ func (s *sim) checkExit(w *situation, i, code int) error {
 	return nil
 }
 
-// checkStop is what is to hold when a shim decides to stop its sidecar, or not to launch
-// it.
+// checkStop checks a shim that decides to stop its sidecar, or not to launch it.
 func (s *sim) checkStop(w *situation, i int, why reason) error {
 	if why != mainEnded {
 		return nil
@@ -57,7 +55,7 @@ func (s *sim) checkStop(w *situation, i int, why reason) error {
 	return nil
 }
 
-// checkLaunch is what is to hold when a sentinel launches its command.
+// checkLaunch checks a sentinel that launches its command.
 func (s *sim) checkLaunch(w *situation, main int) error {
 	for i := s.mains; i < s.actors; i++ {
 		a := &w.actors[i]
@@ -68,7 +66,7 @@ func (s *sim) checkLaunch(w *situation, main int) error {
 	return nil
 }
 
-// checkEnd is what is to hold when the pod has ended.
+// checkEnd checks a pod that has ended.
 func (s *sim) checkEnd(w *situation) error {
 	if w.gone {
 		return nil
@@ -106,13 +104,13 @@ const (
 	oneRestart  = "keep-on-failure costs one restart per attempt"
 )
 
-// explorer goes through all situations of a pod.
+// explorer visits all situations of a pod.
 type explorer struct {
 	*sim
 	seed  maphash.Seed
 	known map[uint64]int32
-	from  []int32   // the situation that a situation was first reached from
-	by    []podMove // and the move
+	from  []int32   // by situation: the one that it was first reached from
+	by    []podMove // by situation: the move from there
 	ended []bool
 	edges []arc
 	moves int64
@@ -127,8 +125,8 @@ type arc struct{ from, to int32 }
 // maxSituations bounds an exploration.
 const maxSituations = 60_000_000
 
-// explore goes through all of them, the shortest schedules first. The error is a
-// violation, with its story.
+// explore visits all situations, those with the shortest schedules first. The error is a violation, with its
+// schedule.
 func (x *explorer) explore() error {
 	x.seed, x.known = maphash.MakeSeed(), make(map[uint64]int32)
 	start := x.newSituation()
@@ -146,13 +144,12 @@ func (x *explorer) explore() error {
 	return x.checkLiveness()
 }
 
-// leave makes every move that is possible in a situation, and appends the situations that were not
-// known before to later.
+// leave makes every possible move from a situation, and appends the new situations to later.
 func (x *explorer) leave(w *situation, at int32, later []situation) ([]situation, error) {
 	if x.over(w) {
 		x.ended[at] = true
 		if err := x.checkEnd(w); err != nil {
-			return later, x.story(at, err)
+			return later, x.withSchedule(at, err)
 		}
 		return later, nil
 	}
@@ -163,7 +160,7 @@ func (x *explorer) leave(w *situation, at int32, later []situation) ([]situation
 		err := x.do(&next, m)
 		to, fresh := x.add(&next, at, m)
 		if err != nil {
-			return later, x.story(to, err)
+			return later, x.withSchedule(to, err)
 		}
 		if fresh {
 			later = append(later, next)
@@ -178,7 +175,7 @@ func (x *explorer) leave(w *situation, at int32, later []situation) ([]situation
 	return later, nil
 }
 
-// add numbers a situation.
+// add returns the number of a situation, and whether the situation is new.
 func (x *explorer) add(w *situation, from int32, by podMove) (number int32, fresh bool) {
 	key := x.hash(w)
 	if number, ok := x.known[key]; ok {
@@ -190,8 +187,8 @@ func (x *explorer) add(w *situation, from int32, by podMove) (number int32, fres
 	return number, true
 }
 
-// hash stands for a situation. (That two of some million situations have the same 64 bits is less
-// likely than one in a hundred thousand.)
+// hash returns a hash that identifies a situation. Among some million situations, the probability of a
+// collision in 64 bits is below 1 in 100,000.
 func (x *explorer) hash(w *situation) uint64 {
 	b := x.buffer[:0]
 	for name := range x.actors * filesOfRun {
@@ -224,8 +221,8 @@ func bit(b bool) uint8 {
 	return 0
 }
 
-// checkLiveness finds a situation from which no schedule leads to the end, unless something is
-// killed.
+// checkLiveness returns a violation if there is a situation from which no schedule without injected moves
+// leads to the end.
 func (x *explorer) checkLiveness() error {
 	n := int32(len(x.from))
 	first := make([]int32, n+1)
@@ -259,52 +256,52 @@ func (x *explorer) checkLiveness() error {
 		}
 	}
 	if i := slices.Index(ends, false); i >= 0 {
-		return x.story(int32(i), violation(podEnds, "from here on it does not"))
+		return x.withSchedule(int32(i), violation(podEnds, "from here on it does not"))
 	}
 	return nil
 }
 
-// story tells how a situation came about.
-func (x *explorer) story(at int32, violated error) error {
+// withSchedule adds the schedule that led to a situation to a violation.
+func (x *explorer) withSchedule(at int32, violated error) error {
 	var schedule []podMove
 	for ; x.from[at] >= 0; at = x.from[at] {
 		schedule = append(schedule, x.by[at])
 	}
 	slices.Reverse(schedule)
-	return tell(x.sim, schedule, violated)
+	return describeSchedule(x.sim, schedule, violated)
 }
 
-// tell makes an error of a schedule, for people.
-func tell(s *sim, schedule []podMove, violated error) error {
+// describeSchedule returns an error that lists the moves of a schedule and the violation at its end.
+func describeSchedule(s *sim, schedule []podMove, violated error) error {
 	var b strings.Builder
 	w := s.newSituation()
 	var numbers []string
 	for _, m := range schedule {
 		moves := s.movesOf(&w, nil)
 		numbers = append(numbers, fmt.Sprint(slices.Index(moves, m)))
-		fmt.Fprintf(&b, "  %s\n", s.say(&w, m))
+		fmt.Fprintf(&b, "  %s\n", s.describeMove(&w, m))
 		_ = s.do(&w, m)
 	}
 	fmt.Fprint(&b, violated)
 	if s.exhaustive {
-		fmt.Fprintf(&b, "\nagain, with its story: the same test with -v -args -long -schedule %s", strings.Join(numbers, ","))
+		fmt.Fprintf(&b, "\nto replay it: the same test with -v -args -long -schedule %s", strings.Join(numbers, ","))
 	}
 	return fmt.Errorf("a schedule of %d moves:\n%s", len(schedule), b.String())
 }
 
 var (
-	longFlag      = flag.Bool("long", false, "go through the pods that take minutes, too")
-	schedulesFlag = flag.Int("schedules", 5000, "how many random schedules are played, each of a pod of its own")
-	seedFlag      = flag.Uint64("seed", 0, "the random schedule to play alone, with its story; 0 is all of them")
-	scheduleFlag  = flag.String("schedule", "", "the schedule to play again, with its story, as a violation has printed it")
+	longFlag      = flag.Bool("long", false, "also explore the pods that take minutes")
+	schedulesFlag = flag.Int("schedules", 5000, "the number of random schedules, each of a pod of its own")
+	seedFlag      = flag.Uint64("seed", 0, "the only random schedule to play and log; 0: all of them")
+	scheduleFlag  = flag.String("schedule", "", "the schedule to replay and log, as printed with a violation")
 )
 
-// families are the pods whose schedules are gone through without exception: each of them
-// with and without events, shared locks, and a volume that the sidecars may write to.
+// families are the pods whose schedules are explored exhaustively: each with and without events, shared locks,
+// and a volume that the sidecars may write to.
 //
-// A kill is one of any process at any instant. "Each step" are all interleavings of all
-// steps; "each look" those in which a shim begins, looks and ends in one step. In
-// "tandem", the kubelet restarts together what has ended together.
+// A kill may hit any process at any instant. "Each step" covers all interleavings of all steps; "each look"
+// those in which a shim begins, looks and ends in one step. In "tandem", the kubelet restarts together the
+// containers that have ended together.
 var families = map[string]pod{
 	"1 shim, Never, 1 kill, each step":           {policy: Never, attempts: 1, kills: 1},
 	"1 shim, 2 attempts, 1 kill, each step":      {policy: OnFailure, attempts: 2, kills: 1},
@@ -329,7 +326,7 @@ var longFamilies = map[string]pod{
 	"2 shims, 2 attempts, each look": {policy: OnFailure, attempts: 2, whole: true, shims: make([]follower, 2)},
 }
 
-// longPods are of the first families, and alone take as long as most others together: see -long.
+// longPods belong to families, but each takes as long as most others together: see -long.
 var longPods = []string{
 	"1 shim, 2 attempts, 1 kill, each step/no locks, events, writing",
 	"1 shim, 2 attempts, 1 kill, each step/no locks, no events, writing",
@@ -339,7 +336,7 @@ var longPods = []string{
 	"2 mains, Never, 1 kill, each look/no locks, no events, writing",
 }
 
-// variants are a family's pods.
+// variants returns the pods of a family.
 func variants(family pod) map[string]pod {
 	pods := make(map[string]pod)
 	for i := range 8 {
@@ -368,8 +365,7 @@ func variants(family pod) map[string]pod {
 			shim := &p.shims[k]
 			shim.mains, shim.readOnly = mains, !writable
 			if p.policy == Never {
-				// The only thing that ends a pod whose main was killed before
-				// it had begun, and does not come back.
+				// Only this ends a pod whose main was killed before it had begun and does not come back.
 				p.timed, shim.config.StartTimeout = true, simTick
 			}
 		}
@@ -416,7 +412,7 @@ func TestEverySchedule(t *testing.T) {
 	}
 }
 
-// replay plays a schedule again that a violation has printed.
+// replay plays a schedule that was printed with a violation.
 func (x *explorer) replay(t *testing.T, schedule string) error {
 	t.Helper()
 	var made []podMove
@@ -431,10 +427,10 @@ func (x *explorer) replay(t *testing.T, schedule string) error {
 		made = append(made, moves[n])
 		violated = x.do(&w, moves[n])
 	}
-	return tell(x.sim, made, violated)
+	return describeSchedule(x.sim, made, violated)
 }
 
-// TestKeysAreWhole: a field that a key lacks would make two situations one.
+// TestKeysAreWhole: every field is part of the key. Without it, two different situations would count as one.
 func TestKeysAreWhole(t *testing.T) {
 	for whole, key := range map[reflect.Type]reflect.Type{
 		reflect.TypeFor[procedure](): reflect.TypeFor[procedureKey](),
@@ -451,7 +447,7 @@ func TestKeysAreWhole(t *testing.T) {
 	}
 }
 
-// The simulation is worth what it finds: each of these is a mistake that one could make.
+// TestDefectsAreFound: the simulation finds each of these plausible mistakes.
 func TestDefectsAreFound(t *testing.T) {
 	for defect, c := range map[defect]struct {
 		family, variant string
@@ -483,15 +479,15 @@ func TestDefectsAreFound(t *testing.T) {
 	}
 }
 
-// Beyond what can be gone through: pods and schedules by chance. Each seed is a pod of its
-// own, with up to four shims, two mains, chains of shims, mains without a sentinel,
-// --drain and --hold, processes that are stopped for a while, coarse clocks and ones
-// that go back, ends that can only be recorded in place, and a pod that is deleted.
+// TestRandomSchedules plays random schedules of pods that are too large to explore. Each seed is a pod of its
+// own, with up to four shims, two mains, chains of shims, mains without a sentinel, --drain and --hold,
+// processes that are stopped for a while, clocks that are coarse or go back, ends that can only be recorded in
+// place, and a deletion of the pod.
 func TestRandomSchedules(t *testing.T) {
 	if *seedFlag != 0 {
 		s, r := randomSim(*seedFlag)
 		made, violated := s.playRandom(r)
-		t.Logf("%+v\n%v", s.pod, tell(s, made, violated))
+		t.Logf("%+v\n%v", s.pod, describeSchedule(s, made, violated))
 		return
 	}
 	var moves atomic.Int64
@@ -502,7 +498,7 @@ func TestRandomSchedules(t *testing.T) {
 			for seed := 1 + batch; seed <= *schedulesFlag; seed += batches {
 				n, err := playSeed(uint64(seed))
 				if err != nil {
-					t.Fatalf("%v\nagain, with its story: go test ./shim -v -run TestRandomSchedules -args -seed %d", err, seed)
+					t.Fatalf("%v\nto replay it: go test ./shim -v -run TestRandomSchedules -args -seed %d", err, seed)
 				}
 				moves.Add(int64(n))
 			}
@@ -511,15 +507,15 @@ func TestRandomSchedules(t *testing.T) {
 	t.Cleanup(func() { t.Logf("%d schedules, %d moves", *schedulesFlag, moves.Load()) })
 }
 
-// randomSim is the pod of a seed, and what draws its schedule.
+// randomSim returns the pod of a seed, and the source of randomness for its schedule.
 func randomSim(seed uint64) (*sim, *rand.Rand) {
 	r := rand.New(rand.NewPCG(seed, 0))
 	p := randomPod(r)
-	p.refusesEnds = rand.New(rand.NewPCG(seed, 1)).IntN(6) == 0 // apart, so that older seeds stay what they were
+	p.refusesEnds = rand.New(rand.NewPCG(seed, 1)).IntN(6) == 0 // a source of its own keeps the pods of older seeds
 	return newSim(p), r
 }
 
-// randomPod is the pod of a seed, but for whether ends are refused.
+// randomPod returns a random pod, without refusesEnds.
 func randomPod(r *rand.Rand) pod {
 	one := func(n int) bool { return r.IntN(n) == 0 }
 	p := pod{
@@ -535,8 +531,8 @@ func randomPod(r *rand.Rand) pod {
 		p.policy = Never
 	}
 	if p.foreign && p.policy == Never {
-		// One that is killed before it has begun is missed by --start-timeout
-		// only, and that takes a foreign main for one that does not begin.
+		// Only --start-timeout notices a main that is killed before it has begun, and it takes a foreign
+		// main for one that has not begun.
 		p.kills = 0
 	}
 	for i := range 1 + r.IntN(4) {
@@ -564,15 +560,15 @@ func randomPod(r *rand.Rand) pod {
 	return p
 }
 
-// maxMoves bounds a schedule: by chance, every pod ends long before.
+// maxMoves bounds a random schedule. Every pod ends long before.
 const maxMoves = 20_000
 
-// playSeed plays one schedule.
+// playSeed plays the schedule of a seed.
 func playSeed(seed uint64) (moves int, violated error) {
 	s, r := randomSim(seed)
 	made, violated := s.playRandom(r)
 	if violated != nil {
-		violated = fmt.Errorf("%+v\n%w", s.pod, tell(s, made, violated))
+		violated = fmt.Errorf("%+v\n%w", s.pod, describeSchedule(s, made, violated))
 	}
 	return len(made), violated
 }
