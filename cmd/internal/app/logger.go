@@ -61,8 +61,8 @@ func (l *logging) logger(program string) (log zerolog.Logger, flush func()) {
 	return l.to(buffer, program), buffer.flush
 }
 
-// to returns a logger that writes to out, in the format for stderr. The field logger tells its lines from
-// the command's, which are on the same stderr.
+// to returns a logger that writes to out, in the format for stderr. The field logger marks its lines, because
+// the command writes to the same stderr.
 func (l *logging) to(out io.Writer, program string) zerolog.Logger {
 	var log zerolog.Logger
 	terminal := isTerminal(os.Stderr)

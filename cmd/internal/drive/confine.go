@@ -1,6 +1,6 @@
 package drive
 
-// Modes for the test binaries of both programs. Each is a value of Modes.
+// Modes for the test binaries of both programs.
 
 import (
 	"fmt"
@@ -49,7 +49,7 @@ func Session(args []string) int {
 
 // Negligent leaves a zombie in its process group: it starts itself again outside the group, and that
 // process has a child in the group, which has ended and is never reaped. It prints "ready" then and
-// runs until it is killed.
+// runs until it is killed. The first process waits for it.
 //
 //	negligent [GROUP]
 func Negligent(args []string) int {

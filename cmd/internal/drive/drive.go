@@ -87,7 +87,7 @@ func run(m *testing.M, modes Modes) int {
 }
 
 // build builds the programs as they are released: without the race detector, which would make them slow and
-// large. The packages' own tests run under it. The flags are those of the Makefile.
+// large. The packages' own tests run under it. The compiler flags are those of the Makefile.
 func build(into string, tags ...string) error {
 	_, here, _, _ := runtime.Caller(0)
 	tags = append(tags, "urfave_cli_no_docs")
