@@ -464,7 +464,7 @@ func TestCopyToRefused(t *testing.T) {
 		{"a file", "", []string{"--copy-to", file}, anybody, []string{"--copy-to " + file, "not a directory"}},
 		{"empty", "", []string{"--copy-to="}, anybody, []string{"--copy-to", "it is empty"}},
 		{"a command", "", []string{"--copy-to", dir, "--", "true"}, anybody, []string{"--copy-to " + dir, "runs no command: remove "}},
-		{"no shim beside", alone + "/sentinel", []string{"--copy-to", dir + "/"}, anybody, []string{alone + "/shim: no such file", "both programs in one directory"}},
+		{"no shim beside", alone + "/sentinel", []string{"--copy-to", dir + "/"}, anybody, []string{alone + "/shim: no such file", "both programs must be in one directory"}},
 		{"not writable", "", []string{"--copy-to", locked}, user, []string{"--copy-to " + locked, "permission denied", "writable"}},
 	} {
 		program := c.program
