@@ -159,7 +159,7 @@ func (s *session) end(code int) {
 		err = lifetime.Record(lifetime.Dir(s.Dir), s.Name, code)
 	}
 	if err != nil {
-		s.Log.Warn().Err(err).Int("code", code).Msgf("the end of %s could not be recorded as it should", s.Name)
+		s.Log.Warn().Err(err).Int("code", code).Msgf("the end of %s could not be recorded in the usual way", s.Name)
 	}
 }
 

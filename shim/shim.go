@@ -113,7 +113,7 @@ func Run(cfg Config) int {
 	crashpoint.At("shim.ended")
 	if run != nil {
 		if err := run.End(code); err != nil {
-			cfg.Log.Warn().Err(err).Int("code", code).Msgf("the end of %s could not be recorded as it should", cfg.Name)
+			cfg.Log.Warn().Err(err).Int("code", code).Msgf("the end of %s could not be recorded in the usual way", cfg.Name)
 		}
 	}
 	l.awaitSync()
