@@ -75,9 +75,6 @@ func main() {
 	}
 }
 
-// defaultDirs are the packages that decide something.
-var defaultDirs = []string{"sentinel/lifetime", "sentinel/process", "sentinel/probe", "sentinel", "shim", "cmd/internal/app"}
-
 // options are the flags.
 type options struct {
 	sample, parallel int
@@ -99,13 +96,15 @@ func run(ctx context.Context) (survived bool, err error) {
 	flag.IntVar(&o.sample, "sample", 0, "try only this `number` of mutants, taken by chance; 0 is all")
 	flag.Uint64Var(&o.seed, "seed", 0, "the seed of an earlier sample; 0 is a new one")
 	flag.StringVar(&o.only, "only", "", "try only mutants whose names match this regular `expression`")
-	flag.IntVar(&o.parallel, "parallel", runtime.NumCPU(), "try this `number` of mutants at once")
+	flag.IntVar(&o.parallel, "parallel", 2*runtime.NumCPU(), "try this `number` of mutants at once")
 	flag.StringVar(&o.cache, "cache", "bin/mutants/cache", "the `directory` of the build cache")
 	flag.BoolVar(&o.verbose, "v", false, "tell what kills each mutant")
 	flag.Parse()
 	dirs := flag.Args()
 	if len(dirs) == 0 {
-		dirs = slices.Clone(defaultDirs)
+		for _, p := range tested {
+			dirs = append(dirs, p.dir)
+		}
 	}
 	for i := range dirs {
 		dirs[i] = filepath.Clean(dirs[i])
@@ -193,7 +192,7 @@ func (o options) tryAll(ctx context.Context, l *lab, candidates []candidate, equ
 	layers := make(map[*source][]*layer)
 	for _, c := range candidates {
 		if layers[c.source] == nil {
-			layers[c.source] = l.layersOf(c.source)
+			layers[c.source] = l.layersOf(c.source.dir)
 		}
 	}
 	var workers sync.WaitGroup

@@ -19,24 +19,26 @@ import (
 	"time"
 )
 
-// simulation are the tests of the simulated pods, and what they are in; simulated are the
-// packages that these tests run through.
+// simulation names the layer of the simulated pods, whose tests are in package shim.
 const (
-	simulation    = "Schedule|Defects"
-	simulationDir = "shim"
+	simulation      = "the simulation"
+	simulationTests = "Schedule|Defects"
+	simulationDir   = "shim"
 )
 
-var simulated = []string{"sentinel/lifetime", "sentinel", "shim"}
-
-// blackBox are the packages whose tests drive the built programs, and the programs that they
-// drive. The quick ones come first.
-var blackBox = []struct {
-	dir      string
-	programs []string
+// tested are the packages that decide something, each with the layers that come after its own
+// tests: the packages that drive programs which it is in, and the simulation if that runs through
+// it. The quick ones come first.
+var tested = []struct {
+	dir    string
+	layers []string
 }{
-	{"cmd/sentinel", []string{"cmd/sentinel"}},
-	{"cmd/shim", []string{"cmd/shim"}},
-	{"cmd", []string{"cmd/sentinel", "cmd/shim"}},
+	{"sentinel/lifetime", []string{"cmd/sentinel", "cmd/shim", simulation, "cmd"}},
+	{"sentinel/process", []string{"cmd/sentinel", "cmd/shim", "cmd"}},
+	{"sentinel/probe", []string{"cmd/sentinel"}},
+	{"sentinel", []string{"cmd/sentinel", simulation, "cmd"}},
+	{"shim", []string{"cmd/shim", simulation, "cmd"}},
+	{"cmd/internal/app", []string{"cmd/sentinel", "cmd/shim", "cmd"}},
 }
 
 // layer is a number of tests, run by one call of go test.
@@ -61,12 +63,12 @@ type lab struct {
 	benches atomic.Int64
 
 	layers  map[string]*layer
-	imports map[string][]string // import paths in each program
+	killers *killers
 }
 
 // newLab prepares a lab that keeps its build cache in a directory.
 func newLab(root, cache string) (*lab, error) {
-	l := &lab{root: root, layers: make(map[string]*layer), imports: make(map[string][]string)}
+	l := &lab{root: root, layers: make(map[string]*layer)}
 	var err error
 	if l.cache, err = filepath.Abs(cache); err != nil {
 		return nil, err
@@ -74,20 +76,14 @@ func newLab(root, cache string) (*lab, error) {
 	if err := os.MkdirAll(l.cache, 0o777); err != nil {
 		return nil, err
 	}
+	if l.killers, err = openKillers(l.cache + ".killers"); err != nil {
+		return nil, err
+	}
 	flags, err := exec.Command("go", "env", "GOFLAGS").Output()
 	if err != nil {
 		return nil, fmt.Errorf("go env GOFLAGS: %w", err)
 	}
 	l.flags = strings.TrimSpace(string(flags))
-	for _, program := range []string{"cmd/sentinel", "cmd/shim"} {
-		packages, err := list(root, "-deps", "./"+program)
-		if err != nil {
-			return nil, err
-		}
-		for _, p := range packages {
-			l.imports[program] = append(l.imports[program], p.ImportPath)
-		}
-	}
 	// A short path: tests have sockets below it (unix(7): 108 bytes).
 	if l.scratch, err = os.MkdirTemp("", "m"); err != nil {
 		return nil, err
@@ -100,6 +96,7 @@ func newLab(root, cache string) (*lab, error) {
 }
 
 func (l *lab) close() {
+	l.killers.file.Close()
 	os.RemoveAll(l.scratch)
 	if l.memory != "" {
 		os.RemoveAll(l.memory)
@@ -107,21 +104,25 @@ func (l *lab) close() {
 }
 
 // layersOf returns the layers for a package, in their order.
-func (l *lab) layersOf(s *source) (layers []*layer) {
+func (l *lab) layersOf(dir string) (layers []*layer) {
 	add := func(name string, drives bool, args ...string) {
 		if l.layers[name] == nil {
 			l.layers[name] = &layer{name: name, args: args, drives: drives}
 		}
 		layers = append(layers, l.layers[name])
 	}
-	add(s.dir, false, "-skip", simulation, "./"+s.dir)
-	for _, tests := range blackBox {
-		if slices.ContainsFunc(tests.programs, func(program string) bool { return slices.Contains(l.imports[program], s.path) }) {
-			add(tests.dir, true, "./"+tests.dir)
+	add(dir, false, "-skip", simulationTests, "./"+dir)
+	for _, p := range tested {
+		if p.dir != dir {
+			continue
 		}
-	}
-	if slices.Contains(simulated, s.dir) {
-		add("the simulation", false, "-run", simulation, "./"+simulationDir)
+		for _, name := range p.layers {
+			if name == simulation {
+				add(name, false, "-run", simulationTests, "./"+simulationDir)
+			} else {
+				add(name, true, "./"+name)
+			}
+		}
 	}
 	return layers
 }
@@ -147,34 +148,47 @@ func (l *lab) try(ctx context.Context, m mutant, content []byte, layers []*layer
 		return v
 	}
 	defer bench.close()
+	killer := l.killers.of(m)
 	for _, layer := range layers {
-		layer.once.Do(func() { l.calibrate(ctx, layer) })
-		if v.err = layer.fault; v.err != nil {
+		if layer.name == killer.Layer && l.decide(ctx, &v, bench, layer, killer.Test) {
 			return v
 		}
-		// A mutant may make the tests wait in vain. None of them does so for long.
-		limit := 2*layer.took + 30*time.Second
-		result, err := bench.test(ctx, limit, layer.args...)
-		if err != nil {
-			v.err = err
-			return v
-		}
-		if result.failed != "" && layer.drives && result.test != "" {
-			again, err := bench.test(ctx, limit, append([]string{"-run", "^" + result.test + "$"}, layer.args...)...)
-			if err != nil {
-				v.err = err
-				return v
-			}
-			if again.failed == "" {
-				v.doubts = append(v.doubts, result.test)
-				continue
-			}
-		}
-		if v.killedBy = result.failed; v.killedBy != "" {
+	}
+	for _, layer := range layers {
+		if l.decide(ctx, &v, bench, layer, "") {
 			return v
 		}
 	}
 	return v
+}
+
+// decide runs a layer, or one test of it, and reports whether that decides what becomes of the
+// mutant.
+func (l *lab) decide(ctx context.Context, v *verdict, bench *bench, layer *layer, test string) bool {
+	layer.once.Do(func() { l.calibrate(ctx, layer) })
+	if v.err = layer.fault; v.err != nil {
+		return true
+	}
+	// A mutant may make the tests wait in vain. None of them does so for long.
+	limit := 2*layer.took + 20*time.Second
+	run := func(test string) (r result) {
+		args := layer.args
+		if test != "" {
+			args = append(slices.Clone(args), "-run", "^"+test+"$")
+		}
+		r, v.err = bench.test(ctx, limit, args...)
+		return r
+	}
+	r := run(test)
+	if v.err == nil && r.test != "" && layer.drives && run(r.test).failed == "" && v.err == nil {
+		v.doubts = append(v.doubts, r.test)
+		return false
+	}
+	if v.err == nil && r.failed != "" {
+		v.killedBy = r.failed
+		v.err = l.killers.add(v.mutant, layer, r.test)
+	}
+	return v.err != nil || v.killedBy != ""
 }
 
 // calibrate runs a layer on the unmutated code.
