@@ -60,7 +60,7 @@ import (
 )
 
 func main() {
-	if len(os.Args) > 2 && os.Args[1] == superviseArg {
+	if len(os.Args) > 3 && os.Args[1] == superviseArg {
 		os.Exit(supervise(os.Args[2:]))
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

@@ -50,6 +50,7 @@ type layer struct {
 
 	once  sync.Once
 	took  time.Duration // with the unmutated code
+	cpu   time.Duration // the same, of the processors
 	fault error         // why the unmutated code did not pass
 }
 
@@ -169,14 +170,15 @@ func (l *lab) decide(ctx context.Context, v *verdict, bench *bench, layer *layer
 	if v.err = layer.fault; v.err != nil {
 		return true
 	}
-	// A mutant may make the tests wait in vain. None of them does so for long.
-	limit := 2*layer.took + 20*time.Second
+	// A mutant may make the tests wait in vain, or work without end. The first costs little,
+	// and is not to be mistaken for a busy machine.
+	limits := limits{wall: 5*layer.took + 30*time.Second, cpu: 2*layer.cpu + 10*time.Second}
 	run := func(test string) (r result) {
 		args := layer.args
 		if test != "" {
 			args = append(slices.Clone(args), "-run", "^"+test+"$")
 		}
-		r, v.err = bench.test(ctx, limit, args...)
+		r, v.err = bench.test(ctx, limits, args...)
 		return r
 	}
 	r := run(test)
@@ -200,8 +202,8 @@ func (l *lab) calibrate(ctx context.Context, layer *layer) {
 	}
 	defer bench.close()
 	start := time.Now()
-	result, err := bench.test(ctx, 20*time.Minute, layer.args...)
-	layer.took, layer.fault = time.Since(start), err
+	result, err := bench.test(ctx, limits{20 * time.Minute, time.Hour}, layer.args...)
+	layer.took, layer.cpu, layer.fault = time.Since(start), result.cpu, err
 	if result.failed != "" {
 		layer.fault = fmt.Errorf("the code fails without a mutant: %s\n%s", result.failed, result.output)
 	}
@@ -279,17 +281,21 @@ type result struct {
 	failed string // what has failed, for people; empty: nothing
 	test   string // the test that has failed, if it was one
 	output string // the last lines of that test; or, where no test has failed, of all else
+	cpu    time.Duration
 }
 
+// limits are what a call of go test may take: as a whole, and each process of it of a processor.
+type limits struct{ wall, cpu time.Duration }
+
 // test calls go test, until something fails. No process is left then.
-func (b *bench) test(ctx context.Context, limit time.Duration, args ...string) (r result, err error) {
-	timed, cancel := context.WithTimeout(ctx, limit)
+func (b *bench) test(ctx context.Context, limits limits, args ...string) (r result, err error) {
+	timed, cancel := context.WithTimeout(ctx, limits.wall)
 	defer cancel()
 	self, err := os.Executable()
 	if err != nil {
 		return r, err
 	}
-	args = append([]string{superviseArg, "go", "test", "-json", "-count=1", "-vet=off", "-timeout=0"}, args...)
+	args = append([]string{superviseArg, strconv.Itoa(int(limits.cpu.Seconds())), "go", "test", "-json", "-count=1", "-vet=off", "-timeout=0"}, args...)
 	cmd := exec.CommandContext(timed, self, args...)
 	cmd.Dir, cmd.Env = b.lab.root, b.env
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
@@ -299,6 +305,9 @@ func (b *bench) test(ctx context.Context, limit time.Duration, args ...string) (
 	cmd.Stdout, cmd.Stderr = events, events
 	err = cmd.Run()
 	r = result{test: events.test, output: strings.Join(events.lines[events.test], "")}
+	if cmd.ProcessState != nil {
+		r.cpu = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+	}
 	switch {
 	case ctx.Err() != nil:
 		return r, ctx.Err()
@@ -307,7 +316,7 @@ func (b *bench) test(ctx context.Context, limit time.Duration, args ...string) (
 	case r.test != "":
 		r.failed = r.test
 	case timed.Err() != nil:
-		r.failed = "no end within " + strconv.Itoa(int(limit.Seconds())) + "s"
+		r.failed = "no end within " + strconv.Itoa(int(limits.wall.Seconds())) + "s"
 	case err != nil:
 		r.failed = "the test program, as a whole"
 	}
