@@ -80,14 +80,8 @@ type options struct {
 	sample, parallel int
 	seed             uint64
 	only             string
-	cache            string
+	killers          string
 	verbose          bool
-}
-
-// candidate is a mutant that is to be tried.
-type candidate struct {
-	mutant
-	source *source
 }
 
 // run reports whether there are survivors, or stale entries in the list of equivalents.
@@ -97,7 +91,7 @@ func run(ctx context.Context) (survived bool, err error) {
 	flag.Uint64Var(&o.seed, "seed", 0, "the seed of an earlier sample; 0 is a new one")
 	flag.StringVar(&o.only, "only", "", "try only mutants whose names match this regular `expression`")
 	flag.IntVar(&o.parallel, "parallel", 2*runtime.NumCPU(), "try this `number` of mutants at once")
-	flag.StringVar(&o.cache, "cache", "bin/mutants/cache", "the `directory` of the build cache")
+	flag.StringVar(&o.killers, "killers", "bin/mutants/killers", "the `file` that remembers what has killed which mutant")
 	flag.BoolVar(&o.verbose, "v", false, "tell what kills each mutant")
 	flag.Parse()
 	dirs := flag.Args()
@@ -125,23 +119,24 @@ func run(ctx context.Context) (survived bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	var candidates []candidate
+	var all, candidates []mutant
 	equivalent := 0
 	for _, s := range sources {
-		all, err := s.mutants()
+		mutants, err := s.mutants(len(all) + 1)
 		if err != nil {
 			return false, err
 		}
-		for _, name := range stale(reasons, s.dir, all) {
+		all = append(all, mutants...)
+		for _, name := range stale(reasons, s.dir, mutants) {
 			survived = true
 			fmt.Printf("STALE     %s\n          is in equivalent.txt, but no such mutant is left\n", name)
 		}
-		for _, m := range all {
+		for _, m := range mutants {
 			switch {
 			case reasons[m.name()] != "":
 				equivalent++
 			case only.MatchString(m.name()):
-				candidates = append(candidates, candidate{m, s})
+				candidates = append(candidates, m)
 			}
 		}
 	}
@@ -153,8 +148,9 @@ func run(ctx context.Context) (survived bool, err error) {
 		rand.New(rand.NewPCG(o.seed, 0)).Shuffle(len(candidates), func(i, j int) {
 			candidates[i], candidates[j] = candidates[j], candidates[i]
 		})
+		candidates = candidates[:min(o.sample, len(candidates))]
 	}
-	lab, err := newLab(root, o.cache)
+	lab, err := newLab(root, sources, all, o.killers)
 	if err != nil {
 		return false, err
 	}
@@ -163,43 +159,25 @@ func run(ctx context.Context) (survived bool, err error) {
 }
 
 // tryAll tries the candidates and tells what has become of them.
-func (o options) tryAll(ctx context.Context, l *lab, candidates []candidate, equivalent int, survived *bool) (err error) {
+func (o options) tryAll(ctx context.Context, l *lab, candidates []mutant, equivalent int, survived *bool) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	type job struct {
-		candidate
-		content []byte
-	}
-	jobs, verdicts := make(chan job), make(chan verdict)
+	jobs, verdicts := make(chan mutant), make(chan verdict)
 	go func() {
 		defer close(jobs)
-		tried := 0
-		for _, c := range candidates {
-			content := c.source.mutated(c.mutant)
-			if content == nil {
-				continue
-			}
+		for _, m := range candidates {
 			select {
-			case jobs <- job{c, content}:
+			case jobs <- m:
 			case <-ctx.Done():
-				return
-			}
-			if tried++; tried == o.sample {
 				return
 			}
 		}
 	}()
-	layers := make(map[*source][]*layer)
-	for _, c := range candidates {
-		if layers[c.source] == nil {
-			layers[c.source] = l.layersOf(c.source.dir)
-		}
-	}
 	var workers sync.WaitGroup
 	for range o.parallel {
 		workers.Go(func() {
-			for job := range jobs {
-				verdicts <- l.try(ctx, job.mutant, job.content, layers[job.source])
+			for m := range jobs {
+				verdicts <- l.try(ctx, m)
 			}
 		})
 	}
