@@ -382,6 +382,21 @@ func (w *walker) dropErrors(r *ast.ReturnStmt, parents []ast.Node) {
 	}
 }
 
+// besideError reports whether what a statement returns is beside an error, and so for nobody.
+func (w *walker) besideError(parent ast.Node) bool {
+	r, ok := parent.(*ast.ReturnStmt)
+	if !ok {
+		return false
+	}
+	last := r.Results[len(r.Results)-1]
+	return w.implementsError(last) && !w.info.Types[last].IsNil()
+}
+
+func (w *walker) implementsError(e ast.Expr) bool {
+	t := w.info.TypeOf(e)
+	return t != nil && types.Implements(t, types.Universe.Lookup("error").Type().Underlying().(*types.Interface))
+}
+
 // results are what the innermost function returns.
 func (w *walker) results(parents []ast.Node) *types.Tuple {
 	for _, p := range slices.Backward(parents) {
@@ -423,6 +438,9 @@ func isValue(e ast.Expr, parent ast.Node) bool {
 func (w *walker) condition(e ast.Expr, parent ast.Node) {
 	text := w.text(e, e)
 	if text == "true" || text == "false" {
+		if w.besideError(parent) {
+			return
+		}
 		before, after := w.inParent(e, parent, strconv.FormatBool(text == "false"))
 		w.force(e, text == "false", before, after)
 		return
@@ -495,7 +513,7 @@ func (w *walker) swapMinMax(call *ast.CallExpr) {
 
 // number changes a number: a small one by one; a large one, and a time, to 0.
 func (w *walker) number(l *ast.BasicLit, parent ast.Node) {
-	if l.Kind != token.INT && l.Kind != token.FLOAT {
+	if l.Kind != token.INT && l.Kind != token.FLOAT || w.besideError(parent) {
 		return
 	}
 	n, err := strconv.Atoi(l.Value)
@@ -503,6 +521,7 @@ func (w *walker) number(l *ast.BasicLit, parent ast.Node) {
 	other := strconv.Itoa(n + 1)
 	switch {
 	case isTime && n == 0 && err == nil:
+		return
 	case isTime, err != nil, n > 16, n == 1:
 		other = "0"
 	}

@@ -144,6 +144,10 @@ func (t *T) f(list []func()) {
 			"func g() error { return nil }",
 		want: []string{"2: f: return len(``), fmt.Errorf(`a` + `b`) → return len(``), nil"},
 	}, {
+		name: "what is returned beside an error",
+		code: "func f(e error) (int, bool, error) { return 5, false, e }",
+		want: []string{"1: f: return 5, false, e → return 5, false, nil"},
+	}, {
 		name: "an error",
 		code: "func f(e error) (int, error) { return len(``), e }",
 		want: []string{"1: f: return len(``), e → return len(``), nil"},
