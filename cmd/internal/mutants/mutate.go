@@ -198,11 +198,11 @@ func (w *walker) wrap(from, to ast.Node, open, close, before, after string) {
 // force makes a boolean value always true or always false. What it is made of is evaluated all
 // the same.
 func (w *walker) force(e ast.Expr, value bool, before, after string) {
-	end := " && !mutantOn($))"
+	end := ") && !mutantOn($))"
 	if value {
-		end = " || mutantOn($))"
+		end = ") || mutantOn($))"
 	}
-	w.wrap(e, e, "(", end, before, after)
+	w.wrap(e, e, "((", end, before, after)
 }
 
 // pick adds the mutant that has another expression where e is.
@@ -515,6 +515,9 @@ func (w *walker) swapMinMax(call *ast.CallExpr) {
 func (w *walker) number(l *ast.BasicLit, parent ast.Node) {
 	if l.Kind != token.INT && l.Kind != token.FLOAT || w.besideError(parent) {
 		return
+	}
+	if b, ok := parent.(*ast.BinaryExpr); ok && b.Y == l && (b.Op == token.GEQ || b.Op == token.LSS) && l.Value != "1" {
+		return // >= 0 becomes > 0, which is >= 1
 	}
 	n, err := strconv.Atoi(l.Value)
 	isTime := w.info.TypeOf(l).String() == "time.Duration"

@@ -170,12 +170,12 @@ func TestSwitched(t *testing.T) {
 	const head, tail = "package p\n\nfunc f(a, b bool, c chan int, n int) (e error) {\n\t", "\n\treturn e\n}\n"
 	for statement, want := range map[string][]string{
 		"if a && b { g() }": {
-			"if (a && b || mutantOn(7)) { g() }", "if (a && b && !mutantOn(7)) { g() }",
-			"if (a || mutantOn(7)) && b { g() }", "if a && (b || mutantOn(7)) { g() }",
+			"if ((a && b) || mutantOn(7)) { g() }", "if ((a && b) && !mutantOn(7)) { g() }",
+			"if ((a) || mutantOn(7)) && b { g() }", "if a && ((b) || mutantOn(7)) { g() }",
 			"if a && b { if !mutantOn(7) { g() } }",
 		},
 		"for a || b { break }": {
-			"for (a || b && !mutantOn(7)) { break }", "for (a && !mutantOn(7)) || b { break }", "for a || (b && !mutantOn(7)) { break }",
+			"for ((a || b) && !mutantOn(7)) { break }", "for ((a) && !mutantOn(7)) || b { break }", "for a || ((b) && !mutantOn(7)) { break }",
 			"for a || b { if !mutantOn(7) { break } }",
 		},
 		"switch n {\ncase n, -n: g()\n}": {
@@ -185,7 +185,7 @@ func TestSwitched(t *testing.T) {
 		"select {\ncase n = <-c:\n}": {"select {\ncase n = <-mutantChannel(7, c):\n}"},
 		"n += n":                     {"if !mutantOn(7) { n += n }", "if mutantOn(7) { n -= n } else { n += n }"},
 		"g(n < n)": {
-			"if !mutantOn(7) { g(n < n) }", "g((n < n || mutantOn(7)))", "g((n < n && !mutantOn(7)))",
+			"if !mutantOn(7) { g(n < n) }", "g(((n < n) || mutantOn(7)))", "g(((n < n) && !mutantOn(7)))",
 			"g(mutantPick(7, func() bool { return n < n }, func() bool { return n <= n }))",
 		},
 	} {
