@@ -43,7 +43,7 @@ func (p phase) String() string {
 type reason int
 
 const (
-	mainEnded reason = iota
+	mainEnded reason = iota // also if the sidecar is not started for that
 	terminated
 	startTimedOut
 	sidecarEnded
@@ -177,7 +177,6 @@ func (r rules) start(s state, e event) (state, []action) {
 	case s.any(func(m mainState) bool { return m.Phase == lifetime.Unsettled }):
 		return s, nil
 	case s.all(r.final):
-		s.why = mainEnded
 		return r.finish(s, e), nil
 	}
 	s.phase = up

@@ -12,7 +12,7 @@ import (
 )
 
 // TestSignalsBeforeTheLaunch: SIGTERM, or what means the same, has come when the shim is
-// about to look for the first time. The sidecar is not launched, though main runs.
+// about to look for the first time. The sidecar is not launched. Other signals are for it.
 func TestSignalsBeforeTheLaunch(t *testing.T) {
 	for _, c := range []struct {
 		name    string
@@ -24,6 +24,7 @@ func TestSignalsBeforeTheLaunch(t *testing.T) {
 		{"the stop signal", []os.Signal{syscall.SIGQUIT}, "", 143},
 		{"SIGTERM behind others", []os.Signal{syscall.SIGHUP, syscall.SIGTERM, syscall.SIGUSR1}, "", 143},
 		{"SIGTERM, main's end is known", []os.Signal{syscall.SIGTERM}, "3\n", 3},
+		{"others only", []os.Signal{syscall.SIGHUP, syscall.SIGUSR1}, "", 127},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()

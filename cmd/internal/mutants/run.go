@@ -214,20 +214,30 @@ func (l *lab) decide(ctx context.Context, v *verdict, bench *bench, layer *layer
 	// A mutant may make the tests wait in vain, or work without end. The first costs little,
 	// and is not to be mistaken for a busy machine.
 	limit := cost{5*layer.cost.wall + 20*time.Second, 2*layer.cost.cpu + 10*time.Second}
-	r, err := bench.test(ctx, limit, layer, tests)
-	if err == nil && r.test != "" && layer.drives {
-		var again result
-		if again, err = bench.test(ctx, limit, layer, []string{r.test}); err == nil && again.failed == "" {
-			v.doubts = append(v.doubts, r.test)
-			return false
+	var r result
+	for err := error(nil); ; {
+		if r, err = bench.test(ctx, limit, layer, tests, v.doubts); err != nil {
+			v.err = err
+			return true
 		}
+		if r.test == "" || !layer.drives {
+			break
+		}
+		again, err := bench.test(ctx, limit, layer, []string{r.test}, nil)
+		if err != nil {
+			v.err = err
+			return true
+		}
+		if again.failed != "" {
+			break
+		}
+		v.doubts = append(v.doubts, r.test) // the others have not had their say
 	}
-	if err == nil && r.failed != "" {
-		v.killedBy = r.failed
-		err = l.killers.add(v.mutant, layer, r.test)
+	if v.killedBy = r.failed; v.killedBy == "" {
+		return false
 	}
-	v.err = err
-	return v.err != nil || v.killedBy != ""
+	v.err = l.killers.add(v.mutant, layer, r.test)
+	return true
 }
 
 // prepare builds the tests of a layer, runs them with no mutant on, and finds out which mutants
@@ -244,7 +254,7 @@ func (l *lab) prepare(ctx context.Context, layer *layer) error {
 	}
 	defer bench.close()
 	none := cost{time.Hour, time.Hour}
-	r, err := bench.test(ctx, none, layer, nil)
+	r, err := bench.test(ctx, none, layer, nil, nil)
 	if err != nil {
 		return err
 	}
@@ -262,7 +272,7 @@ func (l *lab) prepare(ctx context.Context, layer *layer) error {
 		if err := errors.Join(os.WriteFile(file, nil, 0), os.Chmod(file, 0o666)); err != nil {
 			return err
 		}
-		if _, err := bench.test(ctx, none, layer, []string{test}); err != nil {
+		if _, err := bench.test(ctx, none, layer, []string{test}, nil); err != nil {
 			return err
 		}
 		ids, err := os.ReadFile(file)
@@ -322,8 +332,9 @@ type result struct {
 	cost   cost
 }
 
-// test runs some tests of a layer, or all, until something fails. No process is left then.
-func (b *bench) test(ctx context.Context, limit cost, layer *layer, tests []string) (r result, err error) {
+// test runs some tests of a layer, or all (nil), but not those to skip, until something fails. No
+// process is left then.
+func (b *bench) test(ctx context.Context, limit cost, layer *layer, tests, skip []string) (r result, err error) {
 	timed, cancel := context.WithTimeout(ctx, limit.wall)
 	defer cancel()
 	self, err := os.Executable()
@@ -333,6 +344,9 @@ func (b *bench) test(ctx context.Context, limit cost, layer *layer, tests []stri
 	args := append([]string{superviseArg, strconv.Itoa(int(limit.cpu.Seconds())), b.lab.binary(layer), "-test.v=test2json"}, layer.args...)
 	if tests != nil {
 		args = append(args, "-test.run", "^("+strings.Join(tests, "|")+")$")
+	}
+	if skip != nil {
+		args = append(args, "-test.skip", "^("+strings.Join(skip, "|")+")$")
 	}
 	cmd := exec.CommandContext(timed, self, args...)
 	cmd.Dir, cmd.Env = filepath.Join(b.lab.root, layer.dir), b.env
