@@ -57,10 +57,10 @@ crash: ## kill or stop a program at a random instant of a pod's life, KILLS=2000
 hostile: ## a neighbour does everything to the volume at every call of both programs (10 min)
 	go test -race -count 1 -timeout 2h -run '^Test(Things|Locks|Folder)AtEveryCall' ./cmd -args -every
 
-# The build cache is kept for the next time, so that it has not to be filled again.
+# What has killed each mutant is kept in bin/mutants, and tried first the next time.
 mutants: ## changes of the code that no test notices, SAMPLE=n SEED=n PACKAGES=... ONLY=... (all: 2 h)
 	@mkdir -p bin && go build -o bin/mutants/ ./cmd/internal/mutants
-	bin/mutants/mutants -v -cache bin/mutants/cache -sample $(SAMPLE) -seed $(SEED) -only '$(ONLY)' $(PACKAGES)
+	bin/mutants/mutants -v -sample $(SAMPLE) -seed $(SEED) -only '$(ONLY)' $(PACKAGES)
 
 lint: ## gofmt, go vet, staticcheck
 	@unformatted=$$(gofmt -l cmd sentinel shim e2e/*.go e2e/kube e2e/gvisor e2e/chaos e2e/compare) && if [ -n "$$unformatted" ]; then echo "not gofmt-ed:" $$unformatted; exit 1; fi

@@ -4,9 +4,10 @@
 //	mutants [flags] [DIRECTORY...]
 //
 // The directories are those of packages of this module; by default all that decide something:
-// lifetime, process, probe, sentinel, shim, app. Files are never changed: each mutant is an
-// overlay of the go command (go help build), given in GOFLAGS, so that the programs which tests
-// build are mutated, too.
+// lifetime, process, probe, sentinel, shim, app. Files are never changed: all mutants of these
+// packages are compiled at once, each behind a switch (see switches), into an overlay of the go
+// command (go help build). The overlay is in GOFLAGS, so that the programs which tests build have
+// the mutants, too. $MUTANT turns one of them on.
 //
 // # The mutants
 //
@@ -16,10 +17,11 @@
 // (a call, an assignment, defer, go, break, continue, a return, a loop over a range); nil is
 // returned instead of an error; a case of a switch or select is left out, or one of its values.
 // Mutants that do not compile do not count. What is logged, texts, panics, and crash points stay
-// as they are.
+// as they are, and so does what is returned beside an error.
 //
 // (A negated condition is no mutant: what kills one that is always true and one that is never
-// true kills that, too.)
+// true kills that, too. Nor is the default of a select, a case of a type switch, or the length of
+// an array: there is no switch for these.)
 //
 // # The layers
 //
@@ -28,8 +30,13 @@
 // test that fails kills the mutant. So does a layer that takes much longer than without a mutant.
 //
 // Before a layer is used for the first time, it has to pass without a mutant: else there is no
-// measurement. Tests that drive programs depend on time, and may fail on a busy machine; so a
-// test of these has to fail twice to kill. One that fails once is told beside the survivor.
+// measurement. Then each of the package's own tests runs once by itself, to see which mutants it
+// reaches; only these tests are run for a mutant. Of tests that drive programs this is not known.
+//
+// Tests that drive programs depend on time, and may fail on a busy machine; so a test of these
+// has to fail twice to kill. One that fails once is told beside the survivor.
+//
+// Which test has killed a mutant is remembered, and that test comes first in the next run.
 //
 // # Equivalent mutants
 //
