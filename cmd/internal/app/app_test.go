@@ -248,6 +248,9 @@ func TestRefusals(t *testing.T) {
 				t.Errorf("it was not refused with 125: %+v", o)
 			}
 			l := o.onlyLine(t)
+			if _, err := time.Parse("2006-01-02T15:04:05.000Z07:00", l.Time); err != nil {
+				t.Error(err)
+			}
 			if l.Level != "error" || l.Severity != "ERROR" || l.Code != 125 || !strings.HasPrefix(l.Message, c.says) || !strings.HasSuffix(l.Message, " (see prog --help)") {
 				t.Errorf("it says %+v, want %s", l, c.says)
 			}
@@ -268,6 +271,14 @@ func (o outcome) onlyLine(t *testing.T) (l line) {
 		t.Fatalf("it is not one line of JSON (%v): %s", err, o.stderr)
 	}
 	return l
+}
+
+// TestConsole: lines for people, in colour only on a terminal.
+func TestConsole(t *testing.T) {
+	o := try(t, "--log-format", "console", "--bogus", "--", "run")
+	if !strings.Contains(o.stderr, " ERR prog has no flag --bogus") || strings.Contains(o.stderr, "\x1b") {
+		t.Errorf("it says %q", o.stderr)
+	}
 }
 
 // TestReadOn: behind what is wrong, the other flags still count: sentinel records by them.
@@ -434,6 +445,19 @@ func TestHelpAndVersion(t *testing.T) {
 				t.Errorf("PROG_WAIT_TIME=%s %q does not say %q:\n%s", c.env, c.args, want, o.stdout)
 			}
 		}
+	}
+}
+
+// TestVersion: what the linker has set comes before what the build knows.
+func TestVersion(t *testing.T) {
+	defer func(before string) { version = before }(version)
+	version = ""
+	if info, ok := debug.ReadBuildInfo(); ok && Version() != info.Main.Version {
+		t.Errorf("the version is %s, want %s", Version(), info.Main.Version)
+	}
+	version = "v1.2.3"
+	if got := Version(); got != version {
+		t.Errorf("the version is %s, want %s", got, version)
 	}
 }
 
