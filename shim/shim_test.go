@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"bytes"
 	"os"
 	"syscall"
 	"testing"
@@ -46,5 +47,26 @@ func TestSignalsBeforeTheLaunch(t *testing.T) {
 				t.Errorf("exit code %d, not %d", code, c.code)
 			}
 		})
+	}
+}
+
+// TestAwaitSync: once the mains' ends are on disk, nothing is waited for.
+func TestAwaitSync(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(lifetime.TerminatedPath(dir, "main"), []byte("3\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	l := &loop{Config: Config{Dir: dir, Mains: []string{"main"}, Log: zerolog.New(&log)}}
+	l.awaitSync() // nothing was to be synced
+	l.syncEnds()
+	select {
+	case <-l.synced:
+	case <-time.After(20 * time.Second):
+		t.Fatal("the sync does not end")
+	}
+	l.awaitSync()
+	if log.Len() > 0 {
+		t.Errorf("it says %s", &log)
 	}
 }
