@@ -127,7 +127,7 @@ func TestParseRefuses(t *testing.T) {
 		{"http:///%zz", `"%zz" is no percent escape`},
 		{"HTTP://[::1/", `"[::1" is no HOST:PORT`},
 		{"http://[1.2.3.4]:80", "nothing else goes into brackets"},
-		{"tcp://db", "; write an address such as tcp://127.0.0.1:5432"},
+		{"http://web:/", "; write an address such as http://127.0.0.1:8080/ready"},
 		{"unix://[::1/app.sock", `"[::1" stands where a host would`},
 		{"file://[::1/ready", `"[::1" stands where a host would`},
 		{"unix://run/app.sock", `"run" stands where a host would`},
