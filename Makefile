@@ -20,10 +20,11 @@ MINUTES  ?= 20
 # The seed of an earlier run, to have the same Jobs and strikes, or the same mutants again.
 SEED     ?= 0
 # How many mutants are tried (0 is all), those of which packages (none named: all that decide something), and which
-# of them (a regular expression).
+# of them (a regular expression). With how many layers of tests (0 is all, 1 is the tests of the package alone).
 SAMPLE   ?= 0
 PACKAGES ?=
 ONLY     ?=
+LAYERS   ?= 0
 
 .PHONY: help build test fuzz soak simulate crash hostile mutants lint demo image e2e e2e-down gvisor chaos hundred compare clean
 
@@ -60,7 +61,7 @@ hostile: ## a neighbour does everything to the volume at every call of both prog
 # What has killed each mutant is kept in bin/mutants, and tried first the next time.
 mutants: ## changes of the code that no test notices, SAMPLE=n SEED=n PACKAGES=... ONLY=... (all: 2 h)
 	@mkdir -p bin && go build -o bin/mutants/ ./cmd/internal/mutants
-	bin/mutants/mutants -v -sample $(SAMPLE) -seed $(SEED) -only '$(ONLY)' $(PACKAGES)
+	bin/mutants/mutants -v -sample $(SAMPLE) -seed $(SEED) -layers $(LAYERS) -only '$(ONLY)' $(PACKAGES)
 
 lint: ## gofmt, go vet, staticcheck
 	@unformatted=$$(gofmt -l cmd sentinel shim e2e/*.go e2e/kube e2e/gvisor e2e/chaos e2e/compare) && if [ -n "$$unformatted" ]; then echo "not gofmt-ed:" $$unformatted; exit 1; fi

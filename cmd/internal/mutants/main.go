@@ -85,6 +85,7 @@ func main() {
 // options are the flags.
 type options struct {
 	sample, parallel int
+	layers           int
 	seed             uint64
 	only             string
 	killers          string
@@ -98,6 +99,7 @@ func run(ctx context.Context) (survived bool, err error) {
 	flag.Uint64Var(&o.seed, "seed", 0, "the seed of an earlier sample; 0 is a new one")
 	flag.StringVar(&o.only, "only", "", "try only mutants whose names match this regular `expression`")
 	flag.IntVar(&o.parallel, "parallel", 2*runtime.NumCPU(), "try this `number` of mutants at once")
+	flag.IntVar(&o.layers, "layers", 0, "run only this `number` of layers, for while tests are written; 0 is all")
 	flag.StringVar(&o.killers, "killers", "bin/mutants/killers", "the `file` that remembers what has killed which mutant")
 	flag.BoolVar(&o.verbose, "v", false, "tell what kills each mutant")
 	flag.Parse()
@@ -157,7 +159,7 @@ func run(ctx context.Context) (survived bool, err error) {
 		})
 		candidates = candidates[:min(o.sample, len(candidates))]
 	}
-	lab, err := newLab(root, sources, all, o.killers)
+	lab, err := newLab(root, sources, all, o)
 	if err != nil {
 		return false, err
 	}

@@ -76,13 +76,13 @@ type lab struct {
 }
 
 // newLab prepares a lab for the mutants of some packages.
-func newLab(root string, sources []*source, mutants []mutant, remembered string) (*lab, error) {
+func newLab(root string, sources []*source, mutants []mutant, o options) (*lab, error) {
 	l := &lab{root: root, layers: make(map[string][]*layer)}
 	var err error
-	if err := os.MkdirAll(filepath.Dir(remembered), 0o777); err != nil {
+	if err := os.MkdirAll(filepath.Dir(o.killers), 0o777); err != nil {
 		return nil, err
 	}
-	if l.killers, err = openKillers(remembered); err != nil {
+	if l.killers, err = openKillers(o.killers); err != nil {
 		return nil, err
 	}
 	// A short path: tests have sockets below it (unix(7): 108 bytes).
@@ -98,7 +98,6 @@ func newLab(root string, sources []*source, mutants []mutant, remembered string)
 		return nil, err
 	}
 	byName := make(map[string]*layer)
-	limitLayers, _ := strconv.Atoi(os.Getenv("LAYERS")) // TEMP
 	for _, s := range sources {
 		own := &layer{name: s.dir, dir: s.dir, args: []string{"-test.skip", simulationTests}}
 		l.layers[s.dir] = append(l.layers[s.dir], own)
@@ -106,10 +105,7 @@ func newLab(root string, sources []*source, mutants []mutant, remembered string)
 			if p.dir != s.dir {
 				continue
 			}
-			for i, name := range p.layers {
-				if limitLayers > 0 && i+1 >= limitLayers { // TEMP
-					break
-				}
+			for _, name := range p.layers {
 				switch {
 				case byName[name] != nil:
 				case name == simulation:
@@ -119,6 +115,9 @@ func newLab(root string, sources []*source, mutants []mutant, remembered string)
 				}
 				l.layers[s.dir] = append(l.layers[s.dir], byName[name])
 			}
+		}
+		if o.layers > 0 {
+			l.layers[s.dir] = l.layers[s.dir][:min(o.layers, len(l.layers[s.dir]))]
 		}
 	}
 	return l, nil
