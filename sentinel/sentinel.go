@@ -98,7 +98,7 @@ type session struct {
 func (s *session) during(fn func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	done := make(chan error, 1)
+	done := make(chan error)
 	go func() { done <- fn(ctx) }()
 	for {
 		select {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 )
 
 // TestSteps: each path leads through End, with the right code.
@@ -50,5 +51,17 @@ func TestSteps(t *testing.T) {
 				t.Errorf("it did %q, want %q, and got to step %d", did, c.want, p.Step)
 			}
 		})
+	}
+}
+
+// TestWaited: to the millisecond below a second, else to a tenth of a second.
+func TestWaited(t *testing.T) {
+	for _, c := range []struct{ least, most, unit time.Duration }{
+		{123 * time.Millisecond, 900 * time.Millisecond, time.Millisecond},
+		{1250 * time.Millisecond, time.Minute, 100 * time.Millisecond},
+	} {
+		if got := waited(time.Now().Add(-c.least)); got < c.least || got > c.most || got%c.unit != 0 {
+			t.Errorf("after %s it is %s, not in units of %s", c.least, got, c.unit)
+		}
 	}
 }

@@ -213,30 +213,13 @@ func (l *lab) decide(ctx context.Context, v *verdict, bench *bench, layer *layer
 	// A mutant may make the tests wait in vain, or work without end. The first costs little,
 	// and is not to be mistaken for a busy machine.
 	limit := cost{5*layer.cost.wall + 20*time.Second, 2*layer.cost.cpu + 10*time.Second}
-	var r result
-	for err := error(nil); ; {
-		if r, err = bench.test(ctx, limit, layer, tests, v.doubts); err != nil {
-			v.err = err
-			return true
-		}
-		if r.test == "" || !layer.drives {
-			break
-		}
-		again, err := bench.test(ctx, limit, layer, []string{r.test}, nil)
-		if err != nil {
-			v.err = err
-			return true
-		}
-		if again.failed != "" {
-			break
-		}
-		v.doubts = append(v.doubts, r.test) // the others have not had their say
+	r, doubts, err := bench.run(ctx, limit, layer, tests)
+	v.doubts = append(v.doubts, doubts...)
+	if v.killedBy = r.failed; err == nil && r.failed != "" {
+		err = l.killers.add(v.mutant, layer, r.test)
 	}
-	if v.killedBy = r.failed; v.killedBy == "" {
-		return false
-	}
-	v.err = l.killers.add(v.mutant, layer, r.test)
-	return true
+	v.err = err
+	return err != nil || v.killedBy != ""
 }
 
 // prepare builds the tests of a layer, runs them with no mutant on, and finds out which mutants
@@ -253,7 +236,7 @@ func (l *lab) prepare(ctx context.Context, layer *layer) error {
 	}
 	defer bench.close()
 	none := cost{time.Hour, time.Hour}
-	r, err := bench.test(ctx, none, layer, nil, nil)
+	r, _, err := bench.run(ctx, none, layer, nil)
 	if err != nil {
 		return err
 	}
@@ -329,6 +312,22 @@ type result struct {
 	passed []string // the tests that have passed
 	output string   // its last lines
 	cost   cost
+}
+
+// run runs some tests of a layer, or all (nil), until something fails. A test that drives programs
+// has to fail twice. Those that have failed only once are the doubts.
+func (b *bench) run(ctx context.Context, limit cost, layer *layer, tests []string) (r result, doubts []string, err error) {
+	for {
+		r, err = b.test(ctx, limit, layer, tests, doubts)
+		if err != nil || r.test == "" || !layer.drives {
+			return r, doubts, err
+		}
+		again, err := b.test(ctx, limit, layer, []string{r.test}, nil)
+		if err != nil || again.failed != "" {
+			return r, doubts, err
+		}
+		doubts = append(doubts, r.test) // and the others have not had their say
+	}
 }
 
 // test runs some tests of a layer, or all (nil), but not those to skip, until something fails. No
