@@ -21,24 +21,33 @@ type relative struct {
 	zombie             bool
 }
 
-// readStat reads /proc/PID/stat (proc_pid_stat(5)): "PID (NAME) STATE PARENT GROUP …", where
-// NAME may have anything in it.
+// readStat reads /proc/PID/stat.
 func readStat(pid int) (r relative, ok bool) {
 	content, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return relative{}, false
+	}
+	return parseStat(pid, content)
+}
+
+// parseStat reads what proc_pid_stat(5) describes: "PID (NAME) STATE PARENT GROUP …", where NAME
+// may have anything in it.
+func parseStat(pid int, content []byte) (r relative, ok bool) {
 	begin, end := bytes.IndexByte(content, '('), bytes.LastIndexByte(content, ')')
-	if err != nil || begin < 0 || end < begin {
+	if begin < 0 || end < begin {
 		return relative{}, false
 	}
 	fields := bytes.Fields(content[end+1:])
 	if len(fields) < 3 {
 		return relative{}, false
 	}
-	r = relative{pid: pid, name: string(content[begin+1 : end])}
-	r.zombie = fields[0][0] == 'Z' || fields[0][0] == 'X'
 	parent, parentErr := strconv.Atoi(string(fields[1]))
 	group, groupErr := strconv.Atoi(string(fields[2]))
-	r.parent, r.group = parent, group
-	return r, parentErr == nil && groupErr == nil
+	return relative{
+		pid: pid, parent: parent, group: group,
+		name:   string(content[begin+1 : end]),
+		zombie: fields[0][0] == 'Z' || fields[0][0] == 'X',
+	}, parentErr == nil && groupErr == nil
 }
 
 // processes are all that /proc shows. ok is false where it does not show this process
