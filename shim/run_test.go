@@ -72,9 +72,15 @@ func start(t *testing.T, dir, flags, script string) *program {
 	return p
 }
 
-// await waits for a line that has a text in it.
+// await waits for a line that has a text in it. It may have come already: what the sidecar says and
+// what the shim says of it come in any order.
 func (p *program) await(text string) (line string) {
 	p.t.Helper()
+	for line := range strings.Lines(p.seen.String()) {
+		if strings.Contains(line, text) {
+			return line
+		}
+	}
 	for p.lines.Scan() {
 		fmt.Fprintln(&p.seen, p.lines.Text())
 		if strings.Contains(p.lines.Text(), text) {
@@ -132,7 +138,7 @@ const server = `
 trap 'echo got USR1' USR1
 trap 'cat "$0/proxy-running"; exit 5' TERM
 echo ready
-while :; do sleep 0.01; done`
+while :; do sleep 1000 & wait $!; done`
 
 func TestMainEnds(t *testing.T) {
 	t.Parallel()
@@ -166,7 +172,7 @@ func TestSIGTERM(t *testing.T) {
 	})
 	t.Run("the stop signal", func(t *testing.T) {
 		t.Parallel()
-		p := start(t, t.TempDir(), `, "StopSignal": 3`, `trap "exit 6" QUIT; echo ready; while :; do sleep 0.01; done`)
+		p := start(t, t.TempDir(), `, "StopSignal": 3`, `trap "exit 6" QUIT; echo ready; sleep 1000 & wait $!`)
 		p.await("ready")
 		p.signal(syscall.SIGQUIT)
 		p.ends(6, "asked to stop; sh stopped by SIGQUIT in ")
@@ -276,7 +282,7 @@ func TestDrainIsTakenBack(t *testing.T) {
 	main = begin(t, dir, "main")
 	p.await("sh goes on: main has begun")
 	end(t, main, 4)
-	p.await("(--drain)")
+	p.await("main exited 4")
 	p.signal(syscall.SIGTERM)
 	p.await("--drain was cut off by SIGTERM after ")
 	p.ends(4, "main exited 4; sh stopped by SIGTERM in ")

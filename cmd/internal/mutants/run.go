@@ -51,9 +51,12 @@ type layer struct {
 	once  sync.Once
 	fault error // why there is no measurement
 	cost  cost  // with no mutant on
-	// reached are the tests that reach each mutant.
-	reached map[int][]string
+	// reached are the tests that reach each mutant: those that take less than quick, and the rest.
+	reached map[int]*[2][]string
 }
+
+// quick is what a test takes at most to be among the first that are run.
+const quick = 200 * time.Millisecond
 
 // binary is where the test binary of a layer is.
 func (l *lab) binary(layer *layer) string {
@@ -186,7 +189,7 @@ func (l *lab) try(ctx context.Context, m mutant) (v verdict) {
 	defer bench.close()
 	killer, layers := l.killers.of(m), l.layers[path.Dir(m.file)]
 	for _, layer := range layers {
-		if layer.name == killer.Layer && l.decide(ctx, &v, bench, layer, []string{killer.Test}) {
+		if layer.name == killer.Layer && l.decide(ctx, &v, bench, layer, [][]string{{killer.Test}}) {
 			return v
 		}
 	}
@@ -198,28 +201,45 @@ func (l *lab) try(ctx context.Context, m mutant) (v verdict) {
 	return v
 }
 
-// decide runs some tests of a layer, or all that reach the mutant, and reports whether that
-// decides what becomes of it.
-func (l *lab) decide(ctx context.Context, v *verdict, bench *bench, layer *layer, tests []string) bool {
+// decide runs some tests of a layer in turns, or those that may tell the mutant (nil), and reports
+// whether that decides what becomes of it.
+func (l *lab) decide(ctx context.Context, v *verdict, bench *bench, layer *layer, turns [][]string) bool {
 	layer.once.Do(func() { layer.fault = l.prepare(ctx, layer) })
 	if v.err = layer.fault; v.err != nil {
 		return true
 	}
-	if !layer.drives && tests == nil {
-		if tests = layer.reached[v.id]; tests == nil {
-			return false
-		}
+	if turns == nil {
+		turns = layer.turns(v.id)
 	}
 	// A mutant may make the tests wait in vain, or work without end. The first costs little,
 	// and is not to be mistaken for a busy machine.
 	limit := cost{5*layer.cost.wall + 20*time.Second, 2*layer.cost.cpu + 10*time.Second}
-	r, doubts, err := bench.run(ctx, limit, layer, tests)
-	v.doubts = append(v.doubts, doubts...)
-	if v.killedBy = r.failed; err == nil && r.failed != "" {
-		err = l.killers.add(v.mutant, layer, r.test)
+	for _, tests := range turns {
+		r, doubts, err := bench.run(ctx, limit, layer, tests)
+		v.doubts = append(v.doubts, doubts...)
+		if v.killedBy = r.failed; err == nil && r.failed != "" {
+			err = l.killers.add(v.mutant, layer, r.test)
+		}
+		if v.err = err; err != nil || v.killedBy != "" {
+			return true
+		}
 	}
-	v.err = err
-	return err != nil || v.killedBy != ""
+	return false
+}
+
+// turns are the tests to run for a mutant, one slice after the other; nil is all of the layer.
+func (layer *layer) turns(id int) (turns [][]string) {
+	if layer.drives {
+		return [][]string{nil}
+	}
+	if reached := layer.reached[id]; reached != nil {
+		for _, tests := range reached {
+			if tests != nil {
+				turns = append(turns, tests)
+			}
+		}
+	}
+	return turns
 }
 
 // prepare builds the tests of a layer, runs them with no mutant on, and finds out which mutants
@@ -247,23 +267,35 @@ func (l *lab) prepare(ctx context.Context, layer *layer) error {
 	if layer.drives {
 		return nil
 	}
-	layer.reached = make(map[int][]string)
+	layer.reached = make(map[int]*[2][]string)
 	file := filepath.Join(bench.tmp, "reached")
 	bench.env = append(bench.env, "MUTANT_REACHED="+file)
 	for _, test := range r.passed {
 		if err := errors.Join(os.WriteFile(file, nil, 0), os.Chmod(file, 0o666)); err != nil {
 			return err
 		}
-		if _, err := bench.test(ctx, none, layer, []string{test}, nil); err != nil {
+		alone, err := bench.test(ctx, none, layer, []string{test}, nil)
+		if err != nil {
 			return err
+		}
+		turn := 0
+		if alone.cost.wall > quick {
+			turn = 1
 		}
 		ids, err := os.ReadFile(file)
 		if err != nil {
 			return err
 		}
 		for _, field := range strings.Fields(string(ids)) {
-			if id, err := strconv.Atoi(field); err == nil && !slices.Contains(layer.reached[id], test) {
-				layer.reached[id] = append(layer.reached[id], test)
+			id, err := strconv.Atoi(field)
+			if err != nil {
+				return fmt.Errorf("%s has noted %q as reached", test, field)
+			}
+			if layer.reached[id] == nil {
+				layer.reached[id] = new([2][]string)
+			}
+			if tests := &layer.reached[id][turn]; !slices.Contains(*tests, test) { // it has several processes
+				*tests = append(*tests, test)
 			}
 		}
 		if err := os.Remove(file); err != nil {
