@@ -521,8 +521,17 @@ func TestWaitKeepsFailure(t *testing.T) {
 	})
 }
 
-// The error of Wait has each address that has not answered with its last
-// failure, none that has, and is the context's cause.
+// TestTryTellsOfTheConnection: from then on, no nameserver is to blame.
+func TestTryTellsOfTheConnection(t *testing.T) {
+	t.Parallel()
+	l := listen(t, "tcp", "127.0.0.1:0", func(int, net.Conn) {})
+	var told []error
+	err := target(t, "tcp://%s", l.Addr()).try(within(t), func(err error) { told = append(told, err) })
+	if err != nil || !slices.Equal(told, []error{errNoAnswer}) {
+		t.Errorf("it told %v, and ended with %v", told, err)
+	}
+}
+
 // TestAskAfterTheEnd: what has answered counts though ctx has ended meanwhile; a failure does not,
 // for it may be that end.
 func TestAskAfterTheEnd(t *testing.T) {
@@ -544,6 +553,8 @@ func TestAskAfterTheEnd(t *testing.T) {
 	}
 }
 
+// The error of Wait has each address that has not answered with its last
+// failure, none that has, and is the context's cause.
 func TestWaitNamesFailures(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancelCause(t.Context())
