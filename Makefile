@@ -22,10 +22,11 @@ MINUTES  ?= 20
 # The seed of an earlier run, to have the same Jobs and strikes, or the same mutants again.
 SEED     ?= 0
 # How many mutants are tried (0 is all), those of which packages (none named: all that decide something), and which
-# of them (a regular expression).
+# of them (a regular expression). With how many layers of tests (0 is all, 1 is the tests of the package alone).
 SAMPLE   ?= 0
 PACKAGES ?=
 ONLY     ?=
+LAYERS   ?= 0
 
 .PHONY: help build test fuzz soak simulate crash hostile mutants lint demo image e2e e2e-down gvisor chaos hundred compare clean
 
@@ -59,10 +60,10 @@ crash: ## kill or stop a program at a random instant of a pod's life, KILLS=2000
 hostile: ## a neighbour does everything to the volume at every call of both programs (10 min)
 	go test -race -count 1 -timeout 2h -run '^Test(Things|Locks|Directory)AtEveryCall' ./cmd -args -every
 
-# The build cache is kept for the next time, so that it has not to be filled again.
+# What has killed each mutant is kept in bin/mutants, and tried first the next time.
 mutants: ## changes of the code that no test notices, SAMPLE=n SEED=n PACKAGES=... ONLY=... (all: 2 h)
 	@mkdir -p bin && go build -o bin/mutants/ ./cmd/internal/mutants
-	bin/mutants/mutants -v -cache bin/mutants/cache -sample $(SAMPLE) -seed $(SEED) -only '$(ONLY)' $(PACKAGES)
+	bin/mutants/mutants -v -sample $(SAMPLE) -seed $(SEED) -layers $(LAYERS) -only '$(ONLY)' $(PACKAGES)
 
 lint: ## golangci-lint and shellcheck (.golangci.yaml; the first time minutes, to build it)
 	go tool -modfile=.ci/tools.mod golangci-lint run ./...

@@ -922,6 +922,7 @@ func TestStuckDisk(t *testing.T) {
 	sidecar.Await("sleep started")
 	main := drive.Start(t, drive.Command("stuckdisk", sentinel(dir, failing)...))
 	main.Want(3)
+	sidecar.Await("the mains' ends are not on disk after 1s")
 	sidecar.Want(3)
 	wantListing(t, dir, `main-terminated="3\n" sidecar-terminated="3\n"`)
 }

@@ -96,7 +96,7 @@ type session struct {
 func (s *session) interruptible(fn func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	done := make(chan error, 1)
+	done := make(chan error)
 	go func() { done <- fn(ctx) }()
 	for {
 		select {

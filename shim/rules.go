@@ -42,7 +42,7 @@ func (p phase) String() string {
 type reason int
 
 const (
-	mainEnded     reason = iota // all mains have ended
+	mainEnded     reason = iota // all mains have ended; also if SIDECAR was not started because of that
 	terminated                  // SIGTERM, or the shim's own stop signal
 	startTimedOut               // --start-timeout
 	sidecarEnded                // the sidecar ended first
@@ -180,7 +180,6 @@ func (r rules) start(s state, e event) (state, []action) {
 	case s.any(func(m mainState) bool { return m.Phase == lifetime.Unsettled }):
 		return s, nil
 	case s.all(r.final):
-		s.why = mainEnded
 		return r.finish(s, e), nil
 	}
 	s.phase = up

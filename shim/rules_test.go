@@ -224,6 +224,12 @@ var table = []scenario{
 		on(saw(endedAnew(0), ended(0)), stopping, stop),
 		on(gone(143, saw(endedAnew(0), ended(0))), finished),
 	}},
+	{name: "several, start: one that succeeded has begun, also when a later run of it is found silent", ranBefore: true, cfg: Config{StartTimeout: time.Minute}, moves: []move{
+		on(saw(ended(0), running), up, launch),
+		on(saw(unverified, running), up),
+		on(saw(silent, running), up),
+		on(after(time.Minute, saw(silent, running)), up),
+	}},
 	{name: "several, start: waits until all are settled", moves: []move{
 		on(saw(notStarted, unsettled), starting),
 		on(saw(notStarted, notStarted), up, launch),
@@ -337,6 +343,29 @@ var table = []scenario{
 		on(saw(ended(3)), confirming, announceStopping),
 		on(saw(ended(3)), draining),
 		on(saw(nextRunning), up, retractStopping),
+	}},
+	{name: "main ended: --drain on a read-only mount", cannotAnnounce: true, cfg: Config{Drain: time.Second}, moves: []move{
+		on(saw(running), up, launch),
+		on(saw(ended(3)), confirming, announceStopping),
+		on(saw(ended(3)), draining),
+		on(saw(ended(3)), draining),
+	}},
+	{name: "main ended: one that begins again during --drain, on a read-only mount, at the look that SIGTERM causes: stop", cannotAnnounce: true, cfg: Config{Drain: time.Second}, moves: []move{
+		on(saw(running), up, launch),
+		on(saw(ended(3)), confirming, announceStopping),
+		on(saw(ended(3)), draining),
+		on(term(saw(nextRunning)), stopping, stop),
+	}},
+	{name: "main ended: a later run's end at the look that shows the sidecar's during --drain: the code stays", cfg: Config{Drain: time.Second}, code: 3, moves: []move{
+		on(saw(running), up, launch),
+		on(saw(ended(3)), confirming, announceStopping),
+		on(saw(ended(3)), draining),
+		on(gone(9, saw(endedAnew(4))), finished),
+	}},
+	{name: "main ended: lost, and the file has the identity that it had in a run that was seen after a stale end", ranBefore: true, moves: []move{
+		on(saw(ended(3)), up, launch),
+		on(saw(running), up),
+		on(saw(lost), confirming, announceStopping),
 	}},
 	{name: "main ended: the sidecar ends by itself during --drain: main's code", cfg: Config{Drain: time.Second}, code: 3, moves: []move{
 		on(saw(running), up, launch),
@@ -511,6 +540,17 @@ var table = []scenario{
 		on(term(saw(running)), holding),
 		on(after(12*time.Second, saw(ended(0))), confirming, announceStopping),
 		on(after(12*time.Second, saw(ended(0))), draining),
+	}},
+	{name: "hold: one that begins again during the --drain does not prolong it", cfg: Config{Hold: 15 * time.Second, Drain: 5 * time.Second}, wake: 9 * time.Second, moves: []move{
+		on(saw(running), up, launch),
+		on(after(time.Second, term(saw(running))), holding),
+		on(after(4*time.Second, saw(ended(0))), confirming, announceStopping),
+		on(after(4*time.Second, saw(ended(0))), draining),
+		on(after(5*time.Second, saw(unverified)), draining),
+	}},
+	{name: "hold: also at a look without news of main", cfg: Config{Hold: 15 * time.Second}, moves: []move{
+		on(saw(running), up, launch),
+		on(term(saw(unsettled)), holding),
 	}},
 	{name: "hold 0s: SIGTERM stops at once", cfg: Config{Drain: time.Second}, code: 143, why: terminated, moves: []move{
 		on(saw(running), up, launch),
@@ -753,6 +793,34 @@ func TestRules(t *testing.T) {
 				t.Fatalf("the rules want to be asked again at %v, not at %v", r.wakeAt(s), row.wake)
 			}
 		})
+	}
+}
+
+// TestWake: when the rules want to be asked again while the sidecar runs.
+func TestWake(t *testing.T) {
+	begun, missing := mainState{State: running, begun: true}, mainState{State: notStarted}
+	for _, c := range []struct {
+		name         string
+		startTimeout time.Duration
+		main         mainState
+		warned       int
+		want         time.Duration
+	}{
+		{"main has begun", time.Minute, begun, 0, 0},
+		{"a warning is next", 0, missing, 0, 10 * time.Second},
+		{"the next warning", 0, missing, 1, time.Minute},
+		{"all warnings are given", 0, missing, 4, 0},
+		{"--start-timeout is next", 5 * time.Second, missing, 0, 5 * time.Second},
+		{"a warning before --start-timeout", 30 * time.Second, missing, 0, 10 * time.Second},
+		{"--start-timeout after all warnings", 2 * time.Hour, missing, 4, 2 * time.Hour},
+	} {
+		r := Config{StartTimeout: c.startTimeout}.rules(false)
+		if got := r.wakeAt(state{phase: up, mains: []mainState{c.main}, warned: c.warned}); got != c.want {
+			t.Errorf("%s: %s, not %s", c.name, got, c.want)
+		}
+	}
+	if got := (rules{}).wakeAt(state{phase: stopping, drainUntil: time.Minute}); got != 0 {
+		t.Errorf("while the sidecar is being stopped: %s, not 0", got)
 	}
 }
 

@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"bytes"
 	"os"
 	"syscall"
 	"testing"
@@ -12,7 +13,8 @@ import (
 )
 
 // TestSignalsBeforeTheLaunch: SIGTERM, or the shim's own stop signal, was received before the first look. The
-// sidecar is not launched, although main runs.
+// sidecar is not launched, although main runs. Other
+// signals are for the sidecar.
 func TestSignalsBeforeTheLaunch(t *testing.T) {
 	for _, c := range []struct {
 		name    string
@@ -24,6 +26,7 @@ func TestSignalsBeforeTheLaunch(t *testing.T) {
 		{"the stop signal", []os.Signal{syscall.SIGQUIT}, "", 143},
 		{"SIGTERM after others", []os.Signal{syscall.SIGHUP, syscall.SIGTERM, syscall.SIGUSR1}, "", 143},
 		{"SIGTERM, main's end is known", []os.Signal{syscall.SIGTERM}, "3\n", 3},
+		{"others only", []os.Signal{syscall.SIGHUP, syscall.SIGUSR1}, "", 127},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -45,5 +48,26 @@ func TestSignalsBeforeTheLaunch(t *testing.T) {
 				t.Errorf("exit code %d, not %d", code, c.code)
 			}
 		})
+	}
+}
+
+// TestAwaitSync: once the mains' ends are on disk, nothing is waited for.
+func TestAwaitSync(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(lifetime.TerminatedPath(dir, "main"), []byte("3\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	l := &loop{Config: Config{Dir: dir, Mains: []string{"main"}, Log: zerolog.New(&log)}}
+	l.awaitSync() // nothing was to be synced
+	l.syncEnds()
+	select {
+	case <-l.synced:
+	case <-time.After(20 * time.Second):
+		t.Fatal("the sync does not end")
+	}
+	l.awaitSync()
+	if log.Len() > 0 {
+		t.Errorf("it says %s", &log)
 	}
 }

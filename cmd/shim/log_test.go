@@ -67,6 +67,7 @@ func TestCodeFields(t *testing.T) {
 	s.Await(`"main_code":3`)
 	s.Await(`"sidecar_code":9`)
 	s.Await(`"duration_seconds":`)
+	wantNot(t, s, `"duration_seconds":9223372036`) // since the year 1
 	if n := strings.Count(s.Output(), `"code":`); n != 1 {
 		t.Errorf("%d lines have a code, not the last one only:\n%s", n, s.Output())
 	}

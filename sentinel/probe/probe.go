@@ -140,8 +140,6 @@ func Parse(s string) (Target, error) {
 	switch {
 	case host == "":
 		return wrong("the host is missing (this machine is 127.0.0.1 or [::1])")
-	case strings.HasPrefix(u.Host, "[") && !isIPv6(host):
-		return wrong("%q is no IPv6 address", host)
 	case !strings.HasPrefix(u.Host, "[") && !isName(host):
 		return wrong("%q is neither a host name nor an IPv4 address (an IPv6 address goes into brackets)", host)
 	case port == "":
@@ -176,14 +174,14 @@ const noScheme = "it does not begin with tcp://, unix://, file:// or http://"
 
 // malformed says what is wrong with an address that net/url refuses with err.
 func malformed(s string, err error) string {
-	scheme, host, found := strings.Cut(s, "://")
+	scheme, host, _ := strings.Cut(s, "://")
 	scheme = strings.ToLower(scheme)
 	if i := strings.IndexAny(host, "/?#"); i >= 0 {
 		host = host[:i]
 	}
 	var escape url.EscapeError
 	switch {
-	case !found || examples[scheme] == "":
+	case examples[scheme] == "":
 		return noScheme
 	case errors.As(err, &escape) && !strings.Contains(host, "%"):
 		return fmt.Sprintf("%q is no percent escape (a literal %% is %%25)", string(escape))
@@ -218,12 +216,6 @@ func redact(s string) string {
 	return s[:from] + "xxxxx" + s[at:]
 }
 
-// isIPv6 reports whether s is an IPv6 address, with or without a zone.
-func isIPv6(s string) bool {
-	a, err := netip.ParseAddr(s)
-	return err == nil && a.Is6()
-}
-
 // isName reports whether s may be a host name or an IPv4 address. Host names have no
 // underscore, but names of containers do.
 func isName(s string) bool {
@@ -235,7 +227,7 @@ func isName(s string) bool {
 // hostHeader returns the value of the Host header (RFC 9110, 7.2): an IPv6 address in
 // brackets and without its zone (RFC 6874, 4), and no port if it is the default.
 func hostHeader(host string, port uint64) string {
-	if a, err := netip.ParseAddr(host); err == nil && a.Is6() {
+	if a, _ := netip.ParseAddr(host); a.Is6() {
 		host = "[" + a.WithZone("").String() + "]"
 	}
 	if port != 80 {
@@ -424,7 +416,8 @@ func (t Target) ask(ctx context.Context, network string, addresses ...string) (f
 // plain returns the errno in err, without the call's name and arguments, or err if there is
 // none.
 func plain(err error) error {
-	if e := syscall.Errno(0); errors.As(err, &e) {
+	var e syscall.Errno
+	if errors.As(err, &e) {
 		return e
 	}
 	return err

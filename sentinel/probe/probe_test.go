@@ -30,6 +30,7 @@ func TestParse(t *testing.T) {
 	const tail = " HTTP/1.1\r\nHost: %s\r\nUser-Agent: sentinel\r\nAccept: */*\r\nConnection: close\r\n\r\n"
 	get := func(uri, host string) string { return "GET " + uri + fmt.Sprintf(tail, host) }
 	socket := "/" + strings.Repeat("s", maxSocket-1)
+	name := strings.Repeat("d", 254)
 	for _, c := range []struct{ in, scheme, address, request string }{
 		{"tcp://127.0.0.1:5432", "tcp", "127.0.0.1:5432", ""},
 		{"tcp://localhost:1", "tcp", "localhost:1", ""},
@@ -37,9 +38,12 @@ func TestParse(t *testing.T) {
 		{"tcp://[::1]:80", "tcp", "[::1]:80", ""},
 		{"tcp://[fe80::1%25eth0]:80", "tcp", "[fe80::1%eth0]:80", ""},
 		{"TCP://db:080", "tcp", "db:80", ""},
+		{"tcp://aAzZ09:1", "tcp", "aAzZ09:1", ""},
+		{"tcp://" + name + ":1", "tcp", name + ":1", ""},
 		{"unix:///run/app.sock", "unix", "/run/app.sock", ""},
 		{"unix://" + socket, "unix", socket, ""},
 		{"file:///tmp/pod/ready", "file", "/tmp/pod/ready", ""},
+		{"file://" + socket + "s", "file", socket + "s", ""},
 		{"file:///a%20b%23%3F%25ü", "file", "/a b#?%ü", ""},
 		{"http://web", "http", "web:80", get("/", "web")},
 		{"http://web:80/", "http", "web:80", get("/", "web")},
@@ -105,6 +109,8 @@ func TestParseRefuses(t *testing.T) {
 		{"postgres://me:se/cret:secret@db:5432/app", "credentials"}, // not escaped: no URL
 		{"tcp://me:12/secret@db:5432", "credentials"},
 		{"me:secret@db", "does not begin with tcp://, unix://, file:// or http://"},
+		{"me:secret@db", `address "xxxxx@db": `},
+		{"@db", `address "xxxxx@db": `},
 		{"https://secret@web/", "xxxxx@web"},
 		{"file:///a:b@c?", `"file:///a:b@c?"`},
 		{"http://web/a@b#", `"http://web/a@b#"`},
@@ -112,11 +118,18 @@ func TestParseRefuses(t *testing.T) {
 		{"http://web/#top", "a fragment"},
 		{"http://web/#", "a fragment"},
 		{"http://web/a b", `contains ' '`},
+		{" tcp://db:1", `contains ' '`},
+		{"http://web/\x7f", `contains '\x7f'`},
 		{"http://web/?a\r\nX: y", `contains '\r'`},
 		{"http://web/ü", `contains "ü": percent-encode`},
 		{"http://web/?ü", `contains "ü": percent-encode`},
 		{"http://web/%zz", `"%zz" is no percent escape`},
+		{"http:///%zz", `"%zz" is no percent escape`},
+		{"HTTP://[::1/", `"[::1" is no HOST:PORT`},
+		{"http://[1.2.3.4]:80", "nothing else goes into brackets"},
+		{"http://web:/", "; write an address such as http://127.0.0.1:8080/ready"},
 		{"unix://[::1/app.sock", `"[::1" stands where a host would`},
+		{"file://[::1/ready", `"[::1" stands where a host would`},
 		{"unix://run/app.sock", `"run" stands where a host would`},
 		{"file://localhost/x", `"localhost" stands where a host would`},
 		{"unix://", "the path is missing"},
@@ -521,6 +534,38 @@ func TestWaitKeepsFailure(t *testing.T) {
 	})
 }
 
+// TestTryTellsOfTheConnection: from then on, no nameserver is to blame.
+func TestTryTellsOfTheConnection(t *testing.T) {
+	t.Parallel()
+	l := listen(t, "tcp", "127.0.0.1:0", func(int, net.Conn) {})
+	var told []error
+	err := target(t, "tcp://%s", l.Addr()).try(within(t), func(err error) { told = append(told, err) })
+	if err != nil || !slices.Equal(told, []error{errNoAnswer}) {
+		t.Errorf("it told %v, and ended with %v", told, err)
+	}
+}
+
+// TestAskAfterTheEnd: what has answered counts though ctx has ended meanwhile; a failure does not,
+// for it may be that end.
+func TestAskAfterTheEnd(t *testing.T) {
+	t.Parallel()
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, c := range []struct {
+		target Target
+		want   []error
+	}{
+		{target(t, "file://%s", t.TempDir()), []error{nil}},
+		{target(t, "file://%s/none", t.TempDir()), nil},
+	} {
+		var got []error
+		c.target.askUntilAnswered(ended, func(err error) { got = append(got, err) })
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s: reported %v, want %v", c.target, got, c.want)
+		}
+	}
+}
+
 // The error of Wait has each address that has not answered with its last
 // failure, none that has, and is the context's cause.
 func TestWaitNamesFailures(t *testing.T) {
@@ -573,6 +618,10 @@ func TestAnswer(t *testing.T) {
 		{"\r\n" + ok, `not an HTTP answer: ""`},
 		{"HTTP/1.1 404 Not Found\r\n", "status 404"},
 		{"HTTP/1.1 304 Not Modified\r\n", "status 304 (redirects"},
+		{"HTTP/1.1 300 x\r\n", "status 300 (redirects"},
+		{"HTTP/1.1 399 x\r\n", "status 399 (redirects"},
+		{"HTTP/1.1 100 C\r\nx\r\n\r\n" + ok, ""}, // a header that is none
+		{"HTTP/1.1\r\n", "not an HTTP answer"},
 		{"HTTP/1.1 999\r\n", "status 999"},
 		{"HTTP/1.1 099 x\r\n", "not an HTTP answer"},
 		{"HTTP/1.1 2000 OK\r\n", "not an HTTP answer"},
@@ -593,6 +642,10 @@ func TestAnswer(t *testing.T) {
 		if c.says != "" && (err == nil || !strings.Contains(err.Error(), c.says)) {
 			t.Errorf("answer(%.60q…) = %v, want an error that says %q", c.in, err, c.says)
 		}
+	}
+
+	if broken := errors.New("broken"); answer(iotest.ErrReader(broken)) != broken {
+		t.Errorf("a connection that breaks: %v, want its error", answer(iotest.ErrReader(broken)))
 	}
 
 	endless := &endlessReader{line: "HTTP/1.1 100 Continue\r\n\r\n"}

@@ -21,24 +21,33 @@ type procStat struct {
 	zombie             bool
 }
 
-// readStat reads /proc/PID/stat: "PID (NAME) STATE PARENT GROUP …". NAME may contain anything,
-// blanks and parentheses included.
+// readStat reads /proc/PID/stat.
 func readStat(pid int) (st procStat, ok bool) {
 	content, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return procStat{}, false
+	}
+	return parseStat(pid, content)
+}
+
+// parseStat parses the content of /proc/PID/stat: "PID (NAME) STATE PARENT GROUP …". NAME may contain
+// anything, blanks and parentheses included.
+func parseStat(pid int, content []byte) (st procStat, ok bool) {
 	begin, end := bytes.IndexByte(content, '('), bytes.LastIndexByte(content, ')')
-	if err != nil || begin < 0 || end < begin {
+	if begin < 0 || end < begin {
 		return procStat{}, false
 	}
 	fields := bytes.Fields(content[end+1:])
 	if len(fields) < 3 {
 		return procStat{}, false
 	}
-	st = procStat{pid: pid, name: string(content[begin+1 : end])}
-	st.zombie = fields[0][0] == 'Z' || fields[0][0] == 'X'
 	parent, parentErr := strconv.Atoi(string(fields[1]))
 	group, groupErr := strconv.Atoi(string(fields[2]))
-	st.parent, st.group = parent, group
-	return st, parentErr == nil && groupErr == nil
+	return procStat{
+		pid: pid, parent: parent, group: group,
+		name:   string(content[begin+1 : end]),
+		zombie: fields[0][0] == 'Z' || fields[0][0] == 'X',
+	}, parentErr == nil && groupErr == nil
 }
 
 // processes returns all processes that /proc shows. ok is false if /proc cannot be read, or

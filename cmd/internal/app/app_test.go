@@ -4,14 +4,19 @@ import (
 	encoding "encoding/json"
 	"errors"
 	"io"
+	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
+	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
 )
 
 func identity(s string) string { return s }
@@ -27,6 +32,10 @@ type outcome struct {
 	list    []string
 	on      bool
 	command []string // nil: Main was not called
+
+	// what Main finds of the Go runtime's settings
+	processors, gcPercent int
+	memoryLimit           int64
 }
 
 // try runs a program "prog" that has a flag of each kind, and exits with 7.
@@ -69,6 +78,7 @@ func try(t *testing.T, args ...string) (o outcome) {
 		},
 		Main: func(zerolog.Logger) int {
 			o.command = command
+			o.processors, o.gcPercent, o.memoryLimit = runtime.GOMAXPROCS(0), debug.SetGCPercent(100), debug.SetMemoryLimit(-1)
 			return 7
 		},
 		OnUsageError: func() { o.refused = true },
@@ -98,6 +108,7 @@ func TestValues(t *testing.T) {
 		list []string
 	}{
 		{"nothing is given", nil, nil, "default", time.Minute, []string{"main"}},
+		{"variables of flags that have none", map[string]string{"PROG_HELP": "true", "PROG_VERSION": "true", "PROG_COPY_TO": "/"}, nil, "default", time.Minute, []string{"main"}},
 		{"empty variables", map[string]string{"PROG_TEXT": "", "PROG_WAIT_TIME": "", "PROG_LIST": ""}, nil, "default", time.Minute, []string{"main"}},
 		{"variables", map[string]string{"PROG_TEXT": "a b", "PROG_WAIT_TIME": "1h", "PROG_LIST": "a  b,c\td\ne "}, nil, "a b", time.Hour, []string{"a", "b,c", "d", "e"}},
 		{"flags", nil, []string{"--text", "x", "--wait-time", "0s", "--list", "a"}, "x", 0, []string{"a"}},
@@ -122,6 +133,42 @@ func TestValues(t *testing.T) {
 				t.Errorf("it says %q, %q", o.stdout, o.stderr)
 			}
 		})
+	}
+}
+
+// TestSwitch: a flag without a value.
+func TestSwitch(t *testing.T) {
+	for _, c := range []struct {
+		env, arg string
+		want     bool
+	}{
+		{"", "--switch", true}, {"", "--switch=true", true}, {"", "--switch=false", false},
+		{"true", "--switch", true}, {"true", "--switch=false", false}, {"false", "--text=x", false}, {"1", "--text=x", true},
+	} {
+		t.Setenv("PROG_SWITCH", c.env)
+		if o := try(t, c.arg, "--", "run"); o.code != 7 || o.on != c.want {
+			t.Errorf("PROG_SWITCH=%s %s: %+v", c.env, c.arg, o)
+		}
+	}
+}
+
+// TestOwnSettings: the Go runtime's variables are the command's; and two processors are enough.
+func TestOwnSettings(t *testing.T) {
+	before := runtime.GOMAXPROCS(0)
+	gcPercent, memoryLimit := debug.SetGCPercent(100), debug.SetMemoryLimit(-1)
+	defer func() {
+		runtime.GOMAXPROCS(before)
+		debug.SetGCPercent(gcPercent)
+		debug.SetMemoryLimit(memoryLimit)
+	}()
+	for given, want := range map[int]int{5: 2, 1: 1} {
+		runtime.GOMAXPROCS(given)
+		debug.SetGCPercent(-1)
+		debug.SetMemoryLimit(1 << 40)
+		o := try(t, "--", "run")
+		if o.processors != want || o.gcPercent != 100 || o.memoryLimit != math.MaxInt64 {
+			t.Errorf("with %d processors it runs on %d, with GOGC=%d GOMEMLIMIT=%d", given, o.processors, o.gcPercent, o.memoryLimit)
+		}
 	}
 }
 
@@ -207,6 +254,9 @@ func TestRefusals(t *testing.T) {
 				t.Errorf("it was not refused with 125: %+v", o)
 			}
 			l := o.onlyLine(t)
+			if _, err := time.Parse("2006-01-02T15:04:05.000Z07:00", l.Time); err != nil {
+				t.Error(err)
+			}
 			if l.Level != "error" || l.Severity != "ERROR" || l.Code != 125 || !strings.HasPrefix(l.Message, c.says) || !strings.HasSuffix(l.Message, " (see prog --help)") {
 				t.Errorf("it says %+v, want %s", l, c.says)
 			}
@@ -229,6 +279,14 @@ func (o outcome) onlyLine(t *testing.T) (l line) {
 	return l
 }
 
+// TestConsole: lines for people, in colour only on a terminal.
+func TestConsole(t *testing.T) {
+	o := try(t, "--log-format", "console", "--bogus", "--", "run")
+	if !strings.Contains(o.stderr, " ERR prog has no flag --bogus") || strings.Contains(o.stderr, "\x1b") {
+		t.Errorf("it says %q", o.stderr)
+	}
+}
+
 // TestReadOn: behind what is wrong, the other flags still count: sentinel records by them.
 func TestReadOn(t *testing.T) {
 	for _, c := range []struct{ args, text string }{
@@ -244,6 +302,7 @@ func TestReadOn(t *testing.T) {
 		{"--text x --wait-time", "x"},
 		{"--switch true --text x -- run", "x"},
 		{"--- --text x -- run", "x"},
+		{"--bogus=b run --text x -- run", "default"},
 		{"- --text x", "default"},
 	} {
 		t.Setenv("PROG_TEXT", "")
@@ -274,11 +333,12 @@ func TestEachFlag(t *testing.T) {
 // TestMisspeltVariables: a variable that is nearly one of ours is told, others are not.
 func TestMisspeltVariables(t *testing.T) {
 	for variable, meant := range map[string]string{
-		"PROG_TEXTS":    "PROG_TEXT",
-		"PROG_WAITTIME": "PROG_WAIT_TIME",
-		"PROG_LOGLEVEL": "PROG_LOG_LEVEL",
-		"prog_text":     "PROG_TEXT",
-		"PROG_LIST":     "",
+		"PROG_TEXTS":      "PROG_TEXT",
+		"PROG_WAITTIME":   "PROG_WAIT_TIME",
+		"PROG_LOGLEVEL":   "PROG_LOG_LEVEL",
+		"prog_text":       "PROG_TEXT",
+		"PROG_WAIT_UNTIL": "", // less alike
+		"PROG_LIST":       "",
 		// of a Service named prog
 		"PROG_SERVICE_HOST": "", "PROG_SERVICE_PORT": "", "PROG_PORT": "", "PROG_PORT_80_TCP": "", "PROG_PORT_80_TCP_ADDR": "", "PROG_PORT_80_TCP_PROTO": "",
 		// of one named prog-log
@@ -301,6 +361,68 @@ func TestMisspeltVariables(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestMisspeltOnce: a variable that is nearly one of several is told once.
+func TestMisspeltOnce(t *testing.T) {
+	t.Setenv("PROG_LISTE", "x")
+	var list, lists string
+	flags := []*Flag{String(About{Name: "list"}, &list, nil), String(About{Name: "lists"}, &lists, nil)}
+	if problems := (Program{Name: "prog"}).misspelt(flags); len(problems) != 1 || !strings.HasSuffix(problems[0], "did you mean PROG_LIST?") {
+		t.Errorf("it says %q", problems)
+	}
+}
+
+// TestNobodyToRefuse: OnUsageError may be left out.
+func TestNobodyToRefuse(t *testing.T) {
+	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	defer func(before *os.File) { os.Stderr = before }(os.Stderr)
+	os.Stderr = null
+	if code := (Program{Name: "prog", CommandName: "COMMAND"}).Run([]string{"prog"}); code != 125 {
+		t.Errorf("the exit code is %d, want 125", code)
+	}
+}
+
+func TestFormatDuration(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		time.Minute: "1m", time.Hour: "1h", 90 * time.Second: "1m30s", 10 * time.Second: "10s", 70 * time.Minute: "1h10m", 1500 * time.Millisecond: "1.5s", 0: "0s",
+	} {
+		if got := formatDuration(d); got != want {
+			t.Errorf("%v is %q, want %q", d, got, want)
+		}
+	}
+}
+
+// TestHelpText is all that --help shows of the flags.
+func TestHelpText(t *testing.T) {
+	const want = `
+Values:
+  --text TEXT               a text (default: default) [$PROG_TEXT]
+  --wait-time DURATION      a time (default: 1m) [$PROG_WAIT_TIME]
+  --list WORD               a list (default: main) [$PROG_LIST]
+
+Switches:
+  --switch                  a switch [$PROG_SWITCH]
+
+Logging:
+  --log-level LEVEL         the lowest level that is logged: trace, debug, info,
+                            warn, error or disabled (default: info)
+                            [$PROG_LOG_LEVEL]
+  --log-format FORMAT       json, console, or auto: console on a terminal, else
+                            json (default: auto) [$PROG_LOG_FORMAT]
+
+Other:
+  --copy-to DIR             copy sentinel and shim into this directory, and exit
+  --help, -h                show this help, and exit
+  --version, -v             show the version, and exit
+`
+	if o := try(t, "--help"); !strings.Contains(o.stdout, want) {
+		t.Errorf("it does not show%s\nbut\n%s", want, o.stdout)
 	}
 }
 
@@ -336,19 +458,61 @@ func TestHelpAndVersion(t *testing.T) {
 	}
 }
 
+// TestVersion: what the linker has set comes before what the build knows.
+func TestVersion(t *testing.T) {
+	defer func(before string) { version = before }(version)
+	version = ""
+	if info, ok := debug.ReadBuildInfo(); ok && Version() != info.Main.Version {
+		t.Errorf("the version is %s, want %s", Version(), info.Main.Version)
+	}
+	version = "v1.2.3"
+	if got := Version(); got != version {
+		t.Errorf("the version is %s, want %s", got, version)
+	}
+}
+
 // TestRefusedCopy: who asks for a copy asks for no run that could be refused.
 func TestRefusedCopy(t *testing.T) {
-	for _, args := range [][]string{
-		{"--copy-to", "/nowhere/at/all"},
-		{"--copy-to="},
-		{"--copy-to"},
-		{"--copy-to", t.TempDir(), "--", "run"},
-		{"--bogus", "--copy-to", "/nowhere"},
+	dir := t.TempDir()
+	for _, c := range []struct {
+		args []string
+		says string
+	}{
+		{[]string{"--copy-to", "/nowhere/at/all"}, "--copy-to: stat /nowhere/at/all: no such file or directory: mount the shared volume there"},
+		{[]string{"--copy-to="}, `--copy-to "": it is empty`},
+		{[]string{"--copy-to"}, "--copy-to: its value is missing"},
+		{[]string{"--copy-to", dir, "--", "run"}, "--copy-to " + dir + ` runs no command: remove "run"`},
+		{[]string{"--copy-to", os.DevNull}, "--copy-to /dev/null: it is not a directory"},
+		{[]string{"--copy-to", dir}, "--copy-to " + dir + ": open "}, // the programs are not where the test is
+		{[]string{"--bogus", "--copy-to", "/nowhere"}, "prog has no flag --bogus"},
 	} {
-		o := try(t, args...)
-		if o.code != 125 || o.refused || o.command != nil || o.onlyLine(t).Code != 125 {
-			t.Errorf("%q: %+v", args, o)
+		o := try(t, c.args...)
+		if o.code != 125 || o.refused || o.command != nil || o.onlyLine(t).Code != 125 || !strings.HasPrefix(o.onlyLine(t).Message, c.says) {
+			t.Errorf("%q: %+v, want %s", c.args, o, c.says)
 		}
+	}
+}
+
+// TestCopyFile: a copy can be executed by everybody, whatever the umask is.
+func TestCopyFile(t *testing.T) {
+	defer unix.Umask(unix.Umask(0o777))
+	dir := t.TempDir()
+	from, to := filepath.Join(dir, "from"), filepath.Join(dir, "to")
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(from, []byte("program"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(from, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := copyFile(from, to); err != nil {
+		t.Fatal(err)
+	}
+	content, err := os.ReadFile(to)
+	if info, _ := os.Stat(to); err != nil || string(content) != "program" || info.Mode() != 0o755 {
+		t.Errorf("the copy is %q with mode %v (%v)", content, info.Mode(), err)
 	}
 }
 
@@ -367,6 +531,12 @@ func TestCopyFileFails(t *testing.T) {
 	}
 	if err := copyFile(filepath.Join(dir, "none"), filepath.Join(dir, "copy")); err == nil || !strings.Contains(err.Error(), "none") {
 		t.Errorf("copied what is not there: %v", err)
+	}
+	if err := copyFile(from, filepath.Join(dir, "none", "copy")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("copied into what is not there: %v", err)
+	}
+	if err := copyFile(to, filepath.Join(dir, "copy")); err == nil {
+		t.Errorf("copied a directory")
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil || len(entries) != 2 {

@@ -18,7 +18,12 @@ func (r reader) Write(line []byte) (int, error) {
 // TestLogBuffer: nothing blocks, the oldest lines are dropped, and exactly those are counted.
 func TestLogBuffer(t *testing.T) {
 	t.Parallel()
-	const dropped = 500
+	for _, dropped := range []int{1, 500} {
+		testDropped(t, dropped)
+	}
+}
+
+func testDropped(t *testing.T, dropped int) {
 	out, told := make(reader), make(chan int, 1)
 	b := newLogBuffer(out, func(n int) { told <- n })
 	write := func(i int) {

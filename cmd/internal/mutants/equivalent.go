@@ -10,8 +10,9 @@ import (
 	"strings"
 )
 
-// equivalents is the list of the mutants that no test can tell from the code: a name in a line,
-// and below it the reason, indented. Empty lines and those that begin with # are comments.
+// equivalents is the list of the mutants that no test can tell from the code: the names of one
+// or several, a line for each, and below them the reason, indented. Empty lines and those that
+// begin with # are comments.
 //
 //go:embed equivalent.txt
 var equivalents []byte
@@ -19,29 +20,33 @@ var equivalents []byte
 // parseEquivalents returns the reasons by name.
 func parseEquivalents(text []byte) (reasons map[string]string, err error) {
 	reasons = make(map[string]string)
-	var name string
+	var names []string // those that the next reason is for
+	explained := true  // they have one
 	lines := bufio.NewScanner(bytes.NewReader(text))
 	for n := 1; lines.Scan(); n++ {
 		line := lines.Text()
-		switch reason := strings.TrimSpace(line); {
-		case reason == "" || strings.HasPrefix(line, "#"):
+		switch content := strings.TrimSpace(line); {
+		case content == "" || strings.HasPrefix(line, "#"):
 		case line[0] == ' ' || line[0] == '\t':
-			if name == "" {
+			if len(names) == 0 {
 				return nil, fmt.Errorf("equivalent.txt:%d: a reason without a mutant", n)
 			}
-			reasons[name] = strings.TrimSpace(reasons[name] + " " + reason)
-		default:
-			if name != "" && reasons[name] == "" {
-				return nil, fmt.Errorf("equivalent.txt:%d: the mutant before has no reason", n)
+			for _, name := range names {
+				reasons[name] = strings.TrimSpace(reasons[name] + " " + content)
 			}
-			name = reason
-			if _, twice := reasons[name]; twice {
+			explained = true
+		default:
+			if explained {
+				names, explained = nil, false
+			}
+			if _, twice := reasons[content]; twice {
 				return nil, fmt.Errorf("equivalent.txt:%d: this mutant is listed twice", n)
 			}
-			reasons[name] = ""
+			reasons[content] = ""
+			names = append(names, content)
 		}
 	}
-	if name != "" && reasons[name] == "" {
+	if !explained {
 		return nil, errors.New("equivalent.txt: the last mutant has no reason")
 	}
 	return reasons, nil

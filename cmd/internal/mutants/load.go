@@ -102,33 +102,63 @@ func load(root string, dirs []string) (sources []*source, err error) {
 	return sources, nil
 }
 
-// mutants returns all mutants of the package. Some of them may not compile.
-func (s *source) mutants() (all []mutant, err error) {
+// mutants returns all mutants of the package that compile. Their ids begin with first.
+func (s *source) mutants(first int) (all []mutant, err error) {
 	info := &types.Info{
 		Types: make(map[ast.Expr]types.TypeAndValue),
 		Defs:  make(map[*ast.Ident]types.Object), Uses: make(map[*ast.Ident]types.Object),
 	}
-	if _, err := s.config.Check(s.path, s.fset, s.files, info); err != nil {
+	pkg, err := s.config.Check(s.path, s.fset, s.files, info)
+	if err != nil {
 		return nil, err
 	}
 	for i, file := range s.files {
-		all = append(all, mutate(s.fset, s.names[i], s.content[i], file, info)...)
+		all = append(all, mutate(s.fset, s.names[i], s.content[i], file, pkg, info)...)
+	}
+	for i := range all {
+		all[i].id = first + i
+	}
+	all = s.compiling(all)
+	if err := s.check(all); err != nil {
+		return nil, fmt.Errorf("the mutants of %s compile one by one, but not together: %w", s.dir, err)
 	}
 	return all, nil
 }
 
-// mutated returns the mutant's file, or nil if the package does not compile with it.
-func (s *source) mutated(m mutant) []byte {
-	i := slices.Index(s.names, m.file)
-	content := m.apply(s.content[i])
-	file, err := parser.ParseFile(s.fset, m.file, content, parser.SkipObjectResolution)
-	if err != nil {
+// compiling returns those of the mutants that compile.
+func (s *source) compiling(all []mutant) []mutant {
+	switch {
+	case s.check(all) == nil:
+		return all
+	case len(all) == 1:
 		return nil
 	}
-	files := slices.Clone(s.files)
-	files[i] = file
-	if _, err := s.config.Check(s.path, s.fset, files, nil); err != nil {
-		return nil
+	half := len(all) / 2
+	return slices.Concat(s.compiling(all[:half]), s.compiling(all[half:]))
+}
+
+// check compiles the package with mutants.
+func (s *source) check(mutants []mutant) error {
+	files := make([]*ast.File, 0, len(s.files)+1)
+	parse := func(name string, content []byte) error {
+		file, err := parser.ParseFile(s.fset, name, content, parser.SkipObjectResolution)
+		files = append(files, file)
+		return err
 	}
-	return content
+	for i, name := range s.names {
+		if err := parse(name, s.switched(i, mutants)); err != nil {
+			return err
+		}
+	}
+	if err := parse(switchFile, []byte("package "+s.files[0].Name.Name+"\n"+switches+switchStub)); err != nil {
+		return err
+	}
+	_, err := s.config.Check(s.path, s.fset, files, nil)
+	return err
+}
+
+// switched returns the i-th file with those of the mutants that are in it.
+func (s *source) switched(i int, mutants []mutant) []byte {
+	mutants = slices.DeleteFunc(slices.Clone(mutants), func(m mutant) bool { return m.file != s.names[i] })
+	return switched(s.content[i], mutants)
 }

@@ -4,9 +4,10 @@
 //	mutants [flags] [DIRECTORY...]
 //
 // The directories are those of packages of this module; by default all that decide something:
-// lifetime, process, probe, sentinel, shim, app. Files are never changed: each mutant is an
-// overlay of the go command (go help build), given in GOFLAGS, so that the programs which tests
-// build are mutated, too.
+// lifetime, process, probe, sentinel, shim, app. Files are never changed: all mutants of these
+// packages are compiled at once, each behind a switch (see switches), into an overlay of the go
+// command (go help build). The overlay is in GOFLAGS, so that the programs which tests build have
+// the mutants, too. $MUTANT turns one of them on.
 //
 // # The mutants
 //
@@ -16,10 +17,11 @@
 // (a call, an assignment, defer, go, break, continue, a return, a loop over a range); nil is
 // returned instead of an error; a case of a switch or select is left out, or one of its values.
 // Mutants that do not compile do not count. What is logged, texts, panics, and crash points stay
-// as they are.
+// as they are, and so does what is returned beside an error.
 //
 // (A negated condition is no mutant: what kills one that is always true and one that is never
-// true kills that, too.)
+// true kills that, too. Nor is the default of a select, a case of a type switch, or the length of
+// an array: there is no switch for these.)
 //
 // # The layers
 //
@@ -28,8 +30,13 @@
 // test that fails kills the mutant. So does a layer that takes much longer than without a mutant.
 //
 // Before a layer is used for the first time, it has to pass without a mutant: else there is no
-// measurement. Tests that drive programs depend on time, and may fail on a busy machine; so a
-// test of these has to fail twice to kill. One that fails once is told beside the survivor.
+// measurement. Then each of the package's own tests runs once by itself, to see which mutants it
+// reaches; only these tests are run for a mutant. Of tests that drive programs this is not known.
+//
+// Tests that drive programs depend on time, and may fail on a busy machine; so a test of these
+// has to fail twice to kill. One that fails once is told beside the survivor.
+//
+// Which test has killed a mutant is remembered, and that test comes first in the next run.
 //
 // # Equivalent mutants
 //
@@ -60,7 +67,7 @@ import (
 )
 
 func main() {
-	if len(os.Args) > 2 && os.Args[1] == superviseArg {
+	if len(os.Args) > 3 && os.Args[1] == superviseArg {
 		os.Exit(supervise(os.Args[2:]))
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -75,22 +82,14 @@ func main() {
 	}
 }
 
-// defaultDirs are the packages that decide something.
-var defaultDirs = []string{"sentinel/lifetime", "sentinel/process", "sentinel/probe", "sentinel", "shim", "cmd/internal/app"}
-
 // options are the flags.
 type options struct {
 	sample, parallel int
+	layers           int
 	seed             uint64
 	only             string
-	cache            string
+	killers          string
 	verbose          bool
-}
-
-// candidate is a mutant that is to be tried.
-type candidate struct {
-	mutant
-	source *source
 }
 
 // run reports whether there are survivors, or stale entries in the list of equivalents.
@@ -99,13 +98,16 @@ func run(ctx context.Context) (survived bool, err error) {
 	flag.IntVar(&o.sample, "sample", 0, "try only this `number` of mutants, taken by chance; 0 is all")
 	flag.Uint64Var(&o.seed, "seed", 0, "the seed of an earlier sample; 0 is a new one")
 	flag.StringVar(&o.only, "only", "", "try only mutants whose names match this regular `expression`")
-	flag.IntVar(&o.parallel, "parallel", runtime.NumCPU(), "try this `number` of mutants at once")
-	flag.StringVar(&o.cache, "cache", "bin/mutants/cache", "the `directory` of the build cache")
+	flag.IntVar(&o.parallel, "parallel", 2*runtime.NumCPU(), "try this `number` of mutants at once")
+	flag.IntVar(&o.layers, "layers", 0, "run only this `number` of layers, for while tests are written; 0 is all")
+	flag.StringVar(&o.killers, "killers", "bin/mutants/killers", "the `file` that remembers what has killed which mutant")
 	flag.BoolVar(&o.verbose, "v", false, "tell what kills each mutant")
 	flag.Parse()
 	dirs := flag.Args()
 	if len(dirs) == 0 {
-		dirs = slices.Clone(defaultDirs)
+		for _, p := range tested {
+			dirs = append(dirs, p.dir)
+		}
 	}
 	for i := range dirs {
 		dirs[i] = filepath.Clean(dirs[i])
@@ -126,23 +128,24 @@ func run(ctx context.Context) (survived bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	var candidates []candidate
+	var all, candidates []mutant
 	equivalent := 0
 	for _, s := range sources {
-		all, err := s.mutants()
+		mutants, err := s.mutants(len(all) + 1)
 		if err != nil {
 			return false, err
 		}
-		for _, name := range stale(reasons, s.dir, all) {
+		all = append(all, mutants...)
+		for _, name := range stale(reasons, s.dir, mutants) {
 			survived = true
 			fmt.Printf("STALE     %s\n          is in equivalent.txt, but no such mutant is left\n", name)
 		}
-		for _, m := range all {
+		for _, m := range mutants {
 			switch {
 			case reasons[m.name()] != "":
 				equivalent++
 			case only.MatchString(m.name()):
-				candidates = append(candidates, candidate{m, s})
+				candidates = append(candidates, m)
 			}
 		}
 	}
@@ -154,8 +157,9 @@ func run(ctx context.Context) (survived bool, err error) {
 		rand.New(rand.NewPCG(o.seed, 0)).Shuffle(len(candidates), func(i, j int) {
 			candidates[i], candidates[j] = candidates[j], candidates[i]
 		})
+		candidates = candidates[:min(o.sample, len(candidates))]
 	}
-	lab, err := newLab(root, o.cache)
+	lab, err := newLab(root, sources, all, o)
 	if err != nil {
 		return false, err
 	}
@@ -164,43 +168,25 @@ func run(ctx context.Context) (survived bool, err error) {
 }
 
 // tryAll tries the candidates and tells what has become of them.
-func (o options) tryAll(ctx context.Context, l *lab, candidates []candidate, equivalent int, survived *bool) (err error) {
+func (o options) tryAll(ctx context.Context, l *lab, candidates []mutant, equivalent int, survived *bool) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	type job struct {
-		candidate
-		content []byte
-	}
-	jobs, verdicts := make(chan job), make(chan verdict)
+	jobs, verdicts := make(chan mutant), make(chan verdict)
 	go func() {
 		defer close(jobs)
-		tried := 0
-		for _, c := range candidates {
-			content := c.source.mutated(c.mutant)
-			if content == nil {
-				continue
-			}
+		for _, m := range candidates {
 			select {
-			case jobs <- job{c, content}:
+			case jobs <- m:
 			case <-ctx.Done():
-				return
-			}
-			if tried++; tried == o.sample {
 				return
 			}
 		}
 	}()
-	layers := make(map[*source][]*layer)
-	for _, c := range candidates {
-		if layers[c.source] == nil {
-			layers[c.source] = l.layersOf(c.source)
-		}
-	}
 	var workers sync.WaitGroup
 	for range o.parallel {
 		workers.Go(func() {
-			for job := range jobs {
-				verdicts <- l.try(ctx, job.mutant, job.content, layers[job.source])
+			for m := range jobs {
+				verdicts <- l.try(ctx, m)
 			}
 		})
 	}

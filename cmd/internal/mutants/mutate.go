@@ -11,16 +11,20 @@ import (
 	"strings"
 )
 
-// mutant is one change of one file.
+// mutant is one change of one file. All mutants of a package are compiled into it at once, each
+// behind a switch (see switches): what is at its place is wrapped into text that does the same
+// unless the mutant is on.
 type mutant struct {
 	file          string // relative to the module
 	line          int
 	function      string // Type.Method, or what a declaration outside of functions declares
 	before, after string // the change, to show: in one line, and shortened
 	ordinal       int    // from 1, among those of the function that look the same
+	id            int    // what turns it on
 
-	start, end  int // the bytes of the file that are replaced
-	replacement string
+	start, end  int    // the bytes of the file that are wrapped
+	open, close string // around them, with $ where the id belongs
+	constant    int    // where the const is that has to be a var, or 0
 }
 
 // name identifies the mutant for as long as its function is not edited at this place.
@@ -37,17 +41,47 @@ func (m mutant) String() string {
 	return fmt.Sprintf("%s:%d%s", m.file, m.line, strings.TrimPrefix(m.name(), m.file))
 }
 
-// apply returns the file with the change.
-func (m mutant) apply(source []byte) []byte {
-	return slices.Concat(source[:m.start], []byte(m.replacement), source[m.end:])
+// switched returns a file with mutants, which are in the order of their places, the wider first.
+func switched(source []byte, mutants []mutant) []byte {
+	source = slices.Clone(source)
+	for _, m := range mutants {
+		if m.constant > 0 {
+			copy(source[m.constant:], "var  ")
+		}
+	}
+	var out []byte
+	at := 0
+	var open []mutant // the innermost last
+	closeUntil := func(start int) {
+		for len(open) > 0 && open[len(open)-1].end <= start {
+			m := open[len(open)-1]
+			open = open[:len(open)-1]
+			out = append(append(out, source[at:m.end]...), m.withID(m.close)...)
+			at = m.end
+		}
+	}
+	for _, m := range mutants {
+		closeUntil(m.start)
+		out = append(append(out, source[at:m.start]...), m.withID(m.open)...)
+		at = m.start
+		open = append(open, m)
+	}
+	closeUntil(len(source))
+	return append(out, source[at:]...)
 }
 
-// mutate returns the mutants of a file, in the order of their places. Some of them may not
-// compile.
-func mutate(fset *token.FileSet, path string, source []byte, file *ast.File, info *types.Info) []mutant {
-	w := &walker{fset: fset, path: path, source: source, info: info}
+func (m mutant) withID(text string) string {
+	return strings.ReplaceAll(text, "$", strconv.Itoa(m.id))
+}
+
+// mutate returns the mutants of a file, in the order of their places, the wider first. Some of
+// them may not compile.
+func mutate(fset *token.FileSet, path string, source []byte, file *ast.File, pkg *types.Package, info *types.Info) []mutant {
+	w := &walker{fset: fset, path: path, source: source, pkg: pkg, info: info}
 	ast.PreorderStack(file, nil, w.visit)
-	slices.SortStableFunc(w.mutants, func(a, b mutant) int { return cmp.Compare(a.start, b.start) })
+	slices.SortStableFunc(w.mutants, func(a, b mutant) int {
+		return cmp.Or(cmp.Compare(a.start, b.start), cmp.Compare(b.end, a.end))
+	})
 	seen := make(map[string]int)
 	for i := range w.mutants {
 		name := w.mutants[i].name()
@@ -61,10 +95,12 @@ type walker struct {
 	fset    *token.FileSet
 	path    string
 	source  []byte
+	pkg     *types.Package
 	info    *types.Info
 	mutants []mutant
 
 	function string // see mutant
+	constant int
 }
 
 // visit adds the mutants of a node, and reports whether those of its children are wanted, too.
@@ -72,6 +108,12 @@ func (w *walker) visit(n ast.Node, parents []ast.Node) bool {
 	var parent ast.Node
 	if len(parents) > 0 {
 		parent = parents[len(parents)-1]
+	}
+	w.constant = 0
+	for _, p := range parents {
+		if d, ok := p.(*ast.GenDecl); ok && d.Tok == token.CONST {
+			w.constant = w.offset(d.Pos())
+		}
 	}
 	if e, ok := n.(ast.Expr); ok && w.isBool(e) && isValue(e, parent) {
 		w.condition(e, parent)
@@ -90,8 +132,8 @@ func (w *walker) visit(n ast.Node, parents []ast.Node) bool {
 			return false
 		}
 		w.swapMinMax(n)
-	case *ast.IfStmt:
-		if n.Else == nil && !slices.ContainsFunc(n.Body.List, func(s ast.Stmt) bool { return !w.isTextStatement(s) }) {
+	case *ast.IfStmt, *ast.SwitchStmt:
+		if w.isTextStatement(n.(ast.Stmt)) {
 			return false
 		}
 	case *ast.BlockStmt:
@@ -99,10 +141,12 @@ func (w *walker) visit(n ast.Node, parents []ast.Node) bool {
 		w.dropStatements(n.List, inIf)
 	case *ast.CaseClause:
 		w.dropStatements(n.Body, true)
-		w.dropCase(n, parents[len(parents)-2])
+		if s, ok := parents[len(parents)-2].(*ast.SwitchStmt); ok && s.Tag != nil {
+			w.dropCase(n, s.Tag)
+		}
 	case *ast.CommClause:
 		w.dropStatements(n.Body, false)
-		w.add(n, n, "", "no case")
+		w.dropChannel(n)
 	case *ast.ReturnStmt:
 		w.dropErrors(n, parents)
 	case *ast.AssignStmt:
@@ -142,29 +186,53 @@ func (w *walker) text(from, to ast.Node) string {
 
 func (w *walker) offset(p token.Pos) int { return w.fset.Position(p).Offset }
 
-// add adds the mutant that has replacement where n is. It is shown as a change of shown to
-// after.
-func (w *walker) add(n, shown ast.Node, replacement, after string) {
-	w.addAt(n.Pos(), n.End(), replacement, w.text(shown, shown), after)
+// wrap adds a mutant that wraps what is from one node to another.
+func (w *walker) wrap(from, to ast.Node, open, close, before, after string) {
+	w.mutants = append(w.mutants, mutant{
+		file: w.path, line: w.fset.Position(from.Pos()).Line, function: w.function,
+		before: brief(before), after: brief(after),
+		start: w.offset(from.Pos()), end: w.offset(to.End()), open: open, close: close, constant: w.constant,
+	})
 }
 
-// replace adds the mutant that has replacement where e is, and shows it as a change of the
-// parent if that is short.
-func (w *walker) replace(e, parent ast.Node, replacement string) {
-	text, start, end := w.text(parent, parent), w.offset(e.Pos())-w.offset(parent.Pos()), w.offset(e.End())-w.offset(parent.Pos())
-	if brief(text) != strings.Join(strings.Fields(text), " ") {
-		w.add(e, e, replacement, replacement)
+// force makes a boolean value always true or always false. What it is made of is evaluated all
+// the same.
+func (w *walker) force(e ast.Expr, value bool, before, after string) {
+	end := ") && !mutantOn($))"
+	if value {
+		end = ") || mutantOn($))"
+	}
+	w.wrap(e, e, "((", end, before, after)
+}
+
+// pick adds the mutant that has another expression where e is.
+func (w *walker) pick(e ast.Expr, other, before, after string) {
+	t := types.Default(w.info.TypeOf(e))
+	if w.info.Types[e].IsNil() || t == types.Typ[types.UntypedNil] {
 		return
 	}
-	w.add(e, parent, replacement, text[:start]+replacement+text[end:])
+	w.pickType(e, t, other, before, after)
 }
 
-func (w *walker) addAt(start, end token.Pos, replacement, before, after string) {
-	w.mutants = append(w.mutants, mutant{
-		file: w.path, line: w.fset.Position(start).Line, function: w.function,
-		before: brief(before), after: brief(after),
-		start: w.offset(start), end: w.offset(end), replacement: replacement,
-	})
+func (w *walker) pickType(e ast.Expr, t types.Type, other, before, after string) {
+	name := types.TypeString(t, w.qualifier)
+	w.wrap(e, e, "mutantPick($, func() "+name+" { return ", " }, func() "+name+" { return "+other+" })", before, after)
+}
+
+func (w *walker) qualifier(p *types.Package) string {
+	if p == w.pkg {
+		return ""
+	}
+	return p.Name()
+}
+
+// inParent shows a replacement of e as a change of the parent if that is short.
+func (w *walker) inParent(e, parent ast.Node, replacement string) (before, after string) {
+	text, start, end := w.text(parent, parent), w.offset(e.Pos())-w.offset(parent.Pos()), w.offset(e.End())-w.offset(parent.Pos())
+	if brief(text) != strings.Join(strings.Fields(text), " ") {
+		return w.text(e, e), replacement
+	}
+	return text, text[:start] + replacement + text[end:]
 }
 
 // brief is a piece of source in one line, shortened.
@@ -202,8 +270,20 @@ func (w *walker) isText(call *ast.CallExpr) bool {
 	}
 }
 
+// isTextStatement reports whether a statement does nothing but what isText says.
 func (w *walker) isTextStatement(s ast.Stmt) bool {
+	areText := func(list []ast.Stmt) bool {
+		return !slices.ContainsFunc(list, func(s ast.Stmt) bool { return !w.isTextStatement(s) })
+	}
 	switch s := s.(type) {
+	case *ast.IfStmt:
+		return areText(s.Body.List) && (s.Else == nil || w.isTextStatement(s.Else))
+	case *ast.BlockStmt:
+		return areText(s.List)
+	case *ast.SwitchStmt:
+		return areText(s.Body.List)
+	case *ast.CaseClause:
+		return areText(s.Body)
 	case *ast.ExprStmt:
 		call, ok := s.X.(*ast.CallExpr)
 		return ok && w.isText(call)
@@ -235,30 +315,56 @@ func (w *walker) dropStatements(list []ast.Stmt, conditional bool) {
 		default:
 			continue
 		}
-		w.add(s, s, "", "no statement")
+		w.wrap(s, s, "if !mutantOn($) { ", " }", w.text(s, s), "no statement")
 	}
 }
 
 // dropCase removes a case of a switch, and each of several values of a case.
-func (w *walker) dropCase(c *ast.CaseClause, block ast.Node) {
-	conditions := false
-	if s, ok := block.(*ast.SwitchStmt); ok {
-		conditions = s.Tag == nil
-	}
-	if !conditions || len(c.List) != 1 { // else as if the condition were false
-		w.add(c, c, "", "no case")
-	}
-	if conditions || len(c.List) < 2 {
+func (w *walker) dropCase(c *ast.CaseClause, tag ast.Expr) {
+	if c.List == nil { // default
+		if len(c.Body) > 0 {
+			w.wrap(c.Body[0], c.Body[len(c.Body)-1], "if !mutantOn($) { ", " }", w.text(c, c), "no case")
+		}
 		return
 	}
-	for i, value := range c.List {
-		start, end := value.Pos(), value.End()
-		if i == 0 {
-			end = c.List[1].Pos()
-		} else {
-			start = c.List[i-1].End()
+	without := func(at ast.Node, values, before, after string) {
+		w.wrap(tag, tag, "mutantWithout["+types.TypeString(types.Default(w.info.TypeOf(tag)), w.qualifier)+"]($, ", ", "+values+")", before, after)
+		w.mutants[len(w.mutants)-1].line = w.fset.Position(at.Pos()).Line
+	}
+	without(c, w.text(c.List[0], c.List[len(c.List)-1]), w.text(c, c), "no case")
+	if len(c.List) < 2 {
+		return
+	}
+	for _, value := range c.List {
+		without(value, w.text(value, value), "case "+w.text(value, value), "no value")
+	}
+}
+
+// dropChannel removes a case of a select, unless it is the default.
+func (w *walker) dropChannel(c *ast.CommClause) {
+	var channel ast.Expr
+	ast.Inspect(c, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.CommClause:
+			return true
+		case *ast.SendStmt:
+			if n == c.Comm {
+				channel = n.Chan
+			}
+			return false
+		case *ast.UnaryExpr:
+			if n.Op == token.ARROW && c.Comm != nil && n.End() <= c.Comm.End() && channel == nil {
+				channel = n.X
+			}
+			return false
+		case ast.Stmt:
+			return n == c.Comm
 		}
-		w.addAt(start, end, "", "case "+w.text(value, value), "no value")
+		return true
+	})
+	if channel != nil {
+		w.wrap(channel, channel, "mutantChannel($, ", ")", w.text(c, c), "no case")
+		w.mutants[len(w.mutants)-1].line = w.fset.Position(c.Pos()).Line
 	}
 }
 
@@ -270,9 +376,25 @@ func (w *walker) dropErrors(r *ast.ReturnStmt, parents []ast.Node) {
 	}
 	for i, e := range r.Results {
 		if results.At(i).Type().String() == "error" && !w.info.Types[e].IsNil() {
-			w.replace(e, r, "nil")
+			before, after := w.inParent(e, r, "nil")
+			w.pickType(e, types.Universe.Lookup("error").Type(), "nil", before, after)
 		}
 	}
+}
+
+// besideError reports whether what a statement returns is beside an error, and so for nobody.
+func (w *walker) besideError(parent ast.Node) bool {
+	r, ok := parent.(*ast.ReturnStmt)
+	if !ok {
+		return false
+	}
+	last := r.Results[len(r.Results)-1]
+	return w.implementsError(last) && !w.info.Types[last].IsNil()
+}
+
+func (w *walker) implementsError(e ast.Expr) bool {
+	t := w.info.TypeOf(e)
+	return t != nil && types.Implements(t, types.Universe.Lookup("error").Type().Underlying().(*types.Interface))
 }
 
 // results are what the innermost function returns.
@@ -312,18 +434,21 @@ func isValue(e ast.Expr, parent ast.Node) bool {
 	return false
 }
 
-// condition makes a boolean value always and never true. What it is made of is evaluated all the
-// same.
+// condition makes a boolean value always and never true.
 func (w *walker) condition(e ast.Expr, parent ast.Node) {
 	text := w.text(e, e)
 	if text == "true" || text == "false" {
-		w.replace(e, parent, strconv.FormatBool(text == "false"))
+		if w.besideError(parent) {
+			return
+		}
+		before, after := w.inParent(e, parent, strconv.FormatBool(text == "false"))
+		w.force(e, text == "false", before, after)
 		return
 	}
 	if _, loop := parent.(*ast.ForStmt); !loop { // it would never end
-		w.add(e, e, "("+text+") || true", "true")
+		w.force(e, true, text, "true")
 	}
-	w.add(e, e, "("+text+") && false", "false")
+	w.force(e, false, text, "false")
 }
 
 // binary changes what an operator does.
@@ -331,18 +456,17 @@ func (w *walker) binary(b *ast.BinaryExpr) {
 	switch b.Op {
 	case token.LAND, token.LOR:
 		// Without one of the operands.
-		neutral := map[token.Token]string{token.LAND: ") || true)", token.LOR: ") && false)"}[b.Op]
 		for _, side := range [][2]ast.Expr{{b.X, b.Y}, {b.Y, b.X}} {
 			this, other := side[0], side[1]
 			if inner, ok := ast.Unparen(this).(*ast.BinaryExpr); ok && inner.Op == b.Op {
 				continue
 			}
-			w.add(this, b, "(("+w.text(this, this)+neutral, w.text(other, other))
+			w.force(this, b.Op == token.LAND, w.text(b, b), w.text(other, other))
 		}
 	case token.OR, token.AND, token.AND_NOT:
-		w.addAt(b.X.End(), b.End(), "", w.text(b, b), w.text(b.X, b.X))
+		w.pick(b, w.text(b.X, b.X), w.text(b, b), w.text(b.X, b.X))
 		if b.Op == token.OR {
-			w.addAt(b.Pos(), b.Y.Pos(), "", w.text(b, b), w.text(b.Y, b.Y))
+			w.pick(b, w.text(b.Y, b.Y), w.text(b, b), w.text(b.Y, b.Y))
 		}
 	case token.MUL, token.QUO:
 		if w.info.Types[b].Value == nil { // of a constant, the literals are changed
@@ -365,8 +489,12 @@ func (w *walker) swap(n ast.Node, at token.Pos, from, to token.Token, operand as
 		return
 	}
 	text, start := w.text(n, n), w.offset(at)-w.offset(n.Pos())
-	end := at + token.Pos(len(from.String()))
-	w.addAt(at, end, to.String(), text, text[:start]+to.String()+text[start+len(from.String()):])
+	after := text[:start] + to.String() + text[start+len(from.String()):]
+	if e, ok := n.(ast.Expr); ok {
+		w.pick(e, after, text, after)
+	} else {
+		w.wrap(n, n, "if mutantOn($) { "+after+" } else { ", " }", text, after)
+	}
 }
 
 // swapMinMax makes a minimum of a maximum and the other way round.
@@ -377,22 +505,29 @@ func (w *walker) swapMinMax(call *ast.CallExpr) {
 	}
 	other, ok := map[string]string{"min": "max", "max": "min"}[name.Name]
 	if _, builtin := w.info.Uses[name].(*types.Builtin); ok && builtin {
-		w.add(name, call, other, other+strings.TrimPrefix(w.text(call, call), name.Name))
+		text := w.text(call, call)
+		after := other + strings.TrimPrefix(text, name.Name)
+		w.pick(call, after, text, after)
 	}
 }
 
 // number changes a number: a small one by one; a large one, and a time, to 0.
 func (w *walker) number(l *ast.BasicLit, parent ast.Node) {
-	if l.Kind != token.INT && l.Kind != token.FLOAT {
+	if l.Kind != token.INT && l.Kind != token.FLOAT || w.besideError(parent) {
 		return
+	}
+	if b, ok := parent.(*ast.BinaryExpr); ok && b.Y == l && (b.Op == token.GEQ || b.Op == token.LSS) && l.Value != "1" {
+		return // >= 0 becomes > 0, which is >= 1
 	}
 	n, err := strconv.Atoi(l.Value)
 	isTime := w.info.TypeOf(l).String() == "time.Duration"
+	other := strconv.Itoa(n + 1)
 	switch {
 	case isTime && n == 0 && err == nil:
+		return
 	case isTime, err != nil, n > 16, n == 1:
-		w.replace(l, parent, "0")
-	default:
-		w.replace(l, parent, strconv.Itoa(n+1))
+		other = "0"
 	}
+	before, after := w.inParent(l, parent, other)
+	w.pick(l, other, before, after)
 }

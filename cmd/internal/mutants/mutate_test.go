@@ -6,6 +6,7 @@ import (
 	"go/parser"
 	"go/token"
 	"go/types"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -21,15 +22,14 @@ func mutantsOf(t *testing.T, code string) (names []string, contents []string) {
 	}
 	s.files = []*ast.File{file}
 	s.config = types.Config{Importer: texts{}}
-	all, err := s.mutants()
+	all, err := s.mutants(1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, m := range all {
-		if content := s.mutated(m); content != nil {
-			names = append(names, strings.TrimPrefix(m.String(), "p/a.go:"))
-			contents = append(contents, string(content))
-		}
+		names = append(names, strings.TrimPrefix(m.String(), "p/a.go:"))
+		m.id = 7
+		contents = append(contents, string(s.switched(0, []mutant{m})))
 	}
 	return names, contents
 }
@@ -91,17 +91,17 @@ func TestMutate(t *testing.T) {
 	}, {
 		name: "flags",
 		code: "func f(a, b int) int { return a | b }",
-		want: []string{"1: f: a | b → b", "1: f: a | b → a"},
+		want: []string{"1: f: a | b → a", "1: f: a | b → b"},
 	}, {
 		name: "numbers and times",
-		code: "import `time`\nvar a, b, c, d = 0, 1, 7, 1000\nvar e = 5 * time.Second\nvar f = [3]int{}",
+		code: "import `time`\nvar a, b, c, d = 0, 1, 7, 1000\nvar e = 5 * time.Second\nvar f = [3]int{}\nconst g = 5",
 		want: []string{
 			"2: a: a, b, c, d = 0, 1, 7, 1000 → a, b, c, d = 1, 1, 7, 1000",
 			"2: a: a, b, c, d = 0, 1, 7, 1000 → a, b, c, d = 0, 0, 7, 1000",
 			"2: a: a, b, c, d = 0, 1, 7, 1000 → a, b, c, d = 0, 1, 8, 1000",
 			"2: a: a, b, c, d = 0, 1, 7, 1000 → a, b, c, d = 0, 1, 7, 0",
 			"3: e: 5 * time.Second → 0 * time.Second",
-			"4: f: [3]int → [4]int",
+			"5: g: g = 5 → g = 6",
 		},
 	}, {
 		name: "statements",
@@ -128,20 +128,25 @@ func (t *T) f(list []func()) {
 		},
 	}, {
 		name: "the cases of a switch",
-		code: "func f(a int) {\n\tswitch a {\n\tcase a, -a:\n\tdefault:\n\t}\n\tswitch {\n\tcase a == a:\n\t}\n}",
+		code: "func f(a int) {\n\tswitch a {\n\tcase a, -a:\n\t\tf(a)\n\tdefault:\n\t\tf(a)\n\t}\n\tswitch {\n\tcase a == a:\n\t\tf(a)\n\t}\n}",
 		want: []string{
-			"3: f: case a, -a: → no case", "3: f: case a → no value", "3: f: case -a → no value", "4: f: default: → no case",
-			"7: f: a == a → true", "7: f: a == a → false",
+			"3: f: case a, -a: f(a) → no case", "3: f: case a → no value", "3: f: case -a → no value",
+			"4: f: f(a) → no statement", "6: f: f(a) → no statement #2", "6: f: default: f(a) → no case",
+			"9: f: a == a → true", "9: f: a == a → false", "10: f: f(a) → no statement #3",
 		},
 	}, {
 		name: "the cases of a select",
 		code: "func f(a chan int) {\n\tselect {\n\tcase <-a:\n\tdefault:\n\t}\n}",
-		want: []string{"3: f: case <-a: → no case", "4: f: default: → no case"},
+		want: []string{"3: f: case <-a: → no case"},
 	}, {
 		name: "an error, but not its text",
 		code: "import `fmt`\nfunc f(a bool) (int, error) { return len(``), fmt.Errorf(`a` + `b`) }\n" +
 			"func g() error { return nil }",
-		want: []string{},
+		want: []string{"2: f: return len(``), fmt.Errorf(`a` + `b`) → return len(``), nil"},
+	}, {
+		name: "what is returned beside an error",
+		code: "func f(e error) (int, bool, error) { return 5, false, e }",
+		want: []string{"1: f: return 5, false, e → return 5, false, nil"},
 	}, {
 		name: "an error",
 		code: "func f(e error) (int, error) { return len(``), e }",
@@ -160,21 +165,31 @@ func (t *T) f(list []func()) {
 	}
 }
 
-// TestMutated: what a mutant's file holds. The rest of it stays as it is.
-func TestMutated(t *testing.T) {
-	const head, tail = "package p\n\nfunc f(a, b bool) (e error) {\n\t", "\n\treturn e\n}\n"
+// TestSwitched: what a file with a mutant holds. The rest of it stays as it is.
+func TestSwitched(t *testing.T) {
+	const head, tail = "package p\n\nfunc f(a, b bool, c chan int, n int) (e error) {\n\t", "\n\treturn e\n}\n"
 	for statement, want := range map[string][]string{
 		"if a && b { g() }": {
-			"if (a && b) || true { g() }", "if (a && b) && false { g() }",
-			"if ((a) || true) && b { g() }", "if a && ((b) || true) { g() }",
-			"if a && b {  }",
+			"if ((a && b) || mutantOn(7)) { g() }", "if ((a && b) && !mutantOn(7)) { g() }",
+			"if ((a) || mutantOn(7)) && b { g() }", "if a && ((b) || mutantOn(7)) { g() }",
+			"if a && b { if !mutantOn(7) { g() } }",
 		},
 		"for a || b { break }": {
-			"for (a || b) && false { break }", "for ((a) && false) || b { break }", "for a || ((b) && false) { break }",
-			"for a || b {  }",
+			"for ((a || b) && !mutantOn(7)) { break }", "for ((a) && !mutantOn(7)) || b { break }", "for a || ((b) && !mutantOn(7)) { break }",
+			"for a || b { if !mutantOn(7) { break } }",
+		},
+		"switch n {\ncase n, -n: g()\n}": {
+			"switch mutantWithout[int](7, n, n, -n) {\ncase n, -n: g()\n}", "switch mutantWithout[int](7, n, n) {\ncase n, -n: g()\n}",
+			"switch mutantWithout[int](7, n, -n) {\ncase n, -n: g()\n}", "switch n {\ncase n, -n: if !mutantOn(7) { g() }\n}",
+		},
+		"select {\ncase n = <-c:\n}": {"select {\ncase n = <-mutantChannel(7, c):\n}"},
+		"n += n":                     {"if !mutantOn(7) { n += n }", "if mutantOn(7) { n -= n } else { n += n }"},
+		"g(n < n)": {
+			"if !mutantOn(7) { g(n < n) }", "g(((n < n) || mutantOn(7)))", "g(((n < n) && !mutantOn(7)))",
+			"g(mutantPick(7, func() bool { return n < n }, func() bool { return n <= n }))",
 		},
 	} {
-		_, contents := mutantsOf(t, head+statement+tail+"func g() {}\n")
+		_, contents := mutantsOf(t, head+statement+tail+"func g(...bool) {}\n")
 		var got []string
 		for _, content := range contents {
 			line, begins := strings.CutPrefix(content, head)
@@ -216,11 +231,12 @@ func TestNamesAreStable(t *testing.T) {
 }
 
 func TestParseEquivalents(t *testing.T) {
-	got, err := parseEquivalents([]byte("# comment\n\na.go: f: x → y\n    because\n    of z\nb.go: g: x → y #2\n\tsince\n"))
-	if err != nil || len(got) != 2 || got["a.go: f: x → y"] != "because of z" || got["b.go: g: x → y #2"] != "since" {
-		t.Errorf("the entries are %q, %v", got, err)
+	got, err := parseEquivalents([]byte("# comment\n\na.go: f: x → y\n    because\n    of z\nb.go: g: x → y\nb.go: g: x → y #2\n\tsince\n"))
+	want := map[string]string{"a.go: f: x → y": "because of z", "b.go: g: x → y": "since", "b.go: g: x → y #2": "since"}
+	if err != nil || !maps.Equal(got, want) {
+		t.Errorf("the entries are %q, %v, want %q", got, err, want)
 	}
-	for _, text := range []string{"    a reason of nothing\n", "a\nb\n    a reason\n", "a\n", "a\n    b\na\n    b\n"} {
+	for _, text := range []string{"    a reason of nothing\n", "a\nb\n", "a\n", "a\n    b\na\n    b\n", "a\na\n    b\n"} {
 		if got, err := parseEquivalents([]byte(text)); err == nil {
 			t.Errorf("parseEquivalents(%q) = %q, want an error", text, got)
 		}
@@ -237,22 +253,19 @@ func TestStale(t *testing.T) {
 	}
 }
 
-// TestEventReader: what go test -json writes.
-func TestEventReader(t *testing.T) {
+// TestOutputReader: what a test binary writes.
+func TestOutputReader(t *testing.T) {
 	failed := 0
-	e := &eventReader{failed: func() { failed++ }, lines: make(map[string][]string)}
+	o := &outputReader{failed: func() { failed++ }}
 	for _, piece := range []string{
-		"{\"Action\":\"run\",\"Test\":\"TestA\"}\n{\"Action\":\"out", "put\",\"Test\":\"TestA/b\",\"Output\":\"wrong\\n\"}\nnot JSON\n",
-		"{\"Action\":\"fail\",\"Test\":\"TestA/b\"}\n", "{\"Action\":\"fail\",\"Test\":\"TestC\"}\n{\"Action\":\"fail\"}\n",
+		"\x16=== RUN   TestA\nwrong\n\x16--- PA", "SS: TestA (0.00s)\n    \x16--- PASS: TestA/x (0.00s)\n",
+		"a line of a child \x16--- FAIL: TestB/y (0.01s)\n\x16--- FAIL: TestC (0.00s)\n",
 	} {
-		if n, err := e.Write([]byte(piece)); n != len(piece) || err != nil {
+		if n, err := o.Write([]byte(piece)); n != len(piece) || err != nil {
 			t.Fatal(n, err)
 		}
 	}
-	if e.test != "TestA" || failed != 1 || !slices.Equal(e.lines["TestA"], []string{"wrong\n"}) || e.notBuilt {
-		t.Errorf("failed %d times: %+v", failed, e)
-	}
-	if _, err := e.Write([]byte("{\"Action\":\"fail\",\"FailedBuild\":\"p\"}\n")); err != nil || !e.notBuilt {
-		t.Errorf("that it was not built is not seen")
+	if o.test != "TestB" || failed != 1 || !slices.Equal(o.passed, []string{"TestA"}) || !slices.Contains(o.last, "wrong") {
+		t.Errorf("failed %d times: %+v", failed, o)
 	}
 }

@@ -6,9 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -19,74 +19,74 @@ import (
 	"time"
 )
 
-// simulation are the tests of the simulated pods, and what they are in; simulated are the
-// packages that these tests run through.
+// simulation names the layer of the simulated pods, whose tests are in package shim.
 const (
-	simulation    = "Schedule|Defects"
-	simulationDir = "shim"
+	simulation      = "the simulation"
+	simulationTests = "Schedule|Defects"
+	simulationDir   = "shim"
 )
 
-var simulated = []string{"sentinel/lifetime", "sentinel", "shim"}
-
-// blackBox are the packages whose tests drive the built programs, and the programs that they
-// drive. The quick ones come first.
-var blackBox = []struct {
-	dir      string
-	programs []string
+// tested are the packages that decide something, each with the layers that come after its own
+// tests: the packages that drive programs which it is in, and the simulation if that runs through
+// it. The quick ones come first.
+var tested = []struct {
+	dir    string
+	layers []string
 }{
-	{"cmd/sentinel", []string{"cmd/sentinel"}},
-	{"cmd/shim", []string{"cmd/shim"}},
-	{"cmd", []string{"cmd/sentinel", "cmd/shim"}},
+	{"sentinel/lifetime", []string{"cmd/sentinel", "cmd/shim", simulation, "cmd"}},
+	{"sentinel/process", []string{"cmd/sentinel", "cmd/shim", "cmd"}},
+	{"sentinel/probe", []string{"cmd/sentinel"}},
+	{"sentinel", []string{"cmd/sentinel", simulation, "cmd"}},
+	{"shim", []string{"cmd/shim", simulation, "cmd"}},
+	{"cmd/internal/app", []string{"cmd/sentinel", "cmd/shim", "cmd"}},
 }
 
-// layer is a number of tests, run by one call of go test.
+// layer is a number of tests of a package.
 type layer struct {
-	name string
-	args []string // of go test
-	// drives: the tests drive programs, so that much depends on time.
+	name, dir string
+	args      []string // of the test binary
+	// drives: the tests drive programs. Which mutants each reaches is not known.
 	drives bool
 
 	once  sync.Once
-	took  time.Duration // with the unmutated code
-	fault error         // why the unmutated code did not pass
+	fault error // why there is no measurement
+	cost  cost  // with no mutant on
+	// reached are the tests that reach each mutant: those that take less than quick, and the rest.
+	reached map[int]*[2][]string
 }
+
+// quick is what a test takes at most to be among the first that are run.
+const quick = 200 * time.Millisecond
+
+// binary is where the test binary of a layer is.
+func (l *lab) binary(layer *layer) string {
+	return filepath.Join(l.scratch, strings.NewReplacer("/", "-", " ", "-").Replace(layer.name)+".test")
+}
+
+// cost is what a call of a test binary takes, or may take at most: as a whole, and of a processor.
+type cost struct{ wall, cpu time.Duration }
 
 // lab runs tests on mutants.
 type lab struct {
 	root    string // of the module
-	cache   string // a build cache that holds the unmutated code
-	flags   string // GOFLAGS without ours
 	scratch string // for all that lives as long as the lab
 	memory  string // the same in memory; empty where there is no such place
+	env     []string
 	benches atomic.Int64
 
-	layers  map[string]*layer
-	imports map[string][]string // import paths in each program
+	layers  map[string][]*layer // by package
+	killers *killers
 }
 
-// newLab prepares a lab that keeps its build cache in a directory.
-func newLab(root, cache string) (*lab, error) {
-	l := &lab{root: root, layers: make(map[string]*layer), imports: make(map[string][]string)}
+// newLab prepares a lab for the mutants of some packages.
+func newLab(root string, sources []*source, mutants []mutant, o options) (*lab, error) {
+	l := &lab{root: root, layers: make(map[string][]*layer)}
 	var err error
-	if l.cache, err = filepath.Abs(cache); err != nil {
+	if err := os.MkdirAll(filepath.Dir(o.killers), 0o777); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(l.cache, 0o777); err != nil {
+	if l.killers, err = openKillers(o.killers); err != nil {
 		return nil, err
-	}
-	flags, err := exec.Command("go", "env", "GOFLAGS").Output()
-	if err != nil {
-		return nil, fmt.Errorf("go env GOFLAGS: %w", err)
-	}
-	l.flags = strings.TrimSpace(string(flags))
-	for _, program := range []string{"cmd/sentinel", "cmd/shim"} {
-		packages, err := list(root, "-deps", "./"+program)
-		if err != nil {
-			return nil, err
-		}
-		for _, p := range packages {
-			l.imports[program] = append(l.imports[program], p.ImportPath)
-		}
 	}
 	// A short path: tests have sockets below it (unix(7): 108 bytes).
 	if l.scratch, err = os.MkdirTemp("", "m"); err != nil {
@@ -96,34 +96,74 @@ func newLab(root, cache string) (*lab, error) {
 	if memory, none := os.MkdirTemp("/dev/shm", "m"); none == nil {
 		l.memory, err = memory, errors.Join(err, os.Chmod(memory, 0o755))
 	}
-	return l, err
+	if err := errors.Join(err, l.overlay(sources, mutants)); err != nil {
+		l.close()
+		return nil, err
+	}
+	byName := make(map[string]*layer)
+	for _, s := range sources {
+		own := &layer{name: s.dir, dir: s.dir, args: []string{"-test.skip", simulationTests}}
+		l.layers[s.dir] = append(l.layers[s.dir], own)
+		for _, p := range tested {
+			if p.dir != s.dir {
+				continue
+			}
+			for _, name := range p.layers {
+				switch {
+				case byName[name] != nil:
+				case name == simulation:
+					byName[name] = &layer{name: name, dir: simulationDir, args: []string{"-test.run", simulationTests}}
+				default:
+					byName[name] = &layer{name: name, dir: name, drives: true}
+				}
+				l.layers[s.dir] = append(l.layers[s.dir], byName[name])
+			}
+		}
+		if o.layers > 0 {
+			l.layers[s.dir] = l.layers[s.dir][:min(o.layers, len(l.layers[s.dir]))]
+		}
+	}
+	return l, nil
+}
+
+// overlay has every build see the packages with all their mutants, also the builds that tests do.
+func (l *lab) overlay(sources []*source, mutants []mutant) error {
+	replace := make(map[string]string)
+	put := func(name string, content []byte) error {
+		file := filepath.Join(l.scratch, strconv.Itoa(len(replace))+".go")
+		replace[filepath.Join(l.root, name)] = file
+		return os.WriteFile(file, content, 0o644)
+	}
+	for _, s := range sources {
+		for i, name := range s.names {
+			if err := put(name, s.switched(i, mutants)); err != nil {
+				return err
+			}
+		}
+		text := "package " + s.files[0].Name.Name + "\n" + switchState + switches
+		if err := put(filepath.Join(s.dir, switchFile), []byte(text)); err != nil {
+			return err
+		}
+	}
+	table := filepath.Join(l.scratch, "overlay.json")
+	text, err := json.Marshal(map[string]any{"Replace": replace})
+	if err != nil {
+		return err
+	}
+	flags, err := exec.Command("go", "env", "GOFLAGS").Output()
+	if err != nil {
+		return fmt.Errorf("go env GOFLAGS: %w", err)
+	}
+	l.env = append(os.Environ(), "GOFLAGS="+strings.TrimSpace(strings.TrimSpace(string(flags))+" -overlay="+table))
+	return os.WriteFile(table, text, 0o644)
 }
 
 func (l *lab) close() {
+	l.killers.file.Close()
 	os.RemoveAll(l.scratch)
 	if l.memory != "" {
 		os.RemoveAll(l.memory)
 	}
-}
-
-// layersOf returns the layers for a package, in their order.
-func (l *lab) layersOf(s *source) (layers []*layer) {
-	add := func(name string, drives bool, args ...string) {
-		if l.layers[name] == nil {
-			l.layers[name] = &layer{name: name, args: args, drives: drives}
-		}
-		layers = append(layers, l.layers[name])
-	}
-	add(s.dir, false, "-skip", simulation, "./"+s.dir)
-	for _, tests := range blackBox {
-		if slices.ContainsFunc(tests.programs, func(program string) bool { return slices.Contains(l.imports[program], s.path) }) {
-			add(tests.dir, true, "./"+tests.dir)
-		}
-	}
-	if slices.Contains(simulated, s.dir) {
-		add("the simulation", false, "-run", simulation, "./"+simulationDir)
-	}
-	return layers
 }
 
 // verdict is what has become of a mutant.
@@ -137,117 +177,157 @@ type verdict struct {
 }
 
 // try runs the layers until one kills the mutant.
-func (l *lab) try(ctx context.Context, m mutant, content []byte, layers []*layer) (v verdict) {
+func (l *lab) try(ctx context.Context, m mutant) (v verdict) {
 	v.mutant = m
 	start := time.Now()
 	defer func() { v.took = time.Since(start) }()
-	bench, err := l.newBench(m, content)
+	bench, err := l.newBench(m.id)
 	if err != nil {
 		v.err = err
 		return v
 	}
 	defer bench.close()
+	killer, layers := l.killers.of(m), l.layers[path.Dir(m.file)]
 	for _, layer := range layers {
-		layer.once.Do(func() { l.calibrate(ctx, layer) })
-		if v.err = layer.fault; v.err != nil {
+		if layer.name == killer.Layer && l.decide(ctx, &v, bench, layer, [][]string{{killer.Test}}) {
 			return v
 		}
-		// A mutant may make the tests wait in vain. None of them does so for long.
-		limit := 2*layer.took + 30*time.Second
-		result, err := bench.test(ctx, limit, layer.args...)
-		if err != nil {
-			v.err = err
-			return v
-		}
-		if result.failed != "" && layer.drives && result.test != "" {
-			again, err := bench.test(ctx, limit, append([]string{"-run", "^" + result.test + "$"}, layer.args...)...)
-			if err != nil {
-				v.err = err
-				return v
-			}
-			if again.failed == "" {
-				v.doubts = append(v.doubts, result.test)
-				continue
-			}
-		}
-		if v.killedBy = result.failed; v.killedBy != "" {
+	}
+	for _, layer := range layers {
+		if l.decide(ctx, &v, bench, layer, nil) {
 			return v
 		}
 	}
 	return v
 }
 
-// calibrate runs a layer on the unmutated code.
-func (l *lab) calibrate(ctx context.Context, layer *layer) {
-	bench, err := l.newBench(mutant{}, nil)
+// decide runs some tests of a layer in turns, or those that may tell the mutant (nil), and reports
+// whether that decides what becomes of it.
+func (l *lab) decide(ctx context.Context, v *verdict, bench *bench, layer *layer, turns [][]string) bool {
+	layer.once.Do(func() { layer.fault = l.prepare(ctx, layer) })
+	if v.err = layer.fault; v.err != nil {
+		return true
+	}
+	if turns == nil {
+		turns = layer.turns(v.id)
+	}
+	// A mutant may make the tests wait in vain, or work without end. The first costs little,
+	// and is not to be mistaken for a busy machine.
+	limit := cost{5*layer.cost.wall + 20*time.Second, 2*layer.cost.cpu + 10*time.Second}
+	for _, tests := range turns {
+		r, doubts, err := bench.run(ctx, limit, layer, tests)
+		v.doubts = append(v.doubts, doubts...)
+		if v.killedBy = r.failed; err == nil && r.failed != "" {
+			err = l.killers.add(v.mutant, layer, r.test)
+		}
+		if v.err = err; err != nil || v.killedBy != "" {
+			return true
+		}
+	}
+	return false
+}
+
+// turns are the tests to run for a mutant, one slice after the other; nil is all of the layer.
+func (layer *layer) turns(id int) (turns [][]string) {
+	if layer.drives {
+		return [][]string{nil}
+	}
+	if reached := layer.reached[id]; reached != nil {
+		for _, tests := range reached {
+			if tests != nil {
+				turns = append(turns, tests)
+			}
+		}
+	}
+	return turns
+}
+
+// prepare builds the tests of a layer, runs them with no mutant on, and finds out which mutants
+// each reaches.
+func (l *lab) prepare(ctx context.Context, layer *layer) error {
+	build := exec.CommandContext(ctx, "go", "test", "-c", "-o", l.binary(layer), "./"+layer.dir)
+	build.Dir, build.Env = l.root, l.env
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("go test -c ./%s: %w\n%s", layer.dir, err, out)
+	}
+	bench, err := l.newBench(0)
 	if err != nil {
-		layer.fault = err
-		return
+		return err
 	}
 	defer bench.close()
-	start := time.Now()
-	result, err := bench.test(ctx, 20*time.Minute, layer.args...)
-	layer.took, layer.fault = time.Since(start), err
-	if result.failed != "" {
-		layer.fault = fmt.Errorf("the code fails without a mutant: %s\n%s", result.failed, result.output)
+	none := cost{time.Hour, time.Hour}
+	r, _, err := bench.run(ctx, none, layer, nil)
+	if err != nil {
+		return err
 	}
+	if r.failed != "" {
+		return fmt.Errorf("with no mutant, %s fails: %s\n%s", layer.name, r.failed, r.output)
+	}
+	layer.cost = r.cost
+	if layer.drives {
+		return nil
+	}
+	layer.reached = make(map[int]*[2][]string)
+	file := filepath.Join(bench.tmp, "reached")
+	bench.env = append(bench.env, "MUTANT_REACHED="+file)
+	for _, test := range r.passed {
+		if err := errors.Join(os.WriteFile(file, nil, 0), os.Chmod(file, 0o666)); err != nil {
+			return err
+		}
+		alone, err := bench.test(ctx, none, layer, []string{test}, nil)
+		if err != nil {
+			return err
+		}
+		turn := 0
+		if alone.cost.wall > quick {
+			turn = 1
+		}
+		ids, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		for _, field := range strings.Fields(string(ids)) {
+			id, err := strconv.Atoi(field)
+			if err != nil {
+				return fmt.Errorf("%s has noted %q as reached", test, field)
+			}
+			if layer.reached[id] == nil {
+				layer.reached[id] = new([2][]string)
+			}
+			if tests := &layer.reached[id][turn]; !slices.Contains(*tests, test) { // it has several processes
+				*tests = append(*tests, test)
+			}
+		}
+		if err := os.Remove(file); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // bench is what a mutant is tried on.
 type bench struct {
 	lab         *lab
 	tmp, memory string // removed with it: tests that are cut off leave much behind
-	cache       string
 	env         []string
 }
 
-// newBench makes one for a mutant, or for the unmutated code if content is nil.
-func (l *lab) newBench(m mutant, content []byte) (b *bench, err error) {
+// newBench makes one for the mutant with an id; 0 is none.
+func (l *lab) newBench(id int) (b *bench, err error) {
 	number := strconv.FormatInt(l.benches.Add(1), 10)
-	b = &bench{lab: l, cache: l.cache, tmp: filepath.Join(l.scratch, number)}
-	b.env = append(os.Environ(), "TMPDIR="+b.tmp)
+	b = &bench{lab: l, tmp: filepath.Join(l.scratch, number)}
+	b.env = append(slices.Clone(l.env), "TMPDIR="+b.tmp, "MUTANT="+strconv.Itoa(id))
 	err = errors.Join(os.Mkdir(b.tmp, 0o777), os.Chmod(b.tmp, 0o777)) // whatever the umask is
 	if l.memory != "" {
 		b.memory = filepath.Join(l.memory, number)
 		b.env = append(b.env, "TEST_MEMORY="+b.memory)
 		err = errors.Join(err, os.Mkdir(b.memory, 0o777))
 	}
-	if content != nil && err == nil {
-		err = b.overlay(m, content)
-	}
 	if err != nil {
 		b.close()
 		return nil, err
 	}
-	b.env = append(b.env, "GOCACHE="+b.cache)
 	return b, nil
-}
-
-// overlay has every build see the mutant's file, also the builds that tests do. What they
-// leave in the cache is of no use later: they get links to all that is in it.
-func (b *bench) overlay(m mutant, content []byte) error {
-	file, table := filepath.Join(b.tmp, "mutant.go"), filepath.Join(b.tmp, "overlay.json")
-	text, err := json.Marshal(map[string]map[string]string{"Replace": {filepath.Join(b.lab.root, m.file): file}})
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(os.WriteFile(file, content, 0o644), os.WriteFile(table, text, 0o644)); err != nil {
-		return err
-	}
-	b.env = append(b.env, "GOFLAGS="+strings.TrimSpace(b.lab.flags+" -overlay="+table))
-	if b.cache, err = os.MkdirTemp(filepath.Dir(b.lab.cache), "cache-"); err != nil {
-		return err
-	}
-	return filepath.WalkDir(b.lab.cache, func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		to := filepath.Join(b.cache, strings.TrimPrefix(path, b.lab.cache))
-		if d.IsDir() {
-			return os.MkdirAll(to, 0o777)
-		}
-		return os.Link(path, to)
-	})
 }
 
 func (b *bench) close() {
@@ -255,81 +335,105 @@ func (b *bench) close() {
 	if b.memory != "" {
 		os.RemoveAll(b.memory)
 	}
-	if b.cache != b.lab.cache {
-		os.RemoveAll(b.cache)
+}
+
+// result is what has come of a call of a test binary.
+type result struct {
+	failed string   // what has failed, for people; empty: nothing
+	test   string   // the test that has failed, if it was one
+	passed []string // the tests that have passed
+	output string   // its last lines
+	cost   cost
+}
+
+// run runs some tests of a layer, or all (nil), until something fails. A test that drives programs
+// has to fail twice. Those that have failed only once are the doubts.
+func (b *bench) run(ctx context.Context, limit cost, layer *layer, tests []string) (r result, doubts []string, err error) {
+	for {
+		r, err = b.test(ctx, limit, layer, tests, doubts)
+		if err != nil || r.test == "" || !layer.drives {
+			return r, doubts, err
+		}
+		again, err := b.test(ctx, limit, layer, []string{r.test}, nil)
+		if err != nil || again.failed != "" {
+			return r, doubts, err
+		}
+		doubts = append(doubts, r.test) // and the others have not had their say
 	}
 }
 
-// result is what has come of a call of go test.
-type result struct {
-	failed string // what has failed, for people; empty: nothing
-	test   string // the test that has failed, if it was one
-	output string // the last lines of that test; or, where no test has failed, of all else
-}
-
-// test calls go test, until something fails. No process is left then.
-func (b *bench) test(ctx context.Context, limit time.Duration, args ...string) (r result, err error) {
-	timed, cancel := context.WithTimeout(ctx, limit)
+// test runs some tests of a layer, or all (nil), but not those to skip, until something fails. No
+// process is left then.
+func (b *bench) test(ctx context.Context, limit cost, layer *layer, tests, skip []string) (r result, err error) {
+	timed, cancel := context.WithTimeout(ctx, limit.wall)
 	defer cancel()
 	self, err := os.Executable()
 	if err != nil {
 		return r, err
 	}
-	args = append([]string{superviseArg, "go", "test", "-json", "-count=1", "-vet=off", "-timeout=0"}, args...)
+	args := append([]string{superviseArg, strconv.Itoa(int(limit.cpu.Seconds())), b.lab.binary(layer), "-test.v=test2json"}, layer.args...)
+	if tests != nil {
+		args = append(args, "-test.run", "^("+strings.Join(tests, "|")+")$")
+	}
+	if skip != nil {
+		args = append(args, "-test.skip", "^("+strings.Join(skip, "|")+")$")
+	}
 	cmd := exec.CommandContext(timed, self, args...)
-	cmd.Dir, cmd.Env = b.lab.root, b.env
+	cmd.Dir, cmd.Env = filepath.Join(b.lab.root, layer.dir), b.env
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = time.Minute
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
-	events := &eventReader{failed: cancel, lines: make(map[string][]string)}
-	cmd.Stdout, cmd.Stderr = events, events
+	output := &outputReader{failed: cancel}
+	cmd.Stdout, cmd.Stderr = output, output
+	start := time.Now()
 	err = cmd.Run()
-	r = result{test: events.test, output: strings.Join(events.lines[events.test], "")}
+	r = result{test: output.test, passed: output.passed, output: strings.Join(output.last, "\n"), cost: cost{wall: time.Since(start)}}
+	if cmd.ProcessState != nil {
+		r.cost.cpu = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+	}
 	switch {
 	case ctx.Err() != nil:
 		return r, ctx.Err()
-	case events.notBuilt:
-		return r, fmt.Errorf("the package or its tests do not compile:\n%s", r.output)
 	case r.test != "":
 		r.failed = r.test
 	case timed.Err() != nil:
-		r.failed = "no end within " + strconv.Itoa(int(limit.Seconds())) + "s"
+		r.failed = "no end within " + strconv.Itoa(int(limit.wall.Seconds())) + "s"
 	case err != nil:
 		r.failed = "the test program, as a whole"
 	}
 	return r, nil
 }
 
-// eventReader takes the output of go test -json. See go doc test2json.
-type eventReader struct {
-	failed   func() // is called when a test has failed
-	test     string // that test
-	notBuilt bool
-	lines    map[string][]string // by test
-	rest     []byte
+// outputReader takes the output of a test binary with -test.v=test2json, which marks each line of
+// the testing package with a byte 0x16.
+type outputReader struct {
+	failed func()   // is called when a test has failed
+	test   string   // that test
+	passed []string // the tests that have passed before
+	last   []string // lines
+	rest   []byte
 }
 
-func (e *eventReader) Write(p []byte) (int, error) {
-	e.rest = append(e.rest, p...)
+func (o *outputReader) Write(p []byte) (int, error) {
+	o.rest = append(o.rest, p...)
 	for {
-		line, rest, found := bytes.Cut(e.rest, []byte("\n"))
+		line, rest, found := bytes.Cut(o.rest, []byte("\n"))
 		if !found {
 			return len(p), nil
 		}
-		e.rest = rest
-		var event struct{ Action, Test, Output, FailedBuild string }
-		if json.Unmarshal(line, &event) != nil {
-			event.Output = string(line) + "\n" // of the go command, or of a test's child
+		o.rest = rest
+		text := string(line)
+		_, event, _ := strings.Cut(text, "\x16--- ")
+		verdict, test, _ := strings.Cut(event, ": ")
+		test, _, _ = strings.Cut(test, " ")
+		switch top, _, isPart := strings.Cut(test, "/"); {
+		case verdict == "FAIL" && o.test == "":
+			o.test = top
+			o.failed()
+		case verdict == "PASS" && !isPart:
+			o.passed = append(o.passed, test)
 		}
-		test, _, _ := strings.Cut(event.Test, "/")
-		if event.Output != "" && !strings.HasPrefix(event.Output, "=== ") {
-			e.lines[test] = append(e.lines[test], event.Output)
-			e.lines[test] = e.lines[test][max(0, len(e.lines[test])-60):]
-		}
-		e.notBuilt = e.notBuilt || event.FailedBuild != ""
-		if event.Action == "fail" && test != "" && e.test == "" {
-			e.test = test
-			e.failed()
-		}
+		o.last = append(o.last, text)
+		o.last = o.last[max(0, len(o.last)-60):]
 	}
 }

@@ -15,19 +15,28 @@ import (
 )
 
 // superviseArg as the first argument makes the program the supervisor of a command: it runs the
-// command, and when that has ended, or upon SIGTERM, it kills all that the command has left.
+// command, and when that has ended, or upon SIGTERM, it kills all that the command has left. The
+// second argument is how many seconds of a processor each process may take, the rest is the
+// command.
 const superviseArg = "supervise"
 
 // mostMemory is how many bytes a process of a mutant may have: one that allocates without end
 // is not to take the machine with it.
 const mostMemory = 6 << 30
 
-func supervise(argv []string) (code int) {
+func supervise(args []string) (code int) {
+	seconds, err := strconv.ParseUint(args[0], 10, 64)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "mutants:", err)
+		return 1
+	}
+	argv := args[1:]
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	// What loses its parent becomes a child of ours, and so can be found.
-	err := errors.Join(
+	err = errors.Join(
 		unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0),
+		unix.Setrlimit(unix.RLIMIT_CPU, &unix.Rlimit{Cur: seconds, Max: seconds}),
 		unix.Setrlimit(unix.RLIMIT_DATA, &unix.Rlimit{Cur: mostMemory, Max: mostMemory}))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "mutants:", err)
