@@ -187,11 +187,11 @@ func (w *walker) text(from, to ast.Node) string {
 func (w *walker) offset(p token.Pos) int { return w.fset.Position(p).Offset }
 
 // wrap adds a mutant that wraps what is from one node to another.
-func (w *walker) wrap(from, to ast.Node, open, close, before, after string) {
+func (w *walker) wrap(from, to ast.Node, open, end, before, after string) {
 	w.mutants = append(w.mutants, mutant{
 		file: w.path, line: w.fset.Position(from.Pos()).Line, function: w.function,
 		before: brief(before), after: brief(after),
-		start: w.offset(from.Pos()), end: w.offset(to.End()), open: open, close: close, constant: w.constant,
+		start: w.offset(from.Pos()), end: w.offset(to.End()), open: open, close: end, constant: w.constant,
 	})
 }
 
