@@ -253,7 +253,7 @@ func TestLogMain(t *testing.T) {
 		{running, "etl is running"},
 		{running, ""},
 		{nextRunning, ""}, // or the heartbeat
-		{ended(3), "etl exited 3"},
+		{ended(3), `etl exited 3"`},
 		{ended(3), ""},
 		{unverified, "counts as lost if the file does not change for 1m0s (--lost-after)"},
 		{beating, ""},

@@ -152,7 +152,8 @@ func TestMainEnds(t *testing.T) {
 	p.await("got USR1")
 	end(t, main, 3)
 	p.await("stopping sh with SIGTERM")
-	p.ends(3, `"sidecar_code":5,`)
+	p.ends(3, `"message":"main exited 3; sh stopped by SIGTERM in `)
+	p.await(`"sidecar_code":5,`)
 	if !strings.Contains(p.seen.String(), "\nstopping\n") || strings.Contains(p.seen.String(), "9223372036") {
 		t.Errorf("it does not say that it is stopping, or does not know when the sidecar was started:\n%s", &p.seen)
 	}
@@ -193,9 +194,8 @@ func TestSIGTERM(t *testing.T) {
 		dir := t.TempDir()
 		write(t, dir, "main", "") // not settled for a second
 		p := start(t, dir, "", "exec sleep 1000")
-		p.await("follows main on ")
+		p.await(`"seen":["main not settled"]`)
 		p.signal(syscall.SIGUSR1)
-		write(t, dir, "main", "")
 		if err := os.Remove(lifetime.TerminatedPath(dir, "main")); err != nil {
 			t.Fatal(err)
 		}
@@ -286,6 +286,21 @@ func TestDrainIsTakenBack(t *testing.T) {
 	p.signal(syscall.SIGTERM)
 	p.await("--drain was cut off by SIGTERM after ")
 	p.ends(4, "main exited 4; sh stopped by SIGTERM in ")
+}
+
+// TestDrainStands: a main that begins again during --drain has read the word, and waits.
+func TestDrainStands(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	main := begin(t, dir, "main")
+	p := start(t, dir, `, "Drain": 3600000000000`, "exec sleep 1000")
+	p.await("sh started")
+	end(t, main, 3)
+	p.await("(--drain)")
+	begin(t, dir, "main")
+	p.await(`"seen":["main running"],"message":"nothing to do"`)
+	p.signal(syscall.SIGTERM)
+	p.ends(3, "main exited 3; sh stopped by SIGTERM in ")
 }
 
 // TestWord: what the shim says of itself on the volume.

@@ -107,8 +107,8 @@ func TestVolumeWithoutWritePermission(t *testing.T) {
 	})
 }
 
-// TestFolderWithoutWritePermission is as much of it as one user alone can see.
-func TestFolderWithoutWritePermission(t *testing.T) {
+// TestDirectoryWithoutWritePermission is as much of it as one user alone can see.
+func TestDirectoryWithoutWritePermission(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() == 0 {
 		t.Skip("root may write everywhere")
