@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -149,4 +150,34 @@ func onlyFile(t testing.TB, dir string) string {
 		t.Fatalf("the volume holds %v, %v", entries, err)
 	}
 	return entries[0].Name()
+}
+
+// TestLinks: no link of a document to a file of the repository points nowhere, and the tests that the
+// track record names exist in the files that it names.
+func TestLinks(t *testing.T) {
+	t.Parallel()
+	documents, err := filepath.Glob("../*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	more, err := filepath.Glob("../docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	link := regexp.MustCompile(`\]\(([^):#]+)(?:#[^)]*)?\)`)
+	test := regexp.MustCompile("`((?:Test|Fuzz)\\w+)` in \\[[^]]*\\]\\(([^)]+)\\)")
+	for _, path := range append(documents, more...) {
+		text := document(t, strings.TrimPrefix(path, "../"))
+		for _, found := range link.FindAllStringSubmatch(text, -1) {
+			if _, err := os.Stat(filepath.Join(filepath.Dir(path), found[1])); err != nil {
+				t.Errorf("%s: the link to %s points nowhere: %v", path, found[1], err)
+			}
+		}
+		for _, found := range test.FindAllStringSubmatch(text, -1) {
+			code, err := os.ReadFile(filepath.Join(filepath.Dir(path), found[2]))
+			if err != nil || !strings.Contains(string(code), "func "+found[1]+"(") {
+				t.Errorf("%s: there is no test %s in %s", path, found[1], found[2])
+			}
+		}
+	}
 }
