@@ -61,7 +61,7 @@ hostile: ## a neighbour does everything to the volume at every call of both prog
 	go test -race -count 1 -timeout 2h -run '^Test(Things|Locks|Directory)AtEveryCall' ./cmd -args -every
 
 # What has killed each mutant is kept in bin/mutants, and tried first the next time.
-mutants: ## changes of the code that no test notices, SAMPLE=n SEED=n PACKAGES=... ONLY=... (all: 2 h)
+mutants: ## changes of the code that no test notices, SAMPLE=n SEED=n PACKAGES=... ONLY=... LAYERS=n
 	@mkdir -p bin && go build -o bin/mutants/ ./cmd/internal/mutants
 	bin/mutants/mutants -v -sample $(SAMPLE) -seed $(SEED) -layers $(LAYERS) -only '$(ONLY)' $(PACKAGES)
 

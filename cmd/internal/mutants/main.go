@@ -38,6 +38,12 @@
 //
 // Which test has killed a mutant is remembered, and that test comes first in the next run.
 //
+// # What it takes
+//
+// The tests of shim alone take a minute and a half for 497 mutants, those of app a bit over three for
+// 333: two busy processors. With all layers the 650 mutants of probe and app took 26 minutes on a
+// machine nine tenths of whose time went to others.
+//
 // # Equivalent mutants
 //
 // Those that no test can tell from the code are listed in equivalent.txt, each with the reason.
