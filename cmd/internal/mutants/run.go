@@ -41,6 +41,9 @@ var tested = []struct {
 	{"cmd/internal/app", []string{"cmd/sentinel", "cmd/shim", "cmd"}},
 }
 
+// sizeTest is the test of how large the programs are, which the switches make larger. It is never run.
+const sizeTest = "TestSize"
+
 // layer is a number of tests of a package.
 type layer struct {
 	name, dir string
@@ -374,6 +377,9 @@ func (b *bench) test(ctx context.Context, limit cost, layer *layer, tests, skip 
 	args := append([]string{superviseArg, strconv.Itoa(int(limit.cpu.Seconds())), b.lab.binary(layer), "-test.v=test2json"}, layer.args...)
 	if tests != nil {
 		args = append(args, "-test.run", "^("+strings.Join(tests, "|")+")$")
+	}
+	if layer.drives {
+		skip = append(slices.Clone(skip), sizeTest)
 	}
 	if skip != nil {
 		args = append(args, "-test.skip", "^("+strings.Join(skip, "|")+")$")
