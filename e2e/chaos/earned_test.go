@@ -154,6 +154,9 @@ func (j *trial) judgePod(pod *corev1.Pod) {
 		case !run.Ended || j.cutOff(pod, run):
 		case j.isLost(run):
 			codes = append(codes, 137)
+			if j.policy == never { // it may not even have begun: --start-timeout
+				codes = append(codes, 124)
+			}
 		case j.isStruck(run):
 			codes = append(codes, 137)
 			if run.ExitCode != 137 && (!ok || run.ExitCode != said) {

@@ -86,6 +86,9 @@ var servers = map[string]string{
 // stubbornFor is the --grace-period of a stubborn sidecar, in the shim's words and in Go's.
 const stubbornFor = 2 * time.Second
 
+// startTimeout is the --start-timeout under Never: much longer than an outage.
+const startTimeout = 2 * time.Minute
+
 // strike is one blow to a Job.
 type strike struct {
 	target  target
@@ -326,6 +329,10 @@ func (p plan) manifest(t *testing.T, evidence string) string {
 		}
 		if s.declared {
 			set("SHIM_RESTART_POLICY", string(p.policy))
+		}
+		if p.policy == never {
+			// An outage may keep main's container from starting at all. It does not come back.
+			set("SHIM_START_TIMEOUT", startTimeout.String())
 		}
 		c := corev1.Container{
 			Name: sidecarName(i), Image: busybox, Env: env,
