@@ -24,7 +24,7 @@ import (
 //     before the other; 137 if it had said nothing;
 //   - nothing, if its pod was being deleted, by a strike or by the Job controller at the backoffLimit;
 //   - nothing, if the node itself says that it has lost or never started the run (see lostByNode) in an outage of
-//     the kubelet or containerd.
+//     the kubelet or containerd. Under Never its sidecars may have 124 then (--start-timeout).
 //
 // Whatever was done, it never earns 0 without having said "exits 0". What the kubelet starts again, and every further
 // pod of the Job, is a new attempt.
