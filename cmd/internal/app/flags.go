@@ -4,7 +4,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"slices"
 	"strconv"
@@ -152,10 +151,8 @@ func OneOf[T ~string](words ...T) func(string) (T, error) {
 	}
 }
 
-// Set implements flag.Value. It never fails: the flag package would stop there, and what
-// stands behind would not be read.
+// Set implements flag.Value. It keeps the error for parse, and returns none.
 func (f *Flag) Set(value string) error {
-	f.given = true
 	if err := f.set(f.source, value); err != nil {
 		f.addProblem(fmt.Errorf("%s %s: %w", f.source, quote(value), err))
 	}
@@ -171,9 +168,6 @@ func (f *Flag) String() string {
 	}
 	return f.format()
 }
-
-// IsBoolFlag reports to the flag package whether the flag takes no value.
-func (f *Flag) IsBoolFlag() bool { return f.isSwitch }
 
 // quote quotes a value, but hides one that may hold credentials, such as the URL of a database.
 func quote(value string) string {
@@ -193,12 +187,11 @@ func (f *Flag) variable(program string) string {
 
 func variablePrefix(program string) string { return strings.ToUpper(program) + "_" }
 
-// parse reads the variables, then the arguments up to the command. args[0] is the program's name. Unlike
-// cli.App.Run, it reads on after an error: --help works even then, and sentinel must know where to record
-// that the command was not started.
+// parse reads the variables, then the arguments up to the command, by the rules of package flag. args[0] is
+// the program's name. Unlike cli.App.Run and flag.Parse, it reads on after an error: --help works even then,
+// and sentinel must know where to record that the command was not started.
 func (p Program) parse(flags []*Flag, args []string) (command []string, problems []error) {
 	set := flag.NewFlagSet(p.Name, flag.ContinueOnError)
-	set.SetOutput(io.Discard)
 	for _, f := range flags {
 		f.problems, f.defaultText = &problems, f.String()
 		applied := cli.GenericFlag{Name: f.Name, Value: f}
@@ -213,34 +206,21 @@ func (p Program) parse(flags []*Flag, args []string) (command []string, problems
 		}
 		f.source = "--" + f.Name
 	}
-	for rest := args[min(1, len(args)):]; ; {
-		err := set.Parse(rest)
-		if err == nil {
-			command := set.Args()
-			f := switchAtEnd(set, rest[:len(rest)-len(command)])
-			if f == nil || !slices.Contains(command, "--") || !isBool(command[0]) {
-				return command, problems
-			}
-			f.addProblem(fmt.Errorf("%s takes no separate value: remove %s, or write %s=%s",
-				f.source, command[0], f.source, command[0]))
-			rest = command[1:]
-			continue
+	rest := args[min(1, len(args)):]
+	for len(rest) > 0 && len(rest[0]) > 1 && rest[0][0] == '-' {
+		arg := rest[0]
+		rest = rest[1:]
+		if arg == "--" {
+			break
 		}
-		stopped := len(rest) - len(set.Args())
-		if strings.HasPrefix(err.Error(), "bad flag syntax") { // Parse has not consumed such an argument
-			stopped++
-		}
-		wrong := rest[stopped-1]
-		rest = rest[stopped:]
-		name, _, hasValue := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(wrong, "-"), "-"), "=")
-		switch known := set.Lookup(name); {
-		case known != nil: // the last argument
-			f := known.Value.(*Flag)
-			f.given = true
-			f.addProblem(fmt.Errorf("%s: its value is missing", f.source))
-		case name == "" || strings.HasPrefix(name, "-"):
+		name, value, hasValue := strings.Cut(strings.TrimPrefix(arg[1:], "-"), "=")
+		known := set.Lookup(name)
+		switch {
+		case known != nil:
+			rest = known.Value.(*Flag).read(value, hasValue, rest)
+		case name == "" || name[0] == '-':
 			problems = append(problems, fmt.Errorf("%s is no flag: if it is %s's, put -- before %s",
-				strconv.Quote(wrong), p.CommandName, p.CommandName))
+				strconv.Quote(arg), p.CommandName, p.CommandName))
 		default:
 			problems = append(problems, p.unknown(name, flags))
 			// The next argument is the flag's value if a -- follows. Otherwise it may be the command.
@@ -249,19 +229,30 @@ func (p Program) parse(flags []*Flag, args []string) (command []string, problems
 			}
 		}
 	}
+	return rest, problems
 }
 
-// switchAtEnd returns the switch that args ends with, or nil.
-func switchAtEnd(set *flag.FlagSet, args []string) *Flag {
-	if len(args) == 0 || !strings.HasPrefix(args[len(args)-1], "-") {
+// read sets the flag to value, or to the next argument if there is no value. It returns the arguments that
+// are left.
+func (f *Flag) read(value string, hasValue bool, rest []string) []string {
+	f.given = true
+	switch {
+	case hasValue:
+	case f.isSwitch:
+		value = "true"
+		if len(rest) > 0 && isBool(rest[0]) && slices.Contains(rest, "--") {
+			f.addProblem(fmt.Errorf("%s takes no separate value: remove %s, or write %s=%s",
+				f.source, rest[0], f.source, rest[0]))
+			rest = rest[1:]
+		}
+	case len(rest) == 0:
+		f.addProblem(fmt.Errorf("%s: its value is missing", f.source))
 		return nil
+	default:
+		value, rest = rest[0], rest[1:]
 	}
-	known := set.Lookup(strings.TrimLeft(args[len(args)-1], "-"))
-	// If it was not given, it is another flag's value.
-	if known == nil || !known.Value.(*Flag).isSwitch || !known.Value.(*Flag).given {
-		return nil
-	}
-	return known.Value.(*Flag)
+	_ = f.Set(value) // it returns no error
+	return rest
 }
 
 func isBool(word string) bool {
