@@ -34,14 +34,13 @@ var (
 
 // mainScript is a main that knows how many of it there have been.
 //
-//	sh -c SCRIPT FOLDER LIFE VOLUME-FILE-TO-STEAL CODE...
+//	sh -c SCRIPT DIRECTORY LIFE CODE...
 const mainScript = `
 	echo $$ >"$0/main.pid"
 	read -r n <"$0/attempts"
 	echo $((n + 1)) >"$0/attempts"
-	life=$1 steal=$2
-	shift 2
-	[ -z "$steal" ] || rm -f "$steal"
+	life=$1
+	shift
 	[ "$life" = 0 ] || sleep "$life"
 	while [ "$n" -gt 0 ] && [ $# -gt 1 ]; do shift; n=$((n - 1)); done
 	echo "$1" >>"$0/ends"
@@ -61,7 +60,6 @@ const sidecarScript = `
 		exit 0
 	}
 	trap stop TERM
-	[ -z "$1" ] || rm -f "$1"
 	sleep 1000 &
 	echo >"$0/up"
 	wait`
@@ -97,7 +95,6 @@ type plan struct {
 	codes    []int // of main's attempts; the last one's is that of all that follow
 	keep     bool  // --keep-on-failure
 	deaf     bool  // the sidecar heeds nothing
-	steal    bool  // main and sidecar remove their own files
 	together bool  // both start at once; else main after the sidecar
 	life     time.Duration
 	backOff  func() time.Duration
@@ -149,12 +146,8 @@ func (p plan) run(t *testing.T) *crashPod {
 }
 
 func (p *crashPod) sentinel() []string {
-	steal := ""
-	if p.steal {
-		steal = filepath.Join(p.volume, "main-running")
-	}
 	argv := []string{filepath.Join(p.programs, "sentinel"), "--dir", p.volume, "--log-format", "console", "--",
-		"/bin/sh", "-c", mainScript, p.directory, strconv.FormatFloat(p.life.Seconds(), 'f', -1, 64), steal}
+		"/bin/sh", "-c", mainScript, p.directory, strconv.FormatFloat(p.life.Seconds(), 'f', -1, 64)}
 	for _, code := range p.codes {
 		argv = append(argv, strconv.Itoa(code))
 	}
@@ -175,11 +168,7 @@ func (p *crashPod) shim() []string {
 	if p.deaf {
 		return append(argv, "--grace-period", "1s", "--", "/bin/sh", "-c", deafScript, p.directory)
 	}
-	steal := ""
-	if p.steal {
-		steal = filepath.Join(p.volume, "sidecar-running")
-	}
-	return append(argv, "--", "/bin/sh", "-c", sidecarScript, p.directory, steal)
+	return append(argv, "--", "/bin/sh", "-c", sidecarScript, p.directory)
 }
 
 // sidecarIsUp reports whether the sidecar is as far as it ever gets by itself. A shim that is
@@ -198,15 +187,11 @@ func (p *crashPod) container(ctx context.Context, name string, argv []string) {
 		cmd.Stdout, cmd.Stderr = p.log, p.log
 		target := name == p.who && !p.reached()
 		if target && p.point != "" {
-			action := "kill"
+			point := p.point
 			if p.stops {
-				action = "stop"
+				point += ":stop"
 			}
-			name, count, _ := strings.Cut(p.point, " ")
-			if count == "" {
-				count = "1"
-			}
-			cmd.Env = append(os.Environ(), "CRASHPOINT="+name+":"+action+":"+count)
+			cmd.Env = append(os.Environ(), "CRASHPOINT="+point)
 		}
 		if err := cmd.Start(); err != nil {
 			p.t.Error(err)
@@ -344,13 +329,10 @@ func (p *crashPod) check() {
 	}
 }
 
-// seen reports whether a shim has to know of the run to which the fault has happened: at
-// the points of its end it has run for long. One that is killed before is not worth a
-// restart of the sidecar; nor is one of which a shim that is stopped hears only when main
-// has come back.
-func (p *crashPod) seen() bool {
-	return !p.stops && (strings.HasPrefix(p.point, "end.") || p.point == "sentinel.ended" || p.point == "file.overwritten 2")
-}
+// seen reports whether a shim has to know of the run to which the fault has happened: at its end it has run
+// for long. One that is killed before is not worth a restart of the sidecar; nor is one of which a shim that is
+// stopped hears only when main has come back.
+func (p *crashPod) seen() bool { return !p.stops && p.point == "sentinel.ended" }
 
 // crashPoints are the names of all crash points in the source.
 func crashPoints(t testing.TB) (points []string) {
@@ -396,20 +378,12 @@ func crashPoints(t testing.TB) (points []string) {
 	return points
 }
 
-// faultsAt are the faults at a crash point: whose it is, tells its name. A file is written
-// in more than one step.
-func faultsAt(point string) (faults []fault) {
-	family, _, _ := strings.Cut(point, ".")
-	switch family {
-	case "sentinel":
-		return []fault{{who: "main", point: point}}
-	case "shim", "stop":
-		return []fault{{who: "sidecar", point: point}}
-	case "file": // at the Begin, at a change of the word, at the End
-		return []fault{{who: "main", point: point}, {who: "main", point: point + " 2"},
-			{who: "sidecar", point: point}, {who: "sidecar", point: point + " 2"}, {who: "sidecar", point: point + " 3"}}
+// faultAt is the fault at a crash point: whose it is, tells its name.
+func faultAt(point string) fault {
+	if strings.HasPrefix(point, "sentinel.") {
+		return fault{who: "main", point: point}
 	}
-	return []fault{{who: "main", point: point}, {who: "sidecar", point: point}}
+	return fault{who: "sidecar", point: point}
 }
 
 // TestCrashPoints kills, or stops for a while, each of the two programs at each of its
@@ -418,40 +392,37 @@ func TestCrashPoints(t *testing.T) {
 	t.Parallel()
 	programs := drive.Tagged(t, "crashpoints")
 	points := crashPoints(t)
-	if len(points) < 25 {
+	if len(points) < 15 {
 		t.Fatalf("only %d crash points were found: %q", len(points), points)
 	}
 	var plans []plan
 	nevers := 0
 	for _, point := range points {
-		for _, f := range faultsAt(point) {
-			basic := plan{
-				fault: f, programs: programs, policy: "OnFailure", codes: []int{3, 0}, life: 60 * time.Millisecond,
-				// Two that fail together are restarted together, and not before a
-				// shim can have seen the end.
-				backOff: func() time.Duration { return 150 * time.Millisecond },
-				deaf:    point == "stop.half-time" || point == "stop.killed" || point == "sentinel.barred",
-				steal:   point == "end.afresh",
-			}
-			plans = append(plans, basic)
-			stopped := basic
-			stopped.stops = true
-			if f.who == "sidecar" {
-				stopped.life = 400 * time.Millisecond // so that it lives when the shim goes on
-			}
-			plans = append(plans, stopped)
-			if point == "sentinel.barred" {
-				continue // there is none without a restart of both
-			}
-			never := basic
-			never.policy, never.codes = "Never", [][]int{{0}, {3}}[nevers%2]
-			nevers++
-			plans = append(plans, never)
-			if f.who == "main" {
-				keep := basic
-				keep.keep = true
-				plans = append(plans, keep)
-			}
+		basic := plan{
+			fault: faultAt(point), programs: programs, policy: "OnFailure", codes: []int{3, 0}, life: 60 * time.Millisecond,
+			// Two that fail together are restarted together, and not before a
+			// shim can have seen the end.
+			backOff: func() time.Duration { return 150 * time.Millisecond },
+			deaf:    point == "stop.half-time" || point == "stop.killed" || point == "sentinel.barred",
+		}
+		plans = append(plans, basic)
+		stopped := basic
+		stopped.stops = true
+		if basic.who == "sidecar" {
+			stopped.life = 400 * time.Millisecond // so that it lives when the shim goes on
+		}
+		plans = append(plans, stopped)
+		if point == "sentinel.barred" {
+			continue // there is none without a restart of both
+		}
+		never := basic
+		never.policy, never.codes = "Never", [][]int{{0}, {3}}[nevers%2]
+		nevers++
+		plans = append(plans, never)
+		if basic.who == "main" {
+			keep := basic
+			keep.keep = true
+			plans = append(plans, keep)
 		}
 	}
 	for _, p := range plans {

@@ -35,20 +35,15 @@ func (s *session) awaitSidecars() (done bool, err error) {
 	err = s.interruptible(func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, s.WaitTimeout)
 		defer cancel()
-		pause := barrierPoll
 		for len(stopping) > 0 {
 			select {
 			case <-ctx.Done():
 				return ctx.Err()
-			case <-time.After(pause):
-				pause = barrierPoll
+			case <-time.After(barrierPoll):
 			}
+			// To list 50,000 files takes a while, so not at each poll.
 			if stopping = lifetime.StillStopping(volume, stopping); len(stopping) == 0 {
-				// Others may be stopping by now. To list 50,000 files takes a while, so the
-				// next pause is ten times as long, but at most 1 s.
-				listing := time.Now()
-				stopping = lifetime.StoppingRuns(ctx, volume)
-				pause = min(max(barrierPoll, 10*time.Since(listing)), time.Second)
+				stopping = lifetime.StoppingRuns(ctx, volume) // others may be stopping by now
 			}
 		}
 		return ctx.Err()

@@ -3,17 +3,17 @@
 // Package crashpoint names the steps of a program at which tests kill or stop it. With the
 // build tag crashpoints, a program does that to itself, as its environment says:
 //
-//	CRASHPOINT=end.renamed          it kills itself when that step is done
-//	CRASHPOINT=end.renamed:stop     it stops itself, until SIGCONT
-//	CRASHPOINT=end.renamed:kill:2   the second time, and not the first
+//	CRASHPOINT=shim.begun        it kills itself when that step is done
+//	CRASHPOINT=shim.begun:stop   it stops itself, once, until SIGCONT
 //
 // Before that it writes "crashpoint" and the step's name to stderr.
+//
+// A system call needs no crash point behind it: ptrace stops a program at each of its calls (cmd/internal/ptrace).
 package crashpoint
 
 import (
 	"os"
 	"runtime"
-	"strconv"
 	"strings"
 	"sync/atomic"
 
@@ -22,28 +22,19 @@ import (
 
 var (
 	point, action = "", unix.SIGKILL
-	remaining     atomic.Int64 // how often the point is still to be reached
+	reached       atomic.Bool
 )
 
 func init() {
-	words := strings.Split(os.Getenv("CRASHPOINT"), ":")
-	point = words[0]
-	remaining.Store(1)
-	if len(words) > 1 && words[1] == "stop" {
+	var stop bool
+	if point, stop = strings.CutSuffix(os.Getenv("CRASHPOINT"), ":stop"); stop {
 		action = unix.SIGSTOP
-	}
-	if len(words) > 2 {
-		n, err := strconv.ParseInt(words[2], 10, 64)
-		if err != nil {
-			panic(err)
-		}
-		remaining.Store(n)
 	}
 }
 
 // At marks that the step with this name is done.
 func At(name string) {
-	if name != point || remaining.Add(-1) != 0 {
+	if name != point || reached.Swap(true) {
 		return
 	}
 	_, _ = unix.Write(2, []byte("crashpoint "+name+"\n"))

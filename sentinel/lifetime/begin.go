@@ -9,8 +9,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"github.com/sentinel-shim/sentinel-shim/sentinel/crashpoint"
 )
 
 const (
@@ -99,7 +97,6 @@ func begin(
 	}
 	run = &Run{volume: v, name: name, file: file, current: private, content: contentRunning}
 	run.stopBeating = v.Tick(Heartbeat, run.beat)
-	crashpoint.At("begin.prepared")
 	err = run.claim(ctx, timeout, func(live *LiveError) {
 		earlier = false
 		if waiting != nil {
@@ -110,7 +107,6 @@ func begin(
 		run.abandon()
 		return nil, earlier, err
 	}
-	crashpoint.At("begin.claimed")
 	removeLeftovers(ctx, v, name)
 	return run, earlier, nil
 }
@@ -227,7 +223,6 @@ func (r *Run) take(rename func(from, to string) error) error {
 		return err
 	}
 	r.current = running
-	crashpoint.At("begin.named")
 	return r.removeEnd()
 }
 

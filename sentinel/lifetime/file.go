@@ -7,8 +7,6 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/sentinel-shim/sentinel-shim/sentinel/crashpoint"
 )
 
 // errIrregular reports that a path does not name a regular file.
@@ -71,14 +69,11 @@ func createPrivate(v Volume, name, content string) (private string, f File, err 
 	if err != nil {
 		return "", nil, err
 	}
-	crashpoint.At("private.created")
 	// Lock the file before others can open it: their read locks would prevent ours. Lock it before it
 	// gets its name: a live run's file must never be seen unlocked. Where locks are refused, the
 	// heartbeat remains.
 	_ = f.TryWriteLock()
-	crashpoint.At("private.locked")
 	if err = overwrite(f, content); err == nil {
-		crashpoint.At("private.written")
 		err = f.Chmod(0o644)
 	}
 	if err != nil {
@@ -95,7 +90,6 @@ func overwrite(f File, content string) error {
 	if _, err := f.WriteAt([]byte(content), 0); err != nil {
 		return err
 	}
-	crashpoint.At("file.overwritten")
 	return f.Truncate(int64(len(content)))
 }
 
@@ -115,7 +109,6 @@ func writeEnd(v Volume, name string, code int) error {
 		_ = v.Remove(private)
 		return err
 	}
-	crashpoint.At("end.afresh")
 	return nil
 }
 

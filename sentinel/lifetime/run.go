@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-
-	"github.com/sentinel-shim/sentinel-shim/sentinel/crashpoint"
 )
 
 // AnnounceStopping announces on the volume that this run is about to end. A sentinel that restarts then
@@ -30,17 +28,14 @@ func (r *Run) write(content string) error {
 func (r *Run) End(code int) error {
 	// A late heartbeat would overwrite the code.
 	r.stopBeating()
-	crashpoint.At("end.quiet")
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	defer r.file.Close()
 
 	err := r.record(code)
-	crashpoint.At("end.recorded")
 
 	// Only after the rename, so that an unlocked run always has a code.
 	_ = r.file.Unlock()
-	crashpoint.At("end.unlocked")
 	return err
 }
 
@@ -49,7 +44,6 @@ func (r *Run) record(code int) error {
 		// Our file may hold anything now, but NAME-terminated takes precedence.
 		return errors.Join(err, writeEnd(r.volume, r.name, code))
 	}
-	crashpoint.At("end.written")
 	if !refersTo(r.volume, r.current, r.file) {
 		return writeEnd(r.volume, r.name, code)
 	}
