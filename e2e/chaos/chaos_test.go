@@ -1,6 +1,6 @@
-// Package chaos plays hundreds of Jobs with wrapped mains and sidecars while containers, wrappers, their commands,
-// the kubelet and containerd are killed at random, and judges what each Job came to by what its main says it did:
-// see earned_test.go. And it plays a hundred Jobs at once: see hundred_test.go. It needs the cluster of e2e/cluster
+// Package chaos runs hundreds of Jobs with wrapped mains and sidecars, and kills containers, wrappers, their commands,
+// the kubelet and containerd at random. It compares how each Job ended with what its main says it did (see
+// verdict_test.go). It also runs a hundred Jobs at once (see hundred_test.go). It needs the cluster of e2e/cluster
 // for itself. Run it with make chaos.
 package chaos
 
@@ -25,18 +25,18 @@ import (
 )
 
 var (
-	minutes = flag.Float64("chaos.minutes", 20, "for how long new Jobs are started")
-	seed    = flag.Uint64("chaos.seed", 0, "that of an earlier run chooses the same Jobs and strikes again; 0 is a new one")
+	minutes = flag.Float64("chaos.minutes", 20, "start new Jobs for this many `minutes`")
+	seed    = flag.Uint64("chaos.seed", 0, "the seed of an earlier run repeats its Jobs and faults; 0 is a new seed")
 )
 
 const (
-	atOnce = 14 // Jobs; about as many as two processors keep up with
+	atOnce = 14 // Jobs at the same time: two processors keep up with about as many
 
-	// patience is how long a Job may take. It is more than the back-offs of a plan, 10 s, 20 s and 40 s, for main and
-	// for its sidecars, and than the outages meanwhile.
+	// patience is how long a Job may take. That is longer than the back-offs of a plan (10 s, 20 s and 40 s, for main
+	// and for its sidecars) and the outages in between.
 	patience = 10 * time.Minute
-	// tidy is how long a deleted pod may take to leave the node. Its terminationGracePeriodSeconds are 30.
-	tidy = 2 * time.Minute
+	// cleanupTime is how long a deleted pod may take to leave the node. Its terminationGracePeriodSeconds is 30.
+	cleanupTime = 2 * time.Minute
 )
 
 var cluster *kube.Cluster
@@ -56,8 +56,8 @@ func TestMain(m *testing.M) {
 
 func TestChaos(t *testing.T) {
 	root := cluster.Root(t)
-	t.Logf("seed %d: make chaos MINUTES=%v SEED=%[1]d chooses the same", *seed, *minutes)
-	evidence := evidenceFolder(t, root)
+	t.Logf("seed %d: make chaos MINUTES=%v SEED=%[1]d repeats these Jobs and faults", *seed, *minutes)
+	evidence := sharedDirectory(t, root)
 	before := containers(t)
 
 	duration := time.Duration(*minutes * float64(time.Minute))
@@ -66,7 +66,7 @@ func TestChaos(t *testing.T) {
 	var all outages
 	sum := newTally()
 	var wait sync.WaitGroup
-	wait.Go(func() { strikeNode(ctx, t, cluster, *seed, min(30*time.Second, duration/4), &all) })
+	wait.Go(func() { disruptNode(ctx, t, cluster, *seed, min(30*time.Second, duration/4), &all) })
 	var number atomic.Int64
 	for range atOnce {
 		wait.Go(func() {
@@ -78,16 +78,16 @@ func TestChaos(t *testing.T) {
 	}
 	wait.Wait()
 
-	left := untilTidy(func() []string {
+	left := awaitCleanup(func() []string {
 		return slices.DeleteFunc(containers(t), func(id string) bool { return slices.Contains(before, id) })
 	})
 	if len(left) > 0 {
-		t.Errorf("%d containers or sandboxes are left on the node: %v", len(left), left)
+		t.Errorf("all Jobs have ended, but %d containers or sandboxes are left on the node: %v", len(left), left)
 	}
 	t.Logf("%v\n%v\nseed %d", sum, &all, *seed)
 }
 
-// play plays a plan and judges it.
+// play runs the Job of a plan and judges how it ended.
 func (p plan) play(t *testing.T, root, evidence string, all *outages, sum *tally) {
 	directory := filepath.Join(evidence, fmt.Sprintf("job-%d", p.number))
 	log := filepath.Join(root, directory, "log")
@@ -95,22 +95,22 @@ func (p plan) play(t *testing.T, root, evidence string, all *outages, sum *tally
 
 	ns := cluster.Namespace(t)
 	j := &trial{plan: p, from: time.Now()}
-	t.Cleanup(func() { // and whatever has failed, its story is told
+	t.Cleanup(func() { // reports every failure, also that the Job hangs
 		j.to = time.Now()
 		if t.Failed() {
 			text, _ := os.ReadFile(log)
 			j.evidence, j.end, j.outages = string(text), ns.State(), all.between(j.from, j.to)
-			t.Logf("seed %d, Job %d\n%s", *seed, p.number, j.story())
+			t.Logf("seed %d, Job %d\n%s", *seed, p.number, j.report())
 		}
 	})
 	ns.ApplyText(t, p.manifest(t, directory))
 	ctx, cancel := context.WithCancel(context.Background())
-	struck := make(chan []blow, 1)
-	go func() { struck <- p.carryOut(ctx, ns, root) }()
+	injected := make(chan []injection, 1)
+	go func() { injected <- p.inject(ctx, ns, root) }()
 	defer func() { // also if the Job hangs
 		cancel()
-		if j.blows == nil {
-			j.blows = <-struck
+		if j.injected == nil {
+			j.injected = <-injected
 		}
 	}()
 	j.end = ns.Until(t, patience, "the end of the Job and its pods", func(s *kube.State) bool {
@@ -119,7 +119,7 @@ func (p plan) play(t *testing.T, root, evidence string, all *outages, sum *tally
 		})
 	})
 	cancel()
-	j.blows = append([]blow{}, <-struck...)
+	j.injected = append([]injection{}, <-injected...)
 	j.to = time.Now()
 	j.outages = all.between(j.from, j.to)
 	text, err := os.ReadFile(log)
@@ -129,18 +129,18 @@ func (p plan) play(t *testing.T, root, evidence string, all *outages, sum *tally
 	j.evidence = string(text)
 	j.judge()
 	sum.add(j)
-	for _, wrong := range j.wrong {
-		t.Error(wrong)
+	for _, violation := range j.violations {
+		t.Error(violation)
 	}
 	if t.Failed() {
-		return // and its pods are left for who asks why
+		return // the end of the test still describes the pods
 	}
 	t.Logf("%v: %s after %v", p, kube.Outcome(j.end.Job(job)), j.to.Sub(j.from).Round(time.Second))
 	ns.DeleteJob(t, job)
-	ns.Until(t, tidy, "its pods to be gone", func(s *kube.State) bool {
+	ns.Until(t, cleanupTime, "the Job's pods to be gone", func(s *kube.State) bool {
 		return !slices.ContainsFunc(s.Pods(job), func(pod *corev1.Pod) bool { return !s.Deleted(pod) })
 	})
-	left := untilTidy(func() []string {
+	left := awaitCleanup(func() []string {
 		var left []string
 		for _, process := range processesOf(func(cgroup string) bool {
 			return slices.ContainsFunc(j.end.Pods(job), func(pod *corev1.Pod) bool { return strings.Contains(cgroup, string(pod.UID)) })
@@ -150,12 +150,13 @@ func (p plan) play(t *testing.T, root, evidence string, all *outages, sum *tally
 		return left
 	})
 	for _, process := range left {
-		t.Errorf("its pods are gone, and this process is left: %s", process)
+		t.Errorf("the Job's pods are gone, but this process of theirs still runs: %s", process)
 	}
 }
 
-// evidenceFolder is a directory of the node for this test alone, by its path in the node.
-func evidenceFolder(t *testing.T, root string) string {
+// sharedDirectory makes a directory on the node that the pods of this test mount, and returns its path on the node.
+// It is removed at the end of the test.
+func sharedDirectory(t *testing.T, root string) string {
 	t.Helper()
 	directory, err := os.MkdirTemp(filepath.Join(root, "var/lib"), "chaos-")
 	if err != nil {
@@ -170,7 +171,7 @@ func evidenceFolder(t *testing.T, root string) string {
 	return filepath.Join("/var/lib", filepath.Base(directory))
 }
 
-// makeWritable makes a directory, and a file in it if one is named, that every user may write to.
+// makeWritable makes a directory that every user may write to, and such a file if file is not empty.
 func makeWritable(t *testing.T, directory, file string) {
 	t.Helper()
 	errs := []error{os.MkdirAll(directory, 0o777), os.Chmod(directory, 0o777)}
@@ -182,16 +183,16 @@ func makeWritable(t *testing.T, directory, file string) {
 	}
 }
 
-// untilTidy asks what is left until nothing is, as long as a pod may take.
-func untilTidy(left func() []string) []string {
-	for deadline := time.Now().Add(tidy); ; time.Sleep(time.Second) {
+// awaitCleanup waits until left returns nothing, for at most cleanupTime, and returns what is left.
+func awaitCleanup(left func() []string) []string {
+	for deadline := time.Now().Add(cleanupTime); ; time.Sleep(time.Second) {
 		if now := left(); len(now) == 0 || time.Now().After(deadline) {
 			return now
 		}
 	}
 }
 
-// containers returns the IDs of all containers and sandboxes that the container runtime knows.
+// containers returns the IDs of all containers and sandboxes on the node.
 func containers(t *testing.T) []string {
 	t.Helper()
 	return strings.Fields(cluster.Node(t, "ctr", "--namespace", "k8s.io", "containers", "ls", "--quiet"))

@@ -25,23 +25,23 @@ const (
 	hundred       = 100
 	shimsPerJob   = 3
 	hundredShims  = hundred * shimsPerJob
-	hundredStart  = 8 * time.Minute // until all their containers run
-	hundredFinish = 4 * time.Minute // from then on
+	hundredStart  = 8 * time.Minute // until all containers run
+	hundredFinish = 4 * time.Minute // from then on until all Jobs have ended
 
-	// shimUser is who the shims run as. inotify instances are counted for each user of the machine: so the shims
-	// use up their own, and not those of the kubelet.
+	// shimUser is the UID of the shims. inotify instances are limited per UID, so the shims do not use up those of the
+	// kubelet.
 	shimUser = 10128
-	// noEvents is how the shim's warning begins when it has got no inotify instance.
+	// noEvents is the beginning of the warning of a shim that has no inotify instance.
 	noEvents = "no events from the volume"
 )
 
-// A hundred Jobs of three sidecars each run at the same time, more than the inotify instances of a user (128 by
-// default) are enough for. All mains are released at one instant, and end with different codes. Every shim sees its
-// main's end, those without inotify too, and ends with its code.
+// A hundred Jobs with three sidecars each run at the same time. Their shims need more inotify instances than a user has
+// (128 by default). All mains end at the same instant, with different codes. Every shim sees the end of its main, even
+// without inotify, and exits with main's code.
 func TestHundredAtOnce(t *testing.T) {
 	root := cluster.Root(t)
-	gate := evidenceFolder(t, root)
-	// Who opens a FIFO to read from it waits for a writer, without asking over and over.
+	gate := sharedDirectory(t, root)
+	// The mains open a FIFO for reading, which blocks until there is a writer.
 	fifo := filepath.Join(root, gate, "go")
 	if err := errors.Join(syscall.Mkfifo(fifo, 0o666), os.Chmod(fifo, 0o666)); err != nil {
 		t.Fatal(err)
@@ -73,7 +73,7 @@ func TestHundredAtOnce(t *testing.T) {
 		t.Errorf("the shims have %d inotify instances, want %d: the limit is %d", instances, want, limit)
 	}
 
-	// It ends the wait of all at once: each that waits has seen a writer, even if it is gone already.
+	// This releases all mains at once, even if the writer closes the FIFO before they have opened it.
 	writer, err := os.OpenFile(fifo, os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -110,7 +110,7 @@ func TestHundredAtOnce(t *testing.T) {
 		for _, container := range pods[0].Spec.Containers {
 			run, _ := end.Last(name, container.Name)
 			if !run.Ended || run.ExitCode != code || run.Attempt != 0 {
-				t.Errorf("%v, want it to have run once and exited %d", run, code)
+				t.Errorf("%v, want one run with exit code %d", run, code)
 			}
 			if container.Name == primary {
 				continue
@@ -118,28 +118,32 @@ func TestHundredAtOnce(t *testing.T) {
 			log := logOf(t, root, pods[0], container.Name)
 			warnings := log.count(noEvents)
 			if warnings > 1 {
-				t.Errorf("%s of %s has warned %d times that it has no inotify:\n%s", container.Name, name, warnings, log)
+				t.Errorf("%s of %s warned %d times that it has no inotify instance, want at most once:\n%s",
+					container.Name, name, warnings, log)
 			}
 			without += min(warnings, 1)
 			to := log.when("; httpd stopped by SIGTERM")
 			if from.IsZero() || to.IsZero() {
-				t.Errorf("%s of %s has not said how it ended:\n%s", container.Name, name, log)
+				t.Errorf("%s or main of %s did not log its end:\n%s", container.Name, name, log)
 				continue
 			}
 			reactions = append(reactions, reaction{name + " " + container.Name, to.Sub(from), warnings > 0})
 		}
 	}
 	if want := max(0, hundredShims-limit); without != want {
-		t.Errorf("%d shims have warned that they have no inotify, want %d: the limit is %d", without, want, limit)
+		t.Errorf("%d shims warned that they have no inotify instance, want %d: the limit is %d", without, want, limit)
 	}
-	t.Logf("%d Jobs with %d containers ran at once, %v after the first was created; %d shims shared the %d inotify instances of their user, %d did without\n"+
-		"all have ended with the right codes %v after their mains were released\n%s",
-		hundred, hundred*(1+shimsPerJob), took.Round(time.Second), instances, limit, without, ended.Round(time.Second), describe(reactions))
+	t.Logf("%d Jobs with %d containers ran at once, %v after the first was created; "+
+		"%d shims had inotify instances (their user may have %d), %d had none\n"+
+		"all Jobs had ended %v after their mains were released\n%s",
+		hundred, hundred*(1+shimsPerJob), took.Round(time.Second),
+		instances, limit, without,
+		ended.Round(time.Second), describe(reactions))
 }
 
 func crowdName(i int) string { return fmt.Sprintf("crowd-%d", i) }
 
-// crowdCode is the code of a Job's main: every second succeeds, and no other two have the same.
+// crowdCode is the exit code of the i-th Job's main: 0 for every second Job, a different one for each of the others.
 func crowdCode(i int) int {
 	if i%2 == 0 {
 		return 0
@@ -147,7 +151,8 @@ func crowdCode(i int) int {
 	return i
 }
 
-// crowdJob is one of the hundred. Its main waits at the gate, a directory of the node.
+// crowdJob is the i-th of the hundred Jobs. Its main waits until the FIFO "go" in the directory gate of the node is
+// opened for writing.
 func crowdJob(i int, gate string) *batchv1.Job {
 	volume := corev1.VolumeMount{Name: "pod", MountPath: "/tmp/pod"}
 	user := int64(shimUser)
@@ -189,6 +194,7 @@ func crowdJob(i int, gate string) *batchv1.Job {
 	}
 }
 
+// waiting returns a file for each main that waits.
 func waiting(t *testing.T, gate string) []string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(gate, "waiting-*"))
@@ -198,7 +204,7 @@ func waiting(t *testing.T, gate string) []string {
 	return files
 }
 
-// inotifyInstances counts the shims of the user, and the inotify instances that they have.
+// inotifyInstances returns how many shims of shimUser run, and how many inotify instances they have.
 func inotifyInstances(t *testing.T) (instances, shims int) {
 	t.Helper()
 	for _, p := range processesOf(func(cgroup string) bool { return strings.Contains(cgroup, "/kubepods/") }) {
@@ -234,11 +240,11 @@ func readNumber(t *testing.T, path string) int {
 	return number
 }
 
-// containerLog are the lines of a container's log as the runtime has received them: each with the time, to the
+// containerLog is a container's log file: each line begins with the time at which the runtime received it, to the
 // nanosecond.
 type containerLog []string
 
-// logOf reads it from the node, where it is at hand at once.
+// logOf reads the log of a container's first run from the node, which is faster than through the API server.
 func logOf(t *testing.T, root string, pod *corev1.Pod, container string) containerLog {
 	t.Helper()
 	file, err := os.Open(filepath.Join(root, "var/log/pods", fmt.Sprintf("%s_%s_%s", pod.Namespace, pod.Name, pod.UID), container, "0.log"))
@@ -257,7 +263,7 @@ func logOf(t *testing.T, root string, pod *corev1.Pod, container string) contain
 	return log
 }
 
-// when returns when the last line that contains text was received, and the zero time if none was.
+// when returns when the runtime received the last line that contains text. It is zero if there is no such line.
 func (l containerLog) when(text string) time.Time {
 	for _, line := range slices.Backward(l) {
 		if strings.Contains(line, text) {
@@ -281,8 +287,8 @@ func (l containerLog) count(text string) int {
 
 func (l containerLog) String() string { return strings.Join(l, "\n") }
 
-// reaction is the time from the sentinel's last line, that main has ended, to the shim's last line, that its sidecar
-// is stopped: what is left is the exit of a process.
+// reaction is the time from the sentinel's last line (main has ended) to the shim's last line (its sidecar has
+// stopped).
 type reaction struct {
 	who       string
 	took      time.Duration
@@ -292,7 +298,7 @@ type reaction struct {
 func describe(reactions []reaction) string {
 	slices.SortFunc(reactions, func(a, b reaction) int { return cmp.Compare(a.took, b.took) })
 	var text strings.Builder
-	text.WriteString("from main's end to its sidecar's, by the times of the wrappers' last lines:")
+	text.WriteString("from main's end to its sidecar's, by the last lines of sentinel and shim:")
 	for _, noInotify := range []bool{false, true} {
 		of := slices.DeleteFunc(slices.Clone(reactions), func(r reaction) bool { return r.noInotify != noInotify })
 		if len(of) == 0 {

@@ -25,22 +25,22 @@ const (
 	never     = corev1.RestartPolicyNever
 )
 
-// plan is all that was chosen for one Job. It follows from the seed and the Job's number alone.
+// plan is everything that is chosen at random for one Job. The seed and the Job's number determine it.
 type plan struct {
 	number   int
 	policy   corev1.RestartPolicy
 	limit    int32     // backoffLimit
-	attempts []attempt // the last is for all that follow
+	attempts []attempt // main's runs; all later runs are like the last
 	sidecars []sidecar
-	strikes  []strike
+	faults   []fault
 
-	name      string // of main's run on the volume
-	mainFirst bool
-	waitFor   bool // the sentinel waits for the sidecars
-	watchful  bool // main works through its sidecars, and says so if it loses one
-	shared    bool // shareProcessNamespace: a wrapper that is killed does not take its container with it
-	users     bool // main and its sidecars have different users
-	memory    bool // the volume is a tmpfs
+	name         string // of main's run on the volume
+	mainFirst    bool   // main comes before its sidecars in the pod
+	waitFor      bool   // --wait-for
+	usesSidecars bool   // main works through its sidecars, and says if it loses one
+	shared       bool   // shareProcessNamespace: a killed wrapper is not PID 1, so its command outlives it
+	users        bool   // main and its sidecars have different users
+	memory       bool   // the volume is a tmpfs
 }
 
 // attempt is what main does in one of its runs: it works for a while, and then exits with a code or dies of a signal.
@@ -49,9 +49,9 @@ type attempt struct {
 	end  string // "0", "3", "KILL"
 }
 
-const tenth = 100 * time.Millisecond // what main works is a multiple of it
+const tenth = 100 * time.Millisecond // the time for which main works is a multiple of it
 
-// code is the exit code that the attempt earns its container.
+// code is the exit code that the container has to have after the attempt.
 func (a attempt) code() int {
 	switch a.end {
 	case "TERM":
@@ -74,25 +74,25 @@ type sidecar struct {
 	readOnly bool
 }
 
-// servers are shell scripts that serve the port $1. One just does; one ignores SIGTERM; one has a trap, and
-// exits 0 then; one leaves its server behind as an orphan when it ends.
+// servers are shell scripts that serve the port $1. Upon SIGTERM, plain ends, stubborn does not, trap exits with 0, and
+// orphan ends but leaves its server behind.
 var servers = map[string]string{
 	"plain":    `exec httpd -f -p $1 -h /etc`,
 	"stubborn": `trap '' TERM; exec httpd -f -p $1 -h /etc`,
 	"trap":     `trap 'exit 0' TERM; httpd -f -p $1 -h /etc & wait`,
-	"family":   `httpd -f -p $1 -h /etc & exec sleep 3600`,
+	"orphan":   `httpd -f -p $1 -h /etc & exec sleep 3600`,
 }
 
-// stubbornFor is the --grace-period of a stubborn sidecar, in the shim's words and in Go's.
+// stubbornFor is the --grace-period of a stubborn sidecar.
 const stubbornFor = 2 * time.Second
 
 // startTimeout is the --start-timeout under Never: much longer than an outage.
 const startTimeout = 2 * time.Minute
 
-// strike is one blow to a Job.
-type strike struct {
+// fault is what is to be killed or deleted, and when.
+type fault struct {
 	target  target
-	sidecar int // whose, for a target that is one of several
+	sidecar int // the index of the sidecar, if the target is one
 	// atEnd: the delay counts from main's end on the volume, else from the start of the container's run.
 	atEnd bool
 	delay time.Duration
@@ -112,8 +112,8 @@ const (
 
 var targets = []target{mainContainer, sidecarContainer, sentinelProcess, shimProcess, mainProcess, sidecarProcess, wholePod}
 
-// newPlan chooses. Success is planned for three of four Jobs, and then the backoffLimit is never met: so the Job's
-// result is known in advance, whatever strikes it.
+// newPlan chooses a plan. Three of four Jobs are to succeed; they never meet their backoffLimit. So the outcome of each
+// Job is known in advance, whatever faults it gets.
 func newPlan(seed uint64, number int) plan {
 	r := rand.New(rand.NewPCG(seed, uint64(number)))
 	chance := func(percent int) bool { return r.IntN(100) < percent }
@@ -132,9 +132,9 @@ func newPlan(seed uint64, number int) plan {
 	failure := func() string {
 		return []string{"1", "3", "42", "255", "TERM", "KILL", "SEGV", "124", "137"}[r.IntN(9)]
 	}
-	// Each failure and each strike costs a back-off of 10 s, 20 s, 40 s: three in all.
-	blows := []int{0, 0, 0, 1, 1, 1, 2, 2, 3}[r.IntN(9)]
-	failures := min(r.IntN(3), 3-blows)
+	// Each failure and each fault costs a back-off of 10 s, 20 s or 40 s: at most three of them.
+	faults := []int{0, 0, 0, 1, 1, 1, 2, 2, 3}[r.IntN(9)]
+	failures := min(r.IntN(3), 3-faults)
 	work := func() time.Duration {
 		if chance(20) {
 			return 0
@@ -155,65 +155,66 @@ func newPlan(seed uint64, number int) plan {
 	}
 
 	for range 1 + r.IntN(3) {
-		s := sidecar{kind: []string{"plain", "plain", "stubborn", "trap", "family"}[r.IntN(5)]}
+		s := sidecar{kind: []string{"plain", "plain", "stubborn", "trap", "orphan"}[r.IntN(5)]}
 		s.declared = chance(25)
 		s.keep = p.policy == onFailure && chance(20)
 		if chance(20) {
 			s.drain = between(500*time.Millisecond, 3*time.Second)
 		}
-		if chance(10) { // then it cannot see that it has run before, so the policy has to be declared
+		if chance(10) {
+			// Its shim cannot record that it has run before, so the policy has to be declared.
 			s.readOnly, s.declared = true, true
-			// And nor can main see that it is still stopping: one that takes its time is to be kept.
+			// Main cannot see that this sidecar is still stopping, so one that stops slowly has to be kept.
 			s.keep = s.keep || p.policy == onFailure && (s.drain > 0 || s.kind == "stubborn")
 		}
 		p.sidecars = append(p.sidecars, s)
 	}
 
-	for range blows {
-		s := strike{target: targets[r.IntN(len(targets))], sidecar: r.IntN(len(p.sidecars)), atEnd: chance(30)}
-		if s.atEnd {
-			s.delay = between(0, 60*time.Millisecond)
+	for range faults {
+		f := fault{target: targets[r.IntN(len(targets))], sidecar: r.IntN(len(p.sidecars)), atEnd: chance(30)}
+		if f.atEnd {
+			f.delay = between(0, 60*time.Millisecond)
 		} else {
-			s.delay = between(0, p.attempts[0].work+2*time.Second)
+			f.delay = between(0, p.attempts[0].work+2*time.Second)
 		}
-		p.strikes = append(p.strikes, s)
+		p.faults = append(p.faults, f)
 	}
-	// A sidecar that is struck is not there for a while, and main cannot see one that is read-only stopping.
-	p.watchful = chance(60) &&
-		!slices.ContainsFunc(p.strikes, func(s strike) bool { return s.hitsSidecar() }) &&
+	// Main would lose a sidecar that is killed, and one that stops without main's knowledge, on a read-only mount.
+	p.usesSidecars = chance(60) &&
+		!slices.ContainsFunc(p.faults, fault.hitsSidecar) &&
 		!slices.ContainsFunc(p.sidecars, func(s sidecar) bool { return s.readOnly })
-	// Not under OnFailure: a main that has ended with 0 and whose container is killed before it has ended too is
-	// started again by the kubelet, without its sidecars, which have ended with 0, and would wait for them for ever.
-	p.waitFor = p.watchful && p.policy == never && chance(50)
+	// Not under OnFailure. If the container of a main that has ended with 0 is killed before it has ended, too, then the
+	// kubelet starts it again. Its sidecars have ended with 0 and do not come back, so it would wait for ever.
+	p.waitFor = p.usesSidecars && p.policy == never && chance(50)
 	return p
 }
 
-// hitsSidecar reports whether the strike takes a sidecar away while main may go on.
-func (s strike) hitsSidecar() bool {
-	return s.target == sidecarContainer || s.target == shimProcess || s.target == sidecarProcess
+// hitsSidecar reports whether the fault ends a sidecar while main may go on.
+func (f fault) hitsSidecar() bool {
+	return f.target == sidecarContainer || f.target == shimProcess || f.target == sidecarProcess
 }
 
-// container is the name of the container that the strike hits; of a pod it is main's.
-func (s strike) container() string {
-	if s.hitsSidecar() {
-		return sidecarName(s.sidecar)
+// container is the name of the container that the fault is meant for; main's if it is meant for the whole pod.
+func (f fault) container() string {
+	if f.hitsSidecar() {
+		return sidecarName(f.sidecar)
 	}
 	return primary
 }
 
-func (s strike) String() string {
-	text := string(s.target)
-	if s.hitsSidecar() {
-		text = strings.Replace(text, "a s", sidecarName(s.sidecar)+", the s", 1)
+func (f fault) String() string {
+	text := string(f.target)
+	if f.hitsSidecar() {
+		text = strings.Replace(text, "a s", sidecarName(f.sidecar)+", the s", 1)
 	}
 	from := "its start"
-	if s.atEnd {
+	if f.atEnd {
 		from = "main's end"
 	}
-	return fmt.Sprintf("%s %v after %s", text, s.delay, from)
+	return fmt.Sprintf("%s %v after %s", text, f.delay, from)
 }
 
-// succeeds tells what the Job earns: every plan goes on until main's last attempt, and is its result.
+// succeeds reports whether the Job has to complete: main's last attempt decides.
 func (p plan) succeeds() bool { return p.attempts[len(p.attempts)-1].end == "0" }
 
 func sidecarName(i int) string { return fmt.Sprintf("sidecar-%d", i+1) }
@@ -233,7 +234,7 @@ func (p plan) String() string {
 	words = nil
 	add(p.name != "main", "named "+p.name)
 	add(p.mainFirst, "listed first")
-	add(p.watchful, "watchful")
+	add(p.usesSidecars, "uses its sidecars")
 	add(p.waitFor, "--wait-for")
 	add(p.shared, "shared pid namespace")
 	add(p.users, "two users")
@@ -249,15 +250,15 @@ func (p plan) String() string {
 		add(s.readOnly, "read-only")
 		text += fmt.Sprintf("; %s: %s", sidecarName(i), strings.Join(words, ", "))
 	}
-	for _, s := range p.strikes {
-		text += "; strike at " + s.String()
+	for _, f := range p.faults {
+		text += "; fault: " + f.String()
 	}
 	return text
 }
 
-// script is main. What it does it says, before it does it, in a file outside the pod, for the whole Job, and in its
-// container's termination message, which Kubernetes keeps with the run: neither goes through a wrapper. An attempt
-// that follows one that has ended with 0 has nothing left to do, as in a Job that is idempotent.
+// script is main. Before it does something, it says so in two places: in a file outside the pod, which is the same for
+// the whole Job, and in its container's termination message, which Kubernetes keeps with the run. Neither goes through
+// a wrapper. The Job is idempotent: an attempt after one that has said "exits 0" exits with 0 at once.
 const script = `
 attempt=$(($(grep -c begun /evidence/log) + 1))
 say() { echo "$POD $attempt $*" >>/evidence/log; echo "$attempt $*" >>/dev/termination-log; }
@@ -279,7 +280,7 @@ case $end in
 esac
 `
 
-// manifest is the Job in JSON. Evidence is a directory of the node, for main's.
+// manifest returns the Job in JSON. evidence is the directory on the node that main writes to.
 func (p plan) manifest(t *testing.T, evidence string) string {
 	t.Helper()
 	volume := corev1.VolumeMount{Name: "pod", MountPath: "/tmp/pod"}
@@ -289,14 +290,14 @@ func (p plan) manifest(t *testing.T, evidence string) string {
 	main := corev1.Container{
 		Name: primary, Image: busybox,
 		Command: []string{"/tmp/pod/sentinel", "--name", p.name},
-		// Kubernetes takes $$ for an escaped $.
+		// In args, Kubernetes replaces $$ by $.
 		Args:         []string{"--", "sh", "-c", strings.ReplaceAll(script, "$$", "$$$$"), "sh"},
 		VolumeMounts: []corev1.VolumeMount{volume, {Name: "evidence", MountPath: "/evidence"}},
 	}
 	for _, a := range p.attempts {
 		main.Args = append(main.Args, fmt.Sprintf("%d:%s", a.work/tenth, a.end))
 	}
-	if p.watchful {
+	if p.usesSidecars {
 		var ports []string
 		for i := range p.sidecars {
 			ports = append(ports, port(i))
@@ -331,7 +332,7 @@ func (p plan) manifest(t *testing.T, evidence string) string {
 			set("SHIM_RESTART_POLICY", string(p.policy))
 		}
 		if p.policy == never {
-			// An outage may keep main's container from starting at all. It does not come back.
+			// An outage may keep main's container from starting at all, and it is not started again.
 			set("SHIM_START_TIMEOUT", startTimeout.String())
 		}
 		c := corev1.Container{

@@ -14,40 +14,41 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/e2e/kube"
 )
 
-// What is earned.
+// How Jobs, attempts and sidecars have to end.
 //
-// An attempt is one run of main's container. Its evidence is what main has written by itself (see script) right
-// before it ended: "exits 3", "dies of KILL". An attempt earns
+// An attempt is one run of main's container. Right before it ends, main itself writes its claim (see script): "exits 3",
+// or "dies of KILL". The exit code of an attempt has to be
 //
-//   - the code that it says, if nothing was done to its container;
-//   - that code or 137, if its container, its sentinel or its process was killed, because the one may have come just
-//     before the other; 137 if it had said nothing;
-//   - nothing, if its pod was being deleted, by a strike or by the Job controller at the backoffLimit;
-//   - nothing, if the node itself says that it has lost or never started the run (see lostByNode) in an outage of
-//     the kubelet or containerd. Under Never its sidecars may have 124 then (--start-timeout).
+//   - the code of its claim, if nothing was done to its container;
+//   - the code of its claim or 137, if its container, its sentinel or its command was killed, because either may have
+//     come first; 137 if it has claimed nothing;
+//   - any, if its pod was being deleted, by a fault or by the Job controller at the backoffLimit;
+//   - any, if the node says that it has lost or never started the run (see lostByNode), in an outage of the kubelet or
+//     containerd. Under Never its sidecars may exit with 124 then (--start-timeout).
 //
-// Whatever was done, it never earns 0 without having said "exits 0". What the kubelet starts again, and every further
-// pod of the Job, is a new attempt.
+// In every case, the exit code may be 0 only if main has claimed "exits 0". Whatever the kubelet starts again is a new
+// attempt, and so is every further pod of the Job.
 //
-// A sidecar's run earns the code of an attempt of its pod, and 137 if it was killed itself; under --keep-on-failure,
-// 0 alone. It never earns 0 before an attempt of its pod has said "exits 0": it would not be started again.
+// A sidecar's run has to exit with the code of an attempt of its pod, or with 137 if it was killed itself; under
+// --keep-on-failure, only with 0. It must not exit with 0 before an attempt of its pod has claimed "exits 0", because
+// it would not be started again.
 //
-// A Job earns the end of its plan. If that is a success, its backoffLimit is never met, so it completes, whatever
-// strikes it: with an attempt that has said "exits 0", and exit code 0 in the last run of every container of its last
-// pod. Else it fails. And in a Job that nothing was done to, with no outage in its time, each run of each container
-// has exactly the code of the plan, and there are no more runs and no fewer, but for the attempts that have failed
-// before a sidecar has started.
+// A Job has to end as planned. One that is to succeed never meets its backoffLimit, so it completes whatever faults it
+// gets. An attempt of it has claimed "exits 0", and the last run of every container of its last pod has exit code 0.
+// Every other Job fails. In a Job without faults and without outages, each run of each container has exactly the
+// planned code, and there are as many runs as planned; but a sidecar may have no run for an attempt that had failed
+// before the sidecar started.
 //
-// A watchful main that says "loses a sidecar" or "is alone" has been left by a sidecar that nobody struck: a shim has
-// taken an earlier attempt's end for this one's.
+// A main that uses its sidecars and claims "loses a sidecar" or "is alone" was left by a sidecar that nobody killed: a
+// shim has taken the end of an earlier attempt for the end of this one.
 
-// claim is what a run of main says of its end, empty if it has not come so far.
+// claim returns what a run of main has written about its end. It is empty if main has not come so far.
 func claim(main kube.Run) string {
 	lines := strings.Split(strings.TrimSpace(main.Message), "\n")
 	return claimOf(lines[len(lines)-1])
 }
 
-// claimOf is the claim in a line of the termination message: an attempt's number, and what it says.
+// claimOf returns the claim in a line of the termination message: the attempt's number, a space, and the claim.
 func claimOf(line string) string {
 	if _, text, _ := strings.Cut(line, " "); text != "begun" {
 		return text
@@ -55,7 +56,7 @@ func claimOf(line string) string {
 	return ""
 }
 
-// claimed returns the exit code that goes with a claim; ok is false if it is not one of an end that was planned.
+// claimed returns the exit code of a claim; ok is false if the claim is not about a planned end.
 func claimed(claim string) (code int, ok bool) {
 	how, what, _ := strings.Cut(claim, " ")
 	switch {
@@ -68,72 +69,73 @@ func claimed(claim string) (code int, ok bool) {
 	return 0, false
 }
 
-// lostByNode are the kubelet's reasons for a run that it cannot tell the end of, or that could not be started.
+// lostByNode are the kubelet's reasons for a run whose end it does not know, or that could not be started.
 var lostByNode = []string{"StartError", "ContainerCannotRun", "Unknown", "ContainerStatusUnknown"}
 
 // trial judges one Job.
 type trial struct {
 	plan
 	end      *kube.State
-	evidence string
-	blows    []blow
-	outages  []outage // in the Job's time
+	evidence string // all that main has written to /evidence/log
+	injected []injection
+	outages  []outage // those in the lifetime of the Job
 	from, to time.Time
 
-	wrong []string // the violations
-	lost  []kube.Run
+	violations []string
+	lost       []kube.Run // runs that the node has lost
 }
 
 func (j *trial) violation(format string, args ...any) {
-	j.wrong = append(j.wrong, fmt.Sprintf(format, args...))
+	j.violations = append(j.violations, fmt.Sprintf(format, args...))
 }
 
+// judge appends to violations whatever is not as it has to be.
 func (j *trial) judge() {
 	want := "Failed: BackoffLimitExceeded"
 	if j.succeeds() {
 		want = "Complete"
 	}
 	if got := kube.Outcome(j.end.Job(job)); got != want {
-		j.violation("the Job ended as %q, and has earned %q", got, want)
+		j.violation("the Job ended as %q, want %q", got, want)
 	}
 	if j.succeeds() {
 		j.judgeSuccess()
 	} else if strings.Contains(j.evidence, "exits 0\n") {
-		j.violation("an attempt says that it exits 0, which none was to do")
+		j.violation("an attempt claims that it exits with 0, but no attempt was planned to")
 	}
 	for _, pod := range j.end.Pods(job) {
 		j.judgePod(pod)
 	}
-	if j.calm() {
-		j.judgeCalm()
+	if j.undisturbed() {
+		j.judgeUndisturbed()
 	}
 }
 
-// judgeSuccess looks at the pod that the Job is complete by.
+// judgeSuccess checks the pod that has completed the Job.
 func (j *trial) judgeSuccess() {
 	pods := j.end.Pods(job)
 	i := slices.IndexFunc(pods, func(pod *corev1.Pod) bool { return pod.Status.Phase == corev1.PodSucceeded })
 	if i < 0 {
-		j.violation("no pod has succeeded")
+		j.violation("the Job is complete, but no pod has succeeded")
 		return
 	}
 	for _, container := range pods[i].Spec.Containers {
 		run, _ := j.end.Last(pods[i].Name, container.Name)
 		if !run.Ended || run.ExitCode != 0 {
-			j.violation("the Job is complete with %v", run)
+			j.violation("the Job is complete, but %v, want exit code 0", run)
 		}
 	}
 	if run, _ := j.end.Last(pods[i].Name, primary); claim(run) != "exits 0" {
-		j.violation("the Job is complete with %v, which says %q", run, run.Message)
+		j.violation("the Job is complete by %v, which claims %q, want \"exits 0\"", run, run.Message)
 	}
 	if !strings.Contains(j.evidence, pods[i].Name) || !strings.HasSuffix(j.evidence, "exits 0\n") {
-		j.violation("the Job is complete, and main has not said at last that it exits 0")
+		j.violation("the Job is complete, but main's last claim is not \"exits 0\"")
 	}
 }
 
 func (j *trial) judgePod(pod *corev1.Pod) {
 	mains := j.end.Runs(pod.Name, primary)
-	// What the sidecars may have. Of a run the API may never tell, of its attempt the evidence does.
+	// The exit codes that sidecars may have. They are taken from the evidence, because the API may have missed a run.
 	var codes []int
 	for line := range strings.Lines(j.evidence) {
 		if name, text, _ := strings.Cut(strings.TrimSpace(line), " "); name == pod.Name {
@@ -145,25 +147,25 @@ func (j *trial) judgePod(pod *corev1.Pod) {
 	for _, run := range mains {
 		said, ok := claimed(claim(run))
 		if run.Ended && run.ExitCode == 0 && claim(run) != "exits 0" {
-			j.violation("%v, and says %q", run, run.Message)
+			j.violation("%v, but its claims are %q, want \"exits 0\" as the last", run, run.Message)
 		}
 		if strings.HasPrefix(claim(run), "loses") || strings.HasPrefix(claim(run), "is ") {
-			j.violation("%v: %s", run, claim(run))
+			j.violation("%v: main claims that it %s", run, claim(run))
 		}
 		switch {
 		case !run.Ended || j.cutOff(pod, run):
 		case j.isLost(run):
 			codes = append(codes, 137)
-			if j.policy == never { // it may not even have begun: --start-timeout
+			if j.policy == never { // perhaps it never started, and --start-timeout has ended the sidecars
 				codes = append(codes, 124)
 			}
-		case j.isStruck(run):
+		case j.wasHit(run):
 			codes = append(codes, 137)
 			if run.ExitCode != 137 && (!ok || run.ExitCode != said) {
-				j.violation("%v, was killed, and says %q", run, run.Message)
+				j.violation("%v; it was killed, and its claims are %q", run, run.Message)
 			}
 		case !ok || run.ExitCode != said:
-			j.violation("%v, and says %q", run, run.Message)
+			j.violation("%v; nobody killed it, and its claims are %q", run, run.Message)
 		}
 	}
 	for i, s := range j.sidecars {
@@ -171,22 +173,22 @@ func (j *trial) judgePod(pod *corev1.Pod) {
 			switch {
 			case !run.Ended || j.cutOff(pod, run):
 			case j.isLost(run):
-			case j.isStruck(run) && run.ExitCode == 137:
+			case j.wasHit(run) && run.ExitCode == 137:
 			case s.keep && run.ExitCode == 0 && slices.Contains(codes, 0):
 			case !s.keep && slices.Contains(codes, run.ExitCode):
 			default:
-				j.violation("%v, which no attempt of main has earned it (they have earned %v): %q", run, codes, run.Message)
+				j.violation("%v, want the code of one of main's attempts, %v: %q", run, codes, run.Message)
 			}
 		}
 	}
 }
 
-// cutOff reports whether the pod was being deleted when the run ended. The API tells whole seconds.
+// cutOff reports whether the pod was being deleted when the run ended. The API's times are whole seconds.
 func (j *trial) cutOff(pod *corev1.Pod, run kube.Run) bool {
 	var cut []time.Time
-	for _, b := range j.blows {
-		if b.target == wholePod && b.run.Pod == pod.Name {
-			cut = append(cut, b.at)
+	for _, i := range j.injected {
+		if i.target == wholePod && i.run.Pod == pod.Name {
+			cut = append(cut, i.at)
 		}
 	}
 	for _, condition := range j.end.Job(job).Status.Conditions {
@@ -197,11 +199,12 @@ func (j *trial) cutOff(pod *corev1.Pod, run kube.Run) bool {
 	return slices.ContainsFunc(cut, func(at time.Time) bool { return !run.Finished.Before(at.Truncate(time.Second)) })
 }
 
-func (j *trial) isStruck(run kube.Run) bool {
-	return slices.ContainsFunc(j.blows, func(b blow) bool { return b.run.ID == run.ID })
+// wasHit reports whether a fault was injected into the run.
+func (j *trial) wasHit(run kube.Run) bool {
+	return slices.ContainsFunc(j.injected, func(i injection) bool { return i.run.ID == run.ID })
 }
 
-// isLost reports whether the node has lost the run, as it may in an outage.
+// isLost reports whether the node has lost the run, which it may do in an outage.
 func (j *trial) isLost(run kube.Run) bool {
 	if !slices.Contains(lostByNode, run.Reason) || len(j.outages) == 0 {
 		return false
@@ -212,10 +215,10 @@ func (j *trial) isLost(run kube.Run) bool {
 	return true
 }
 
-// calm reports whether nothing was done to the Job.
-func (j *trial) calm() bool { return len(j.blows) == 0 && len(j.outages) == 0 }
+// undisturbed reports whether there were no faults and no outages.
+func (j *trial) undisturbed() bool { return len(j.injected) == 0 && len(j.outages) == 0 }
 
-func (j *trial) judgeCalm() {
+func (j *trial) judgeUndisturbed() {
 	mains := j.whole(primary)
 	var want []int
 	for _, a := range j.attempts {
@@ -224,7 +227,8 @@ func (j *trial) judgeCalm() {
 	if !j.succeeds() {
 		n := int(j.limit) + 1 // one for each pod
 		if j.policy == onFailure {
-			n = max(1, len(mains)) // how many there are before the limit is met depends on who is restarted first
+			// How many runs there are when the limit is met depends on which container is restarted first.
+			n = max(1, len(mains))
 		}
 		for len(want) < n {
 			want = append(want, want[len(want)-1])
@@ -232,23 +236,25 @@ func (j *trial) judgeCalm() {
 		want = want[:n]
 	}
 	if got := codes(mains); !slices.Equal(got, want) {
-		j.violation("nothing was done to the Job: main's exit codes are %v, want %v", got, want)
+		j.violation("the Job was not disturbed, but main's exit codes are %v, want %v", got, want)
 	}
 	for i, s := range j.sidecars {
 		runs := j.whole(sidecarName(i))
 		switch {
 		case !j.succeeds() && j.policy == onFailure:
-			// The limit has cut off the one or the other: judgePod has looked at what is left.
+			// The limit may have cut off any container; judgePod has judged the other runs.
 		case s.keep && !slices.Equal(codes(runs), []int{0}):
-			j.violation("nothing was done to the Job: the exit codes of %s, which is to be kept, are %v", sidecarName(i), codes(runs))
+			j.violation("the Job was not disturbed, but the exit codes of %s, with --keep-on-failure, are %v, want [0]",
+				sidecarName(i), codes(runs))
 		case !s.keep && !j.inTandem(mains, runs):
-			j.violation("nothing was done to the Job: the exit codes of %s are %v, main's are %v", sidecarName(i), codes(runs), want)
+			j.violation("the Job was not disturbed, but the exit codes of %s are %v, and main's are %v",
+				sidecarName(i), codes(runs), want)
 		}
 	}
 }
 
-// inTandem reports whether a sidecar's runs belong to main's, one to one, with the same codes. One that starts when an
-// attempt has failed already may have left it out, and be the next one's: the failure was an earlier attempt's.
+// inTandem reports whether a sidecar has one run for each run of main, with the same exit code. Under OnFailure there
+// may be no run for an attempt that had failed before the sidecar started: its shim has then waited for the next one.
 func (j *trial) inTandem(mains, runs []kube.Run) bool {
 	for _, main := range mains {
 		switch {
@@ -262,7 +268,7 @@ func (j *trial) inTandem(mains, runs []kube.Run) bool {
 	return len(runs) == 0
 }
 
-// whole are a container's runs that were not cut off, over all pods.
+// whole returns a container's runs in all pods that were not cut off.
 func (j *trial) whole(container string) []kube.Run {
 	var whole []kube.Run
 	for _, pod := range j.end.Pods(job) {
@@ -283,11 +289,11 @@ func codes(runs []kube.Run) []int {
 	return codes
 }
 
-// slowestEnd returns how long after main's last run a sidecar has ended that had no reason to wait. The API tells
-// whole seconds.
+// slowestEnd returns the longest time from the end of main's last run to that of a sidecar which did not have to wait,
+// in an undisturbed Job. The API's times are whole seconds.
 func (j *trial) slowestEnd() time.Duration {
 	var slowest time.Duration
-	if !j.calm() {
+	if !j.undisturbed() {
 		return 0
 	}
 	for _, pod := range j.end.Pods(job) {
@@ -302,14 +308,14 @@ func (j *trial) slowestEnd() time.Duration {
 	return slowest
 }
 
-// story is what happened to the Job, for who wants to know why.
-func (j *trial) story() string {
+// report describes everything that happened to the Job.
+func (j *trial) report() string {
 	var text strings.Builder
-	fmt.Fprintf(&text, "plan: %v\nstrikes:\n", j.plan)
-	for _, b := range j.blows {
-		fmt.Fprintf(&text, "  %v\n", b)
+	fmt.Fprintf(&text, "plan: %v\nfaults:\n", j.plan)
+	for _, i := range j.injected {
+		fmt.Fprintf(&text, "  %v\n", i)
 	}
-	text.WriteString("outages in its time:\n")
+	text.WriteString("outages:\n")
 	for _, o := range j.outages {
 		fmt.Fprintf(&text, "  %v\n", o)
 	}
@@ -317,11 +323,11 @@ func (j *trial) story() string {
 	for _, run := range j.end.Runs(job, "") {
 		fmt.Fprintf(&text, "  %v %q\n", run, run.Message)
 	}
-	fmt.Fprintf(&text, "main's evidence (pod, attempt, what it says):\n%s", j.evidence)
+	fmt.Fprintf(&text, "what main wrote (pod, attempt, claim):\n%s", j.evidence)
 	return text.String()
 }
 
-// slowest is the longest of some durations, and the number of its Job.
+// slowest is the longest of several durations, with the number of its Job.
 type slowest struct {
 	took   time.Duration
 	number int
@@ -340,11 +346,11 @@ func (s *slowest) add(took time.Duration, number int) {
 	}
 }
 
-// tally is what was done and survived.
+// tally counts what happened to all Jobs.
 type tally struct {
 	mu                         sync.Mutex
 	jobs, pods, runs, restarts int
-	calm, wrong                int
+	undisturbed, violations    int
 	outcomes                   map[string]int
 	hit, late                  map[target]int
 	lost                       map[string]int
@@ -360,10 +366,10 @@ func (s *tally) add(j *trial) {
 	defer s.mu.Unlock()
 	s.jobs++
 	s.outcomes[kube.Outcome(j.end.Job(job))]++
-	if j.calm() {
-		s.calm++
+	if j.undisturbed() {
+		s.undisturbed++
 	}
-	s.wrong += len(j.wrong)
+	s.violations += len(j.violations)
 	for _, pod := range j.end.Pods(job) {
 		s.pods++
 		for _, n := range kube.Restarts(pod) {
@@ -371,11 +377,11 @@ func (s *tally) add(j *trial) {
 		}
 	}
 	s.runs += len(j.end.Runs(job, ""))
-	for _, b := range j.blows {
-		if b.err == nil {
-			s.hit[b.target]++
+	for _, i := range j.injected {
+		if i.err == nil {
+			s.hit[i.target]++
 		} else {
-			s.late[b.target]++
+			s.late[i.target]++
 		}
 	}
 	for _, run := range j.lost {
@@ -391,7 +397,7 @@ func (s *tally) String() string {
 	for _, outcome := range sortedKeys(s.outcomes) {
 		fmt.Fprintf(&text, "  %-30s %5d\n", outcome, s.outcomes[outcome])
 	}
-	fmt.Fprintf(&text, "  %-30s %5d\n", "of them nothing was done to", s.calm)
+	fmt.Fprintf(&text, "  %-30s %5d\n", "of them undisturbed", s.undisturbed)
 	text.WriteString("killed\n")
 	for _, target := range targets {
 		fmt.Fprintf(&text, "  %-30s %5d   too late %d\n", target, s.hit[target], s.late[target])
@@ -401,8 +407,8 @@ func (s *tally) String() string {
 		fmt.Fprintf(&text, "  %-30s %5d\n", reason, s.lost[reason])
 	}
 	fmt.Fprintf(&text, "slowest Job: %v\n", s.slowestJob)
-	fmt.Fprintf(&text, "slowest end of an undisturbed sidecar after main's, in the API's whole seconds: %v\n", s.slowestEnd)
-	fmt.Fprintf(&text, "violations: %d", s.wrong)
+	fmt.Fprintf(&text, "slowest end of a sidecar after main's, in undisturbed Jobs, in whole seconds: %v\n", s.slowestEnd)
+	fmt.Fprintf(&text, "violations: %d", s.violations)
 	return text.String()
 }
 

@@ -19,53 +19,53 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/e2e/kube"
 )
 
-// blow is a strike that was carried out.
-type blow struct {
-	strike
+// injection is a fault that was injected.
+type injection struct {
+	fault
 	at  time.Time
-	run kube.Run // that it hit
-	err error    // why it hit nothing: what it was meant for had ended
+	run kube.Run // the run that it was meant for
+	err error    // why it had no effect: its target had ended
 }
 
-func (b blow) String() string {
-	text := fmt.Sprintf("%s %v: run %d of %s in %s", clock(b.at), b.strike, b.run.Attempt, b.run.Container, b.run.Pod)
-	if b.err != nil {
-		text += ": too late: " + b.err.Error()
+func (i injection) String() string {
+	text := fmt.Sprintf("%s %v: run %d of %s in %s", clock(i.at), i.fault, i.run.Attempt, i.run.Container, i.run.Pod)
+	if i.err != nil {
+		text += ": too late: " + i.err.Error()
 	}
 	return text
 }
 
 func clock(at time.Time) string { return at.UTC().Format("15:04:05.000") }
 
-// carryOut carries out the strikes of a plan one after the other, until the context ends.
-func (p plan) carryOut(ctx context.Context, ns *kube.Namespace, root string) []blow {
-	var blows []blow
-	var struck []string // runs: each blow of a plan is for another
-	for _, s := range p.strikes {
-		run, uid, ok := nextRun(ctx, ns, s.container(), struck)
+// inject injects the faults of a plan one after the other, until the context ends. It returns those injected.
+func (p plan) inject(ctx context.Context, ns *kube.Namespace, root string) []injection {
+	var injected []injection
+	var hit []string // IDs of runs: each fault of a plan is for another run
+	for _, f := range p.faults {
+		run, uid, ok := nextRun(ctx, ns, f.container(), hit)
 		if !ok {
-			return blows
+			return injected
 		}
-		struck = append(struck, run.ID)
-		if s.atEnd && !untilThere(ctx, filepath.Join(root, "var/lib/kubelet/pods", string(uid), "volumes/kubernetes.io~empty-dir/pod", p.name+"-terminated")) {
-			return blows
+		hit = append(hit, run.ID)
+		if f.atEnd && !untilThere(ctx, filepath.Join(root, "var/lib/kubelet/pods", string(uid), "volumes/kubernetes.io~empty-dir/pod", p.name+"-terminated")) {
+			return injected
 		}
-		if !sleep(ctx, s.delay) {
-			return blows
+		if !sleep(ctx, f.delay) {
+			return injected
 		}
 		at := time.Now()
-		blows = append(blows, blow{s, at, run, s.hit(ns, run)})
+		injected = append(injected, injection{f, at, run, f.hit(ns, run)})
 	}
-	return blows
+	return injected
 }
 
-// nextRun waits for a run of the container that has not been struck yet.
-func nextRun(ctx context.Context, ns *kube.Namespace, container string, struck []string) (kube.Run, types.UID, bool) {
+// nextRun waits for a live run of the container whose ID is not in hit. It returns false if the context ends first.
+func nextRun(ctx context.Context, ns *kube.Namespace, container string, hit []string) (kube.Run, types.UID, bool) {
 	for {
 		state, more := ns.Observe()
 		for _, pod := range state.Pods(job) {
 			run, ok := state.Last(pod.Name, container)
-			if ok && !run.Ended && !state.Deleted(pod) && !slices.Contains(struck, run.ID) {
+			if ok && !run.Ended && !state.Deleted(pod) && !slices.Contains(hit, run.ID) {
 				return run, pod.UID, true
 			}
 		}
@@ -77,7 +77,8 @@ func nextRun(ctx context.Context, ns *kube.Namespace, container string, struck [
 	}
 }
 
-// untilThere waits for a file, and sees it soon enough for a strike between main's end and its sidecars'.
+// untilThere waits until a file exists. It looks every 5 ms, so that a fault can come between the end of main and that
+// of its sidecars. It returns false if the context ends first.
 func untilThere(ctx context.Context, path string) bool {
 	for {
 		if _, err := os.Lstat(path); err == nil {
@@ -89,7 +90,7 @@ func untilThere(ctx context.Context, path string) bool {
 	}
 }
 
-// sleep returns false if the context ends first.
+// sleep waits for a time. It returns false if the context ends first.
 func sleep(ctx context.Context, d time.Duration) bool {
 	select {
 	case <-time.After(d):
@@ -99,8 +100,9 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-func (s strike) hit(ns *kube.Namespace, run kube.Run) error {
-	switch s.target {
+// hit kills the fault's target in a run. The error says why nothing was killed.
+func (f fault) hit(ns *kube.Namespace, run kube.Run) error {
+	switch f.target {
 	case mainContainer, sidecarContainer:
 		return ns.TryKill(run)
 	case wholePod:
@@ -109,33 +111,34 @@ func (s strike) hit(ns *kube.Namespace, run kube.Run) error {
 	processes := processesOf(func(cgroup string) bool { return strings.Contains(cgroup, run.ID) })
 	i := slices.IndexFunc(processes, func(p process) bool { return p.is("sentinel") || p.is("shim") })
 	if i < 0 {
-		return fmt.Errorf("no wrapper in its container")
+		return fmt.Errorf("no wrapper runs in its container")
 	}
 	victim := processes[i]
-	if s.target == mainProcess || s.target == sidecarProcess {
+	if f.target == mainProcess || f.target == sidecarProcess {
 		i := slices.IndexFunc(processes, func(p process) bool { return p.parent == victim.pid })
 		if i < 0 {
-			return fmt.Errorf("the wrapper has no command")
+			return fmt.Errorf("the wrapper's command does not run")
 		}
 		victim = processes[i]
 	}
 	return victim.kill()
 }
 
-// process is one of this machine's, the node's among them.
+// process is a process of this machine, which includes those of the node.
 type process struct {
 	pid, parent int
 	cgroup      string
-	words       []string // its command line
+	args        []string // its command line
 }
 
 func (p process) is(program string) bool {
-	return len(p.words) > 0 && filepath.Base(p.words[0]) == program
+	return len(p.args) > 0 && filepath.Base(p.args[0]) == program
 }
 
-func (p process) String() string { return fmt.Sprintf("%d %s", p.pid, strings.Join(p.words, " ")) }
+func (p process) String() string { return fmt.Sprintf("%d %s", p.pid, strings.Join(p.args, " ")) }
 
-// processesOf returns the processes in such cgroups. A container's is named after its ID, in a pod's named after its UID.
+// processesOf returns the processes whose /proc/PID/cgroup satisfies in. The cgroup of a container has the container's
+// ID in its path, and before that the UID of its pod.
 func processesOf(in func(cgroup string) bool) []process {
 	var found []process
 	directories, _ := filepath.Glob("/proc/[0-9]*")
@@ -148,12 +151,12 @@ func processesOf(in func(cgroup string) bool) []process {
 		p.pid, _ = strconv.Atoi(filepath.Base(directory))
 		stat, err := os.ReadFile(directory + "/stat")
 		if err != nil {
-			continue // it has ended while we look
+			continue // it has just ended
 		}
 		after := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
 		p.parent, _ = strconv.Atoi(after[1])
 		line, _ := os.ReadFile(directory + "/cmdline")
-		p.words = strings.FieldsFunc(string(line), func(r rune) bool { return r == 0 })
+		p.args = strings.FieldsFunc(string(line), func(r rune) bool { return r == 0 })
 		if after[0] != "Z" {
 			found = append(found, p)
 		}
@@ -161,7 +164,7 @@ func processesOf(in func(cgroup string) bool) []process {
 	return found
 }
 
-// kill sends SIGKILL, through a descriptor of the process, to no other that may have its number by now.
+// kill sends SIGKILL through a pidfd, so that it cannot hit another process that has the PID by now.
 func (p process) kill() error {
 	handle, err := os.FindProcess(p.pid)
 	if err != nil {
@@ -174,7 +177,7 @@ func (p process) kill() error {
 	return handle.Signal(syscall.SIGKILL)
 }
 
-// outage is a time in which daemons of the node were away.
+// outage is a time in which daemons of the node did not run.
 type outage struct {
 	verb     string // kill or stop
 	daemons  []string
@@ -185,14 +188,14 @@ func (o outage) String() string {
 	return fmt.Sprintf("%s %s of %s, started again after %.1fs", clock(o.from), o.verb, strings.Join(o.daemons, " and "), o.to.Sub(o.from).Seconds())
 }
 
-// outages are those of the node so far.
+// outages are all outages so far.
 type outages struct {
 	mu   sync.Mutex
-	list []outage // the last may be under way: then to is zero
+	list []outage // the last may still last: then its field to is zero
 }
 
-// between returns those in whose time, or in the seconds that the node needs to come to itself, something of this
-// time falls.
+// between returns the outages that overlap with the given time. The seconds in which the node recovers belong to an
+// outage.
 func (o *outages) between(from, to time.Time) []outage {
 	const recovery = 5 * time.Second
 	o.mu.Lock()
@@ -206,7 +209,7 @@ func (o *outages) between(from, to time.Time) []outage {
 	return found
 }
 
-// String counts them by what was done to which daemons.
+// String returns how often which daemons were killed or stopped.
 func (o *outages) String() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -221,8 +224,9 @@ func (o *outages) String() string {
 	return text
 }
 
-// strikeNode takes daemons away from the node and starts them again, until the context ends: then all are there.
-func strikeNode(ctx context.Context, t *testing.T, cluster *kube.Cluster, seed uint64, pause time.Duration, all *outages) {
+// disruptNode kills or stops daemons of the node and starts them again, until the context ends. All of them run when
+// it returns.
+func disruptNode(ctx context.Context, t *testing.T, cluster *kube.Cluster, seed uint64, pause time.Duration, all *outages) {
 	r := rand.New(rand.NewPCG(seed, 1<<63))
 	for sleep(ctx, pause/2+time.Duration(r.Int64N(int64(pause)))) {
 		o := outage{
