@@ -9,9 +9,9 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 )
 
-// Containers that are killed, that crash, that hang.
+// Containers that are killed, crash or hang.
 
-// Every process of main's container is killed at once, the sentinel too, so that nobody is left to say it.
+// Every process of main's container is killed at once, also the sentinel, so no exit code is recorded.
 func TestMainKilledWhole(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -28,13 +28,13 @@ func TestMainKilledWhole(t *testing.T) {
 			if c.policy == never {
 				limit = 0
 			}
-			// mkdir succeeds in the first attempt alone.
+			// mkdir succeeds only in the first attempt.
 			ns := start(t, newJob(c.policy, limit, proxy(""), worker(query+"if mkdir /tmp/pod/begun; then echo working; "+wait+"fi")))
 			ns.UntilLog(t, patience, scenario, "main", "working")
 			ns.Kill(t, ns.UntilRunning(t, patience, scenario, "main", 0))
 			end := expect(t, ns, scenario, c.outcome, codes{"main": c.codes, "proxy": c.codes})
 			if run := end.Runs(scenario, "proxy")[0]; !strings.Contains(run.Message, "main was killed (137)") {
-				t.Errorf("the shim's termination message is %q, want one that says that main was killed", run.Message)
+				t.Errorf("the shim's termination message is %q, want it to say that main was killed", run.Message)
 			}
 		})
 	}
@@ -45,13 +45,13 @@ func TestMainExceedsMemoryLimit(t *testing.T) {
 	greedy := worker(query + `exec awk 'BEGIN { for (s = "x"; ; s = s s) {} }'`)
 	greedy.Resources.Limits = corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("64Mi")}
 	_, end := play(t, newJob(never, 0, proxy(""), greedy), backoffLimitExceeded, codes{"main": {137}, "proxy": {137}})
-	// cgroup v1 kills awk alone, and the sentinel says so; v2 kills the whole container.
+	// On cgroup v1 only awk is killed, and the sentinel says so; on v2 the whole container is killed.
 	if run, _ := end.Last(scenario, "main"); run.Reason != "OOMKilled" && !strings.Contains(run.Message, "awk was killed by SIGKILL") {
-		t.Errorf("%v, %q: want one that was killed for its memory", run, run.Message)
+		t.Errorf("%v, %q: want main to be killed because of its memory limit", run, run.Message)
 	}
 }
 
-// The restart policy decides whether the sidecar comes back; main is left alone.
+// A sidecar that crashes does not end main. The restart policy decides whether it is started again.
 func TestSidecarCrashes(t *testing.T) {
 	t.Parallel()
 	crashing := sidecar("proxy", "", "sh", "-c",
@@ -69,7 +69,7 @@ func TestSidecarCrashes(t *testing.T) {
 	})
 }
 
-// What does not heed the stop signal is killed after the grace period; the exit code is still main's.
+// A sidecar that ignores the stop signal is killed after the grace period; the exit code is still main's.
 func TestSidecarIgnoresStopSignal(t *testing.T) {
 	t.Parallel()
 	stubborn := sidecar("proxy", "--grace-period 3s", "sh", "-c", "trap '' TERM; "+strings.Join(server, " "))
@@ -77,19 +77,19 @@ func TestSidecarIgnoresStopSignal(t *testing.T) {
 		codes{"main": {3, 0}, "proxy": {3, 0}})
 	run, _ := end.Last(scenario, "proxy")
 	if !strings.Contains(run.Message, "did not stop within") {
-		t.Errorf("the shim's termination message is %q, want one that says that SIGTERM was not heeded", run.Message)
+		t.Errorf("the shim's termination message is %q, want it to say that the proxy ignored SIGTERM", run.Message)
 	}
 	if got := lag(end, scenario, "proxy"); got < 2*time.Second {
 		t.Errorf("the proxy ended %v after main, want the 3s of --grace-period", got)
 	}
 }
 
-// The kubelet asks the container to end; the shim keeps it for main as long as --hold, and ends before the
-// kubelet's patience does. Then it is started again, and main goes on through the new one.
+// The kubelet sends SIGTERM to the sidecar's container. The shim keeps the sidecar for main for --hold, and ends
+// before the kubelet would kill it. Then the container is started again, and main works through the new sidecar.
 func TestSidecarFailsLivenessProbe(t *testing.T) {
 	t.Parallel()
 	probed := after("mkdir /tmp/pod/first || touch /tmp/pod/back; ", proxy("--hold 3s"))
-	// The file is the container's own: one that is started again has it not.
+	// The file is not on the volume, so it is gone when the container is started again.
 	probed.LivenessProbe = &corev1.Probe{
 		ProbeHandler:  corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"test", "!", "-e", "/tmp/sick"}}},
 		PeriodSeconds: 1, FailureThreshold: 1, TimeoutSeconds: 60,

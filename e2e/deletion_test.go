@@ -8,9 +8,10 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/e2e/kube"
 )
 
-// Pods that are deleted, with the default terminationGracePeriodSeconds: everything ends by itself.
+// Pods that are deleted, with the default terminationGracePeriodSeconds.
 
-// deletePod deletes the pod of a Job once main has logged "working", and returns the state in which it is gone.
+// deletePod deletes the pod of a Job after main has logged "working". It returns the state in which the pod is gone,
+// and the pod's name.
 func deletePod(t *testing.T, ns *kube.Namespace) (end *kube.State, pod string) {
 	t.Helper()
 	ns.UntilLog(t, patience, scenario, "main", "working")
@@ -26,7 +27,7 @@ func expectCode(t *testing.T, s *kube.State, pod, container string, want int) {
 	}
 }
 
-// Both containers get SIGTERM at once. Main takes two seconds more, and works through the proxy to the last.
+// Both containers get SIGTERM at the same time. Main works through the proxy for two more seconds.
 func TestPodDeletedWhileMainWorks(t *testing.T) {
 	t.Parallel()
 	last := "trap '" + strings.Repeat(query+"sleep 0.5; ", 4) + "exit 0' TERM; echo working; "
@@ -44,18 +45,18 @@ func TestPodDeleted(t *testing.T) {
 	expectPrompt(t, end, end.Pods(pod)[0])
 }
 
-// The sidecar is kept for --hold and not longer; only main, which does not heed SIGTERM, has to be killed.
+// The shim keeps the sidecar for --hold and then ends. Main ignores SIGTERM, so only main has to be killed.
 func TestPodDeletedMainIgnoresSIGTERM(t *testing.T) {
 	t.Parallel()
 	end, pod := deletePod(t, start(t, newJob(never, 6, proxy(""), worker("trap '' TERM; echo working; "+wait))))
 	expectCode(t, end, pod, "main", 137)
 	expectCode(t, end, pod, "proxy", 143)
 	if got := lag(end, pod, "proxy"); got > -5*time.Second {
-		t.Errorf("the proxy ended %v after main, want it to end long before main is killed", got)
+		t.Errorf("the proxy ended %v after main, want it to end more than 5s before main is killed", got)
 	}
 }
 
-// The deadline is set when main works, so that it cannot come too early.
+// The deadline is set after main has started, so that it cannot pass before that.
 func TestActiveDeadline(t *testing.T) {
 	t.Parallel()
 	late := newJob(onFailure, 6, proxy(""), worker("echo working; "+wait))

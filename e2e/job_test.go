@@ -15,7 +15,7 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/e2e/kube"
 )
 
-// The Job that the scenarios vary: main works through a proxy, a web server, that is its sidecar.
+// The Job of most scenarios: main works through its sidecar, a web server that is called the proxy.
 
 const (
 	onFailure = corev1.RestartPolicyOnFailure
@@ -27,28 +27,28 @@ const (
 	image    = "ghcr.io/sentinel-shim/sentinel-shim:v0.1.0"
 	busybox  = "busybox:1.35"
 	scenario = "scenario"      // the Job's name
-	patience = 4 * time.Minute // a Job that takes longer hangs
+	patience = 4 * time.Minute // a Job that takes longer counts as hanging
 
-	// promptly is how long after main a sidecar may end at most. It is less than the shim's grace
-	// period: a sidecar that had to be killed is found out.
+	// promptly is how long after main a sidecar may end. It is less than the shim's grace period, so that a
+	// sidecar which had to be killed fails the test.
 	promptly = 9 * time.Second
 
 	// query works through the proxy.
 	query = "wget -q -O /dev/null http://127.0.0.1:8080/passwd || exit 99; "
-	// wait is a command that only a signal ends; unlike a plain sleep it lets the shell run its traps.
+	// wait waits for a signal. Unlike sleep in the foreground, it lets the shell run its traps at once.
 	wait = "sleep 600 & wait $!; "
 )
 
 var server = []string{"httpd", "-f", "-p", "8080", "-h", "/etc"}
 
-// proxy is the sidecar, its shim under these flags.
+// proxy is the sidecar. Its shim has the given flags.
 func proxy(flags string) corev1.Container { return sidecar("proxy", flags, server...) }
 
 func sidecar(name, flags string, command ...string) corev1.Container {
 	return wrapped(name, "/tmp/pod/shim "+flags, command)
 }
 
-// worker is main: a shell script, which starts once the proxy answers.
+// worker is a main that starts a shell script when the proxy answers.
 func worker(script string) corev1.Container {
 	return wrapped("main", "/tmp/pod/sentinel --wait-for tcp://127.0.0.1:8080", []string{"sh", "-c", script})
 }
@@ -67,20 +67,20 @@ func wrapped(name, wrapper string, command []string) corev1.Container {
 	}
 }
 
-// after has a container start its program only when a shell's script has come to its end.
+// after makes a container run a shell script before its program.
 func after(script string, c corev1.Container) corev1.Container {
 	c.Args = slices.Concat([]string{script + `exec "$@"`, "sh"}, c.Command, c.Args)
 	c.Command = []string{"sh", "-c"}
 	return c
 }
 
-// failing is a shell's command that exits with 3 in the first so many attempts in a pod. It counts for each
-// shell by the name that is its $0.
+// failing is a shell command that exits with 3 in the first attempts of a pod, and does nothing in later ones.
+// It counts the attempts separately for each $0.
 func failing(attempts string) string {
 	return "echo >>/tmp/pod/attempts-$0; [ $(wc -l </tmp/pod/attempts-$0) -gt " + attempts + " ] || exit 3; "
 }
 
-// newJob is a Job with these containers, and an init container that brings the programs.
+// newJob is a Job with these containers, and an init container that copies the programs.
 func newJob(policy corev1.RestartPolicy, backoffLimit int32, containers ...corev1.Container) *batchv1.Job {
 	return &batchv1.Job{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "batch/v1", Kind: "Job"},
@@ -100,7 +100,7 @@ func newJob(policy corev1.RestartPolicy, backoffLimit int32, containers ...corev
 	}
 }
 
-// start starts a Job in a namespace of its own.
+// start applies a Job in a namespace of its own.
 func start(t *testing.T, job *batchv1.Job) *kube.Namespace {
 	t.Helper()
 	ns := cluster.Namespace(t)
@@ -117,17 +117,17 @@ func asJSON(t *testing.T, object any) string {
 	return string(text)
 }
 
-// codes are the exit codes of all runs of each container: one run more than restarts.
+// codes are the exit codes of all runs of each container, by the container's name.
 type codes map[string][]int
 
-// play plays a Job from its start to its end and compares how it was.
+// play starts a Job and compares how it ends: see expect.
 func play(t *testing.T, job *batchv1.Job, outcome string, want codes) (*kube.Namespace, *kube.State) {
 	t.Helper()
 	ns := start(t, job)
 	return ns, expect(t, ns, job.Name, outcome, want)
 }
 
-// untilOver waits for the end of the Job of this name and of all its pods.
+// untilOver waits for the end of the Job of this name and of all its pods, and compares the Job's outcome.
 func untilOver(t *testing.T, ns *kube.Namespace, job, outcome string) *kube.State {
 	t.Helper()
 	end := ns.Until(t, patience, "the end of Job "+job+" and of its pods", func(s *kube.State) bool {
@@ -139,8 +139,8 @@ func untilOver(t *testing.T, ns *kube.Namespace, job, outcome string) *kube.Stat
 	return end
 }
 
-// expect waits for the end of the Job of this name, and compares the Job's condition, the exit codes of all
-// runs, the restart counts, and the time that each attempt's sidecars took to end.
+// expect waits for the end of the Job of this name and of all its pods. It compares the Job's outcome, the exit
+// codes of all runs, the restart counts, and how long after main the sidecars ended.
 func expect(t *testing.T, ns *kube.Namespace, job, outcome string, want codes) *kube.State {
 	t.Helper()
 	end := untilOver(t, ns, job, outcome)
@@ -150,7 +150,7 @@ func expect(t *testing.T, ns *kube.Namespace, job, outcome string, want codes) *
 		for container, restarts := range kube.Restarts(pod) {
 			runs := end.Runs(pod.Name, container)
 			if len(runs) != restarts+1 {
-				t.Errorf("%s in %s has %d restarts, and these runs were seen: %v", container, pod.Name, restarts, runs)
+				t.Errorf("%s in %s has %d restarts, but these runs were seen: %v", container, pod.Name, restarts, runs)
 			}
 			for _, run := range runs {
 				got[container] = append(got[container], run.ExitCode)
@@ -158,7 +158,7 @@ func expect(t *testing.T, ns *kube.Namespace, job, outcome string, want codes) *
 		}
 	}
 	if !maps.EqualFunc(got, want, slices.Equal) {
-		t.Errorf("exit codes, run by run: %v, want %v", got, want)
+		t.Errorf("the exit codes of all runs are %v, want %v", got, want)
 	}
 	return end
 }
@@ -167,8 +167,8 @@ func isLive(s *kube.State, pod *corev1.Pod) bool {
 	return !s.Deleted(pod) && pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed
 }
 
-// expectPrompt compares when main and its sidecars have ended: in the last attempt, and in those before if
-// they were restarted together.
+// expectPrompt fails the test if a sidecar ended later than promptly after main. It compares the last attempt, and
+// all attempts if the containers were restarted together.
 func expectPrompt(t *testing.T, s *kube.State, pod *corev1.Pod) {
 	t.Helper()
 	var mains, sidecars [][]kube.Run
@@ -190,7 +190,7 @@ func expectPrompt(t *testing.T, s *kube.State, pod *corev1.Pod) {
 			}
 			run := sidecar[len(sidecar)-back]
 			if late := run.Finished.Sub(ended); !ended.IsZero() && late > promptly {
-				t.Errorf("%v: that is %v after main, want at most %v", run, late, promptly)
+				t.Errorf("%v: it ended %v after main, want at most %v", run, late, promptly)
 			}
 		}
 	}
@@ -200,7 +200,7 @@ func isMain(c corev1.Container) bool {
 	return strings.Contains(strings.Join(c.Command, " "), "/sentinel")
 }
 
-// lag is how long after main's last run the container's last run has ended, in whole seconds.
+// lag returns how long after main's last run the container's last run ended, in whole seconds.
 func lag(s *kube.State, name, container string) time.Duration {
 	main, _ := s.Last(name, "main")
 	other, _ := s.Last(name, container)

@@ -1,5 +1,5 @@
-// Package e2e runs the manifests of this repository, and every scenario that the programs are made for,
-// as real Jobs on a real cluster. Run it with e2e/run.
+// Package e2e runs the manifests of this repository, and all scenarios for which the programs are made, as
+// real Jobs on a real cluster. Run it with e2e/run.
 package e2e
 
 import (

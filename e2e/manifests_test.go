@@ -16,14 +16,14 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/e2e/kube"
 )
 
-// manifest is what is to be seen when a file of the directory manifests is applied.
+// manifest is what has to happen when a file of the directory manifests is applied.
 type manifest struct {
 	job string
-	// prepare brings up what the manifest does not contain, and names what has to be changed for it.
+	// prepare brings up what the manifest needs but does not contain, and returns edits that make the manifest use it.
 	prepare func(*testing.T, *kube.Namespace) []kube.Edit
-	// success are the exit codes of the runs of its containers, and attempts if main fails twice before.
+	// success are the exit codes of all runs, attempts those if main fails twice before.
 	success, attempts codes
-	// check looks at what the first lines of the file promise beyond that.
+	// check checks what else the first lines of the file promise.
 	check func(*testing.T, *kube.Namespace, *kube.State)
 }
 
@@ -123,14 +123,14 @@ func TestManifests(t *testing.T) {
 			t.Parallel()
 			m, ok := manifests[name]
 			if !ok {
-				t.Fatalf("nothing here tells what is to be seen when %s is applied", file)
+				t.Fatalf("%s has no entry in the variable manifests of this test", file)
 			}
 			m.play(t, name, m.success)
 		})
 	}
 }
 
-// The backoffLimit of every manifest is good for what stands beside it: three attempts.
+// The backoffLimit of every manifest allows three attempts, as the comment beside it says.
 func TestManifestsThreeAttempts(t *testing.T) {
 	t.Parallel()
 	for name, m := range manifests {
@@ -156,7 +156,7 @@ func (m manifest) play(t *testing.T, name string, want codes, edits ...kube.Edit
 	}
 }
 
-// failTwice has the mains of a manifest exit with 3 in the first two attempts.
+// failTwice makes the mains of a manifest exit with 3 in the first two attempts.
 func failTwice(job string) kube.Edit {
 	return kube.EditPod(job, func(pod *corev1.PodSpec) {
 		for i, c := range pod.Containers {
@@ -167,14 +167,15 @@ func failTwice(job string) kube.Edit {
 	})
 }
 
-// apply has the API server validate a manifest as it is in the repository, and applies it with the edits.
+// apply lets the API server validate a manifest as it is in the repository, and then applies it with the edits.
 func apply(t *testing.T, ns *kube.Namespace, name string, edits ...kube.Edit) {
 	t.Helper()
 	ns.DryRun(t, "../manifests/"+name)
 	ns.Apply(t, "../manifests/"+name, append(edits, hasRecommendedLabels)...)
 }
 
-// hasRecommendedLabels is an edit that changes nothing: it looks at the labels of each object and each template.
+// hasRecommendedLabels is an edit that changes nothing. It fails if an object or a template has not all the labels that
+// Kubernetes recommends.
 func hasRecommendedLabels(objects []*unstructured.Unstructured) error {
 	for _, object := range objects {
 		if err := checkLabels(object.GetKind(), object.Object); err != nil {
@@ -209,11 +210,11 @@ func checkLabels(where string, object map[string]any) error {
 func expectLog(t *testing.T, ns *kube.Namespace, end *kube.State, job, container, want string) {
 	t.Helper()
 	if log := ns.Log(t, end.Pods(job)[0].Name, container, false); !strings.Contains(log, want) {
-		t.Errorf("%s logged no %q:\n%s", container, want, log)
+		t.Errorf("%s did not log %q:\n%s", container, want, log)
 	}
 }
 
-// With concurrencyPolicy Forbid, a Job that does not end is the last one.
+// With concurrencyPolicy Forbid, a Job that does not end would keep all later Jobs from being created.
 func TestCronJob(t *testing.T) {
 	t.Parallel()
 	ns := cluster.Namespace(t)
@@ -229,15 +230,15 @@ func TestCronJob(t *testing.T) {
 		}
 		previous := fired.Jobs()[i-1]
 		if since := job.CreationTimestamp.Sub(previous.CreationTimestamp.Time); since > 90*time.Second {
-			t.Errorf("Job %s came %v after the one before, want the minute of the schedule: a firing was missed", job.Name, since)
+			t.Errorf("Job %s was created %v after the one before, want 1m0s: a firing was missed", job.Name, since)
 		}
 		if slices.ContainsFunc(fired.Pods(previous.Name), func(pod *corev1.Pod) bool { return isLive(fired, pod) }) {
-			t.Errorf("a pod of %s was left over when %s was created", previous.Name, job.Name)
+			t.Errorf("a pod of Job %s still ran when Job %s was created", previous.Name, job.Name)
 		}
 	}
 }
 
-// The image of Dockerfile.cloud-sql-proxy has the shim in it: the pod says nothing of it.
+// The image of Dockerfile.cloud-sql-proxy contains the shim, so the container needs no command.
 func TestDockerfileCloudSQLProxy(t *testing.T) {
 	t.Parallel()
 	m := manifests["cloud-sql-proxy.yaml"]
@@ -246,7 +247,7 @@ func TestDockerfileCloudSQLProxy(t *testing.T) {
 	}))
 }
 
-// Orders is started again for itself, while customers goes on; the proxy is there for both.
+// The main orders is started again alone, while the main customers goes on. The proxy stays for both.
 func TestTwoMainsOneFailsTwice(t *testing.T) {
 	t.Parallel()
 	m := manifests["two-mains.yaml"]
@@ -255,7 +256,7 @@ func TestTwoMainsOneFailsTwice(t *testing.T) {
 		shell(m.job, "customers", "until grep -qx 0 /tmp/pod/orders-terminated; do sleep 0.1; done"))
 }
 
-// The first code in the order of --main that is not 0, though customers is the first to end.
+// The proxy exits with the first code in the order of --main that is not 0, although customers ends first.
 func TestTwoMainsFail(t *testing.T) {
 	t.Parallel()
 	ns := cluster.Namespace(t)
@@ -268,13 +269,13 @@ func TestTwoMainsFail(t *testing.T) {
 	expect(t, ns, "imports", backoffLimitExceeded, codes{"orders": {4}, "customers": {5}, "proxy": {4}})
 }
 
-// shell has a container of a Job run a shell's script instead of its command.
+// shell makes a container of a Job run a shell script instead of its command.
 func shell(job, container, script string) kube.Edit {
 	return kube.EditContainer(job, container, func(c *corev1.Container) { c.Args = []string{"sh", "-c", script} })
 }
 
-// enforceRestricted has the namespace enforce the Pod Security Standard. It shows that by the pod of the other
-// scenarios, which is refused.
+// enforceRestricted makes the namespace enforce the Pod Security Standard "restricted". It checks that the API server
+// now refuses the pod of the other scenarios.
 func enforceRestricted(t *testing.T, ns *kube.Namespace) []kube.Edit {
 	t.Helper()
 	ns.ApplyText(t, `{apiVersion: v1, kind: Namespace, metadata: {name: restricted, labels: {pod-security.kubernetes.io/enforce: restricted}}}`)
@@ -283,17 +284,17 @@ func enforceRestricted(t *testing.T, ns *kube.Namespace) []kube.Edit {
 		Spec: newJob(never, 0, proxy(""), worker(query)).Spec.Template.Spec,
 	}))
 	if err == nil || !strings.Contains(err.Error(), `violates PodSecurity "restricted`) {
-		t.Errorf("a pod that is not restricted: %v, want it refused", err)
+		t.Errorf("applying a pod that violates \"restricted\": %v, want it to be refused", err)
 	}
 	return nil
 }
 
-// What main has sent right before its end has arrived, because the forwarder was kept for it.
+// checkMetrics checks that what main sent right before its end has arrived, because the forwarder was kept for it.
 func checkMetrics(t *testing.T, ns *kube.Namespace, end *kube.State) {
 	t.Helper()
 	metrics := ns.Exec(t, "statsd", "shell", "wget", "-q", "-O", "-", "http://127.0.0.1:9102/metrics")
 	if !strings.Contains(metrics, "\norders_imported 1000\n") {
-		t.Errorf("what main has sent did not arrive:\n%s", metrics)
+		t.Errorf("the metric that main sent did not arrive:\n%s", metrics)
 	}
 	if got := lag(end, "order-import", "metrics-forwarder"); got < 4*time.Second {
 		t.Errorf("the forwarder ended %v after main, want the 5s of --drain", got)

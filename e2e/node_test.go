@@ -7,15 +7,15 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/e2e/kube"
 )
 
-// The kubelet and containerd are restarted in the middle of a run. These tests are not parallel, and so have
-// the node for themselves: all others wait until they are done.
+// The kubelet and containerd are restarted in the middle of a run. These tests are not parallel, so no other test runs
+// at the same time.
 
-// volumeOf is the path of the Job's volume in the node.
+// volumeOf returns the path of the Job's volume on the node.
 func volumeOf(ns *kube.Namespace) string {
 	return filepath.Join("/var/lib/kubelet/pods", string(ns.State().Pods(scenario)[0].UID), "volumes/kubernetes.io~empty-dir/pod")
 }
 
-// untilTold is a shell's command that works through the proxy until the test creates the file "go".
+// untilTold is a shell command that works through the proxy until the test creates the file "go" on the volume.
 const untilTold = "echo working; until [ -e /tmp/pod/go ]; do " + query + "sleep 0.2; done; "
 
 func TestNodeDaemonRestarts(t *testing.T) {
@@ -30,14 +30,14 @@ func TestNodeDaemonRestarts(t *testing.T) {
 	}
 }
 
-// Main fails, and its sidecar ends with it, while nobody is there to see it.
+// Main fails, and its sidecar ends with it, while the kubelet or containerd is stopped.
 func TestNodeDaemonAwayWhenMainFails(t *testing.T) {
 	for _, daemon := range []string{"kubelet", "containerd"} {
 		t.Run(daemon, func(t *testing.T) {
 			ns := start(t, newJob(onFailure, 3, proxy(""), worker(untilTold+failing("1"))))
 			ns.UntilLog(t, patience, scenario, "main", "working")
 			volume := volumeOf(ns)
-			t.Cleanup(func() { cluster.Daemon(t, "start", daemon) }) // whatever comes in between
+			t.Cleanup(func() { cluster.Daemon(t, "start", daemon) }) // also if the test fails
 			cluster.Daemon(t, "stop", daemon)
 			cluster.Node(t, "touch", volume+"/go")
 			cluster.Node(t, "timeout", "60", "sh", "-c", "until [ -e "+volume+"/httpd-terminated ]; do sleep 0.1; done")

@@ -9,7 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// How a Job ends is how main ends, and so do its sidecars.
+// A Job and its sidecars end as main does.
 
 func TestSuccess(t *testing.T) {
 	t.Parallel()
@@ -30,7 +30,7 @@ func TestFailureNever(t *testing.T) {
 	}
 }
 
-// The attempt that meets the limit is cut off while it runs.
+// The Job controller deletes the pod, and so ends the attempt that is running, when the limit is met.
 func TestFailureUntilBackoffLimit(t *testing.T) {
 	t.Parallel()
 	ns := start(t, newJob(onFailure, 3, proxy(""), worker(query+failing("2")+wait)))
@@ -38,11 +38,11 @@ func TestFailureUntilBackoffLimit(t *testing.T) {
 	for _, container := range []string{"main", "proxy"} {
 		runs := end.Runs(scenario, container)
 		if len(runs) < 2 || runs[0].ExitCode != 3 || runs[1].ExitCode != 3 {
-			t.Errorf("runs of %s: %v, want two that exited 3 before the limit was met", container, runs)
+			t.Errorf("the runs of %s are %v, want two that exited 3 before the limit was met", container, runs)
 		}
 		for _, run := range runs {
 			if !run.Ended || run.ExitCode == 0 || run.ExitCode == 137 {
-				t.Errorf("%v, want an end of its own, other than 0", run)
+				t.Errorf("%v, want an exit code other than 0, and no SIGKILL", run)
 			}
 		}
 	}
@@ -61,7 +61,7 @@ func TestTandemMainListedFirst(t *testing.T) {
 		codes{"main": {3, 3, 0}, "proxy": {3, 3, 0}})
 }
 
-// The shim begins when main's end is on the volume already.
+// Main's end is on the volume before the shim starts.
 func TestMainEndsBeforeSidecarStarts(t *testing.T) {
 	t.Parallel()
 	late := after("until [ -e /tmp/pod/main-terminated ]; do sleep 0.05; done; mkdir /tmp/pod/started || touch /tmp/pod/restarted; ", proxy(""))
@@ -82,14 +82,14 @@ func TestMainEndsBeforeSidecarStarts(t *testing.T) {
 			t.Parallel()
 			_, end := play(t, c.job, c.outcome, codes{"main": c.codes, "proxy": c.codes})
 			if run := end.Runs(scenario, "proxy")[0]; !strings.Contains(run.Message, "httpd was not started") {
-				t.Errorf("the shim's termination message is %q, want one that says that httpd was not started", run.Message)
+				t.Errorf("the shim's termination message is %q, want it to say that httpd was not started", run.Message)
 			}
 		})
 	}
 }
 
-// Main is back within a second or so, while the proxy of the attempt before still drains. It must not
-// work through that one, which would be cut off in the middle of the attempt.
+// Main is started again after about a second, while the proxy of the earlier attempt still drains. Main must not work
+// through that proxy, which would end in the middle of the attempt.
 func TestMainRestartsWhileSidecarDrains(t *testing.T) {
 	t.Parallel()
 	ns := start(t, newJob(onFailure, 3, proxy("--drain 5s"), worker(strings.Repeat(query+"sleep 0.2; ", 30)+failing("1"))))
@@ -100,21 +100,21 @@ func TestMainRestartsWhileSidecarDrains(t *testing.T) {
 	}
 }
 
-// The sentinel says that its command will never begin.
+// The sentinel refuses the flag and records that its command will never start.
 func TestWrongFlag(t *testing.T) {
 	t.Parallel()
 	typo := wrapped("main", "/tmp/pod/sentinel --wait-fro tcp://127.0.0.1:8080", []string{"true"})
 	play(t, newJob(never, 0, proxy(""), typo), backoffLimitExceeded, codes{"main": {125}, "proxy": {125}})
 }
 
-// A sentinel without the volume can tell nobody: that is what --start-timeout is for.
+// A sentinel without the volume can record nothing. The shim ends after --start-timeout.
 func TestVolumeNotMounted(t *testing.T) {
 	t.Parallel()
 	lost := corev1.Container{Name: "main", Image: image, Command: []string{"/sentinel", "--"}, Args: []string{"/sentinel", "--version"}}
 	play(t, newJob(never, 0, proxy("--start-timeout 5s"), lost), backoffLimitExceeded, codes{"main": {125}, "proxy": {124}})
 }
 
-// The exit code of the sidecar is main's, so it matters not that the policy names a container.
+// The policy may name main's container or the sidecar's, because both have the same exit code.
 func TestPodFailurePolicy(t *testing.T) {
 	t.Parallel()
 	for _, container := range []string{"main", "proxy"} {

@@ -7,7 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// The same two attempts in pods of different make.
+// The same two attempts in different kinds of pods.
 func TestPods(t *testing.T) {
 	t.Parallel()
 	yes := true
@@ -37,7 +37,8 @@ func TestPods(t *testing.T) {
 			uid(pod, 0, 10001)
 			uid(pod, 1, 10002)
 		},
-		// The shell delays its trap until the server, its foreground command, has ended: half of the grace period.
+		// The shell runs its trap only after httpd, its foreground command, has ended. The shim ends httpd after half of
+		// the grace period.
 		"EntrypointScript": func(pod *corev1.PodSpec) {
 			script("trap 'exit 0' TERM; httpd -f -p 8080 -h /etc")(pod)
 			pod.Containers[0].Env = []corev1.EnvVar{{Name: "SHIM_GRACE_PERIOD", Value: "6s"}}
@@ -52,12 +53,12 @@ func TestPods(t *testing.T) {
 			_, end := play(t, tandem, complete, codes{"main": {3, 0}, "proxy": {3, 0}})
 			for _, run := range end.Runs(scenario, "proxy") {
 				if !strings.Contains(run.Message, "stopped by SIGTERM") {
-					t.Errorf("%v: the shim's termination message is %q, want one that says what was stopped by SIGTERM", run, run.Message)
+					t.Errorf("%v: the shim's termination message is %q, want \"stopped by SIGTERM\" in it", run, run.Message)
 				}
 			}
 		})
 	}
-	// The script of the image makes a database, and then becomes another user and the server.
+	// The script of the image creates a database, and then executes the server as another user.
 	t.Run("ImageEntrypoint", func(t *testing.T) {
 		t.Parallel()
 		db := sidecar("db", "--name db --stop-signal INT", "docker-entrypoint.sh", "postgres")
@@ -67,7 +68,7 @@ func TestPods(t *testing.T) {
 		main.Image, main.Env = "postgres:15", []corev1.EnvVar{{Name: "PGPASSWORD", Value: "open-sesame"}}
 		play(t, newJob(onFailure, 3, db, main), complete, codes{"main": {3, 0}, "db": {3, 0}})
 	})
-	// Under Never, a failure that is found is final: nothing has to be declared.
+	// Under Never, a failure is final, so the policy does not have to be declared.
 	t.Run("ReadOnlyMountNever", func(t *testing.T) {
 		t.Parallel()
 		once := newJob(never, 0, proxy(""), worker(query+"exit 3"))

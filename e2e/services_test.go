@@ -18,10 +18,10 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/e2e/kube"
 )
 
-// What the manifests talk to and do not contain. The files are in testdata.
+// Services that the manifests use but do not contain. Their manifests are in testdata.
 
-// bringUp applies a file of testdata, and waits until its pod is ready and a shell's script succeeds in a container:
-// the name of a Service is known a little later than its pod is ready.
+// bringUp applies a file of testdata. It waits until its pod is ready and a shell script succeeds in a container: the
+// name of a Service resolves only some time after its pod is ready.
 func bringUp(t *testing.T, ns *kube.Namespace, name, pod, container, script string) {
 	t.Helper()
 	ns.Apply(t, "testdata/"+name+".yaml")
@@ -35,22 +35,23 @@ func bringUp(t *testing.T, ns *kube.Namespace, name, pod, container, script stri
 	ns.Exec(t, pod, container, "sh", "-c", "until "+script+"; do sleep 0.2; done")
 }
 
-// statsd brings up what the metrics forwarder sends to.
+// statsd brings up the server that the metrics forwarder sends to.
 func statsd(t *testing.T, ns *kube.Namespace) []kube.Edit {
 	t.Helper()
 	bringUp(t, ns, "statsd", "statsd", "shell", "wget -q -O /dev/null http://statsd:9102/")
 	return nil
 }
 
-// shopDB brings up the PostgreSQL that the manifests name.
+// shopDB brings up the PostgreSQL server that the manifests call shop-db.
 func shopDB(t *testing.T, ns *kube.Namespace) []kube.Edit {
 	t.Helper()
 	bringUp(t, ns, "shop-db", "shop-db", "postgres", "pg_isready -h shop-db")
 	return nil
 }
 
-// cloudSQL brings up a Cloud SQL instance, as far as the Cloud SQL Auth Proxy sees of it, and has the proxy talk
-// to it. One certificate is the authority's and the server's, and stands in for the client's, which nobody asks for.
+// cloudSQL brings up what the Cloud SQL Auth Proxy sees of a Cloud SQL instance, and returns an edit that makes the
+// proxy use it. One certificate is that of the authority and of the server, and also that of the client, which the
+// server does not ask for.
 func cloudSQL(t *testing.T, ns *kube.Namespace) []kube.Edit {
 	t.Helper()
 	shopDB(t, ns)
@@ -74,7 +75,7 @@ func cloudSQL(t *testing.T, ns *kube.Namespace) []kube.Edit {
 	type object = map[string]any
 	settings := object{
 		"backendType": "SECOND_GEN", "databaseVersion": "POSTGRES_15", "region": "europe-west1",
-		// HAProxy fills in the address at which it was asked: its own.
+		// HAProxy replaces this by the address at which it got the request.
 		"ipAddresses":  []object{{"type": "PRIMARY", "ipAddress": "%[dst]"}},
 		"serverCaCert": object{"cert": certificate},
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/e2e/kube"
 )
 
-// smoke is a Job without any of the project's programs: these tests are about the cluster and the helpers.
+// smoke is a Job without the project's programs: these tests are about the cluster and package kube.
 const smoke = `
 apiVersion: batch/v1
 kind: Job
@@ -47,7 +47,7 @@ func TestSmokeSuccess(t *testing.T) {
 	}
 	run, _ := end.Last("smoke", "main")
 	if !run.Ended || run.ExitCode != 0 || run.Finished.Before(run.Started) || run.Started.Before(pod.CreationTimestamp.Time) {
-		t.Errorf("main's run: %v, want an end with 0 after a start after %v", run, pod.CreationTimestamp)
+		t.Errorf("main's run is %v, want one that started after %v and then exited 0", run, pod.CreationTimestamp)
 	}
 }
 
@@ -62,7 +62,7 @@ func TestSmokeFailure(t *testing.T) {
 		t.Errorf("the Job ended as %q, want %q", got, want)
 	}
 	if run, _ := end.Last("smoke", "main"); run.ExitCode != 3 || run.Attempt != 0 {
-		t.Errorf("main's last run: %v, want one run that exited 3", run)
+		t.Errorf("main's last run is %v, want the first run, with exit code 3", run)
 	}
 }
 
@@ -83,11 +83,11 @@ func TestSmokeRestartAndKill(t *testing.T) {
 	end := ns.UntilEnd(t, time.Minute, "smoke")
 	runs := end.Runs("smoke", "main")
 	if len(runs) != 2 || runs[0].ExitCode != 137 || runs[1].ExitCode != 0 || kube.Restarts(end.Pods("smoke")[0])["main"] != 1 {
-		t.Errorf("main's runs: %v, want one that exited 137 and one that exited 0", runs)
+		t.Errorf("main's runs are %v, want one that exited 137 and one that exited 0", runs)
 	}
 }
 
-// A manifest that a user applies says "host: web": names must resolve, and Services lead to pods.
+// The name of a Service resolves, and connections to it reach its pod.
 func TestSmokeService(t *testing.T) {
 	t.Parallel()
 	ns := cluster.Namespace(t)
@@ -117,11 +117,11 @@ spec:
 	}))
 	end := ns.UntilEnd(t, time.Minute, "smoke")
 	if got := ns.Log(t, end.Pods("smoke")[0].Name, "main", false); !strings.HasSuffix(got, "from web\n") {
-		t.Errorf("main read %q through the Service, want what nginx serves", got)
+		t.Errorf("main read %q through the Service, want \"from web\"", got)
 	}
 }
 
-// The API server knows a field that Kubernetes has not, and the decoder a key that stands twice.
+// The API server refuses an unknown field, and the decoder a duplicate key.
 func TestSmokeDryRun(t *testing.T) {
 	t.Parallel()
 	ns := cluster.Namespace(t)

@@ -1,21 +1,21 @@
 # shellcheck shell=bash disable=SC2034 # its variables are used elsewhere
-# Sourced by the scripts beside it: where things are, and what the scripts share.
+# The paths and functions that the other scripts of this directory share. They source it.
 #
-# The node is a set of namespaces (mount, pid, network, ipc, uts) whose first process is pause.
-# Everything of the cluster runs in it, with a /run, /var/lib and /var/log of its own, so that no
-# other Kubernetes, containerd or etcd on the machine is touched, and the kernel takes it all
-# away, processes, mounts, interfaces and packet rules, when that first process is killed.
+# The node is a set of namespaces (mount, PID, network, IPC, UTS) whose first process is pause. The whole cluster runs
+# in it, with its own /run, /var/lib and /var/log, so it does not touch another Kubernetes, containerd or etcd on the
+# machine. When the first process is killed, the kernel removes all processes, mounts, interfaces and packet rules of
+# the node.
 set -euo pipefail
 
 cluster=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 state=$(dirname "$cluster")/.state
 bin=$state/bin       # programs, built or unpacked
 images=$state/images # image archives, and what they are built from
-run=$state/run       # what lives no longer than the node
+run=$state/run       # everything that is removed with the node
 log=$state/log
 export KUBECONFIG=$state/kubeconfig KUBECACHEDIR=$run/kubectl
 
-# Two checkouts on one machine are two clusters: this number tells their networks and cgroups apart.
+# Two checkouts on one machine are two clusters. This number makes their networks and cgroups different.
 number=$((1 + $(cksum <<<"$state" | cut -d ' ' -f 1) % 255))
 cgroup=sentinel-e2e-$number
 link=sentinel-$number # the host's end of the node's network link
@@ -27,16 +27,16 @@ die() {
   exit 1
 }
 
-# One script at a time; a daemon must not inherit the lock.
+# Waits until no other script runs. Daemons are started without descriptor 9, so that they do not hold the lock.
 lock() {
-  [ "$(id -u)" = 0 ] || die "must run as root: it makes namespaces, mounts and cgroups"
+  [ "$(id -u)" = 0 ] || die "must run as root, because it makes namespaces, mounts and cgroups"
   mkdir -p "$bin" "$images" "$log"
   exec 9>"$state/lock"
   flock 9
 }
 
-# step TEXT FUNCTION ARG...: one line for what takes long. What it prints goes to a log, whose end is
-# shown if it fails. The function is not called from a condition, because bash then ignores set -e in it.
+# step TEXT FUNCTION ARG...: calls the function and prints one line about it. The function's output goes to a log; if
+# it fails, the end of the log is printed. Do not call step in a condition: bash would ignore set -e in the function.
 exec 3>&1
 step() {
   local start=$SECONDS
@@ -53,22 +53,23 @@ step_failed() {
   tail -n 30 "$step_log" >&3
 }
 
-# Prints the first process of the node, as the host numbers it; nothing if there is no node.
-# It is known by its program, which nothing else on the machine runs: a number in a file would be
-# wrong after an interruption, or belong to another process by now.
+# Prints the PID of the node's first process, in the host's PID namespace; nothing if there is no node. It finds the
+# process by its program, which nothing else on the machine runs. A PID in a file could be outdated and belong to
+# another process.
 node_pid() {
-  # find fails over the processes that end while it looks.
+  # find fails if a process ends while it looks.
   { find /proc -mindepth 2 -maxdepth 2 -name exe -lname "$bin/pause*" 2>/dev/null || true; } | cut -d / -f 3
 }
 
+# in_node COMMAND ARG...: runs a command in the node's namespaces.
 in_node() {
   local pid
   pid=$(node_pid)
-  [ -n "$pid" ] || die "there is no cluster: run $cluster/up"
+  [ -n "$pid" ] || die "no cluster is running: run $cluster/up first"
   PATH=$bin:/usr/sbin:/usr/bin:/sbin:/bin nsenter --target "$pid" --mount --uts --ipc --net --pid -- "$@"
 }
 
-# until_ready SECONDS COMMAND...: tries the command until it succeeds, ten times a second.
+# until_ready SECONDS COMMAND...: runs the command until it succeeds, every 0.1 s. It fails after SECONDS*10 attempts.
 until_ready() {
   local tries=$(($1 * 10))
   shift
@@ -78,15 +79,15 @@ until_ready() {
   done
 }
 
-# tear_down: takes away everything of the cluster but what was built and the logs.
+# tear_down: removes the cluster, but not what was built, and not the logs.
 tear_down() {
   local pid
   pid=$(node_pid)
   if [ -n "$pid" ]; then
-    kill -KILL "$pid" # and the kernel ends every other process of the node
+    kill -KILL "$pid" # the kernel then kills every other process of the node
     until_ready 60 test ! -e "/proc/$pid"
   fi
-  until_ready 10 test ! -e "/sys/class/net/$link" # goes with the node's network, a moment later
+  until_ready 10 test ! -e "/sys/class/net/$link" # the kernel removes it a moment later
   until_ready 10 remove_cgroups
   rm -rf "$run" "$KUBECONFIG"
 }
@@ -95,7 +96,7 @@ remove_cgroups() {
   "${ours[@]}" -exec rmdir {} + && [ -z "$("${ours[@]}")" ]
 }
 
-# install_packages NAME...: Debian packages that are not there yet.
+# install_packages NAME...: installs those Debian packages that are missing.
 install_packages() {
   local missing=() name
   for name in "$@"; do
@@ -105,6 +106,6 @@ install_packages() {
 }
 apt_install() {
   export DEBIAN_FRONTEND=noninteractive
-  # A machine that has never asked, or asked long ago, does not know these packages or their present versions.
+  # The machine's package lists may be missing or outdated.
   apt-get install --yes --no-install-recommends "$@" || { apt-get update && apt-get install --yes --no-install-recommends "$@"; }
 }

@@ -1,6 +1,6 @@
-// Package compare runs the strategies of manifests/compare, which people end sidecars with, and this project's
-// own, through the same situations as real Jobs, and writes what it saw to manifests/compare/RESULTS.md. It
-// judges none of them: it fails only where it could not measure. Run it with e2e/run ./compare.
+// Package compare measures strategies to end sidecars: those of manifests/compare, which are in common use, and this
+// project's own. It runs each of them as real Jobs in the same situations and writes the results to
+// manifests/compare/RESULTS.md. It fails only if it could not measure. Run it with make compare.
 package compare
 
 import (
@@ -22,31 +22,31 @@ import (
 
 const (
 	manifests = "../../manifests/compare/"
-	job       = "report" // in all of them
+	job       = "report" // the Job's name in all manifests
 	primary   = "main"
 
-	// hangs is how long a Job may take from its creation on; one that takes longer is taken to hang. The
-	// longest that does not hang takes the kubelet's back-off of 10 s and 20 s between three attempts.
+	// hangs is the time after which a Job counts as hanging, from its creation on. The longest Job that does not hang
+	// takes the kubelet's back-off of 10 s and 20 s between three attempts.
 	hangs = 150 * time.Second
-	// look is how often a Job is looked at. What is measured does not depend on it: the times are the kubelet's.
+	// look is the time between two looks at a Job. The results do not depend on it: they have the kubelet's times.
 	look = 200 * time.Millisecond
 )
 
-// strategies are the files in the order of the results.
+// strategies are the names of the manifests, in the order of the results.
 var strategies = []string{
 	"naive", "pkill-root", "pkill-same-user", "pkill-wrong-code", "shared-volume", "happy-sad-file",
 	"native-sidecar", "kubexit", "sentinel-shim",
 }
 
-// situation is what happens to the Job of a strategy: an edit of its manifest, and what is done to it as it runs.
+// situation is what happens to the Job of a strategy: how its manifest is edited, and what is done while it runs.
 type situation struct {
 	name, text string
-	want       string // how a Job ends that ends as main did
-	main       []string
-	sidecars   int // how many there are, 0 for the one of the manifest
-	late       bool
-	killed     bool
-	once       bool // restartPolicy Never and a single pod
+	want       string   // how the Job has to end
+	main       []string // the arguments of main's container; nil for those of the manifest
+	sidecars   int      // how many there are; 0 for the one of the manifest
+	late       bool     // the sidecar starts only after main has ended
+	killed     bool     // main's container is killed
+	once       bool     // restartPolicy Never and a single pod
 }
 
 var situations = []situation{
@@ -64,7 +64,7 @@ var situations = []situation{
 	},
 	{
 		name: "main first", want: complete, main: []string{"true"}, late: true,
-		text: "main exits 0 before the sidecar starts: the kubelet cannot start it, for want of a ConfigMap, until main has\n" +
+		text: "main exits 0 before the sidecar starts: a ConfigMap that the sidecar needs is created only after main has\n" +
 			"ended. The seconds count from the sidecar's start. A native sidecar starts before main, so it is never late.",
 	},
 	{
@@ -82,17 +82,17 @@ var situations = []situation{
 	},
 }
 
-// blind is what main says in its termination message if the attempt had no sidecar, or lost it.
-const blind = "without a sidecar"
+// withoutSidecar is main's termination message if the attempt had no sidecar, or lost it.
+const withoutSidecar = "without a sidecar"
 
-// works is a main that uses its sidecars: it waits for them, works through them for some seconds, and exits with
-// the word of the plan that belongs to the attempt; the last word is for all that follow. hold: it works until it
-// is killed. An attempt that has no sidecar for 10 seconds, or loses one while it works, exits 1 instead.
+// works is a main that uses its sidecars: it waits for them, works through them for some seconds, and exits. The plan
+// has an exit code for each attempt; the last one is also for all later attempts. With "hold" instead of a code, main
+// works until it is killed. If an attempt has no sidecar for 10 seconds, or loses one while it works, main exits with 1.
 func works(plan string) []string {
 	return []string{"sh", "-c", `
 ports=$2
 up() { for port in $ports; do nc -w 1 127.0.0.1 $port -e true || return 1; done; }
-lost() { echo '` + blind + `' | tee /dev/termination-log; exit 1; }
+lost() { echo '` + withoutSidecar + `' | tee /dev/termination-log; exit 1; }
 echo >>/attempts/begun
 attempt=$(wc -l </attempts/begun)
 set -- $1
@@ -117,7 +117,7 @@ func TestCompare(t *testing.T) {
 	}
 	kubexit := os.Getenv("KUBEXIT")
 	if kubexit != "" && !filepath.IsAbs(kubexit) {
-		t.Fatalf("KUBEXIT=%s: must be an absolute path, the same on the node", kubexit)
+		t.Fatalf("KUBEXIT=%s is not an absolute path: name the program by its path on the node", kubexit)
 	}
 
 	var mu sync.Mutex
@@ -142,14 +142,14 @@ func TestCompare(t *testing.T) {
 		}
 	})
 	if len(got) < want {
-		t.Skipf("%d of %d were measured: the results are left as they are", len(got), want)
+		t.Skipf("only %d of %d Jobs were measured, so RESULTS.md is not written", len(got), want)
 	}
 	if err := os.WriteFile(manifests+"RESULTS.md", []byte(got.markdown(version)), 0o644); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// measure plays one situation with one strategy until the Job and all its containers have ended, or until it hangs.
+// measure runs the Job of a strategy in a situation until it and all its containers have ended, or until it hangs.
 func measure(t *testing.T, cluster *kube.Cluster, strategy string, s situation, kubexit string) result {
 	t.Helper()
 	ns := cluster.Namespace(t)
@@ -186,13 +186,13 @@ func ended(s *kube.State) bool {
 
 func (s situation) edit(spec *batchv1.JobSpec, kubexit string) {
 	pod := &spec.Template.Spec
-	atHand(pod, kubexit)
+	substitute(pod, kubexit)
 	for n := 2; n <= s.sidecars; n++ {
 		pod.Containers = addSidecar(pod.Containers, n)
 		pod.InitContainers = addSidecar(pod.InitContainers, n)
 	}
 	if s.sidecars > 1 && *spec.BackoffLimit > 3 {
-		// Where sidecars are restarted with main, the manifest's limit is good for one of them.
+		// Sidecars are restarted with main, and the manifest's limit allows for only one of them.
 		*spec.BackoffLimit = 2*int32(1+s.sidecars) + 1
 	}
 	if s.once {
@@ -219,8 +219,8 @@ func (s situation) edit(spec *batchv1.JobSpec, kubexit string) {
 	}
 }
 
-// atHand stands in for what a test has not: an account of Google Cloud, and a registry with kubexit's image.
-func atHand(pod *corev1.PodSpec, kubexit string) {
+// substitute replaces what the test does not have: an account of Google Cloud, and a registry with kubexit's image.
+func substitute(pod *corev1.PodSpec, kubexit string) {
 	for i := range pod.Containers {
 		if strings.Contains(pod.Containers[i].Image, "cloud-sql-proxy") {
 			pod.Containers[i].Env = append(pod.Containers[i].Env,
@@ -240,7 +240,7 @@ func atHand(pod *corev1.PodSpec, kubexit string) {
 	}
 }
 
-// addSidecar adds the nth copy of the sidecar, under a name and on a port of its own, if it is in this list.
+// addSidecar adds the nth copy of the sidecar, with its own name and port, if the list has the sidecar.
 func addSidecar(containers []corev1.Container, n int) []corev1.Container {
 	for i, container := range containers {
 		if !isSidecar(container) {
@@ -266,7 +266,7 @@ func addSidecar(containers []corev1.Container, n int) []corev1.Container {
 	return containers
 }
 
-// portOf returns where in the arguments of a sidecar its port is.
+// portOf returns the index of the port in the arguments of a sidecar.
 func portOf(c *corev1.Container) int { return slices.Index(c.Args, "--port") + 1 }
 
 func isSidecar(c corev1.Container) bool { return slices.Contains(c.Args, "--port") }

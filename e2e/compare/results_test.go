@@ -16,17 +16,17 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/e2e/kube"
 )
 
-// How a Job ends, as kube.Outcome begins.
+// The first word of kube.Outcome.
 const (
 	complete = "Complete"
 	failed   = "Failed"
 )
 
-// result is what a Job came to.
+// result is what was measured of a Job.
 type result struct {
-	outcome    string // as kube.Outcome says it; empty: it hangs
-	seen       time.Time
-	cut        time.Time // when the Job controller gave up the live pod, to a whole second; zero if it did not
+	outcome    string    // see kube.Outcome; empty if the Job hangs
+	seen       time.Time // when the other fields were read
+	cut        time.Time // when the Job controller deleted the live pod, to a whole second; zero if it did not
 	containers []string  // main first, then the sidecars in the order of the pod
 	runs       map[string][]kube.Run
 }
@@ -41,10 +41,11 @@ func resultOf(t *testing.T, s *kube.State) result {
 	r := result{outcome: kube.Outcome(s.Job(job)), seen: time.Now(), containers: []string{primary}, runs: map[string][]kube.Run{}}
 	pods := s.Pods(job)
 	if len(pods) != 1 {
-		t.Fatalf("the Job has %d pods, want 1: every situation is one pod", len(pods))
+		t.Fatalf("the Job has %d pods, want 1", len(pods))
 	}
 	for _, condition := range s.Job(job).Status.Conditions {
-		// A pod that has ended by itself is not deleted. (The pod's own DeletionTimestamp is a moving one.)
+		// A pod that has ended by itself is not deleted. The pod's DeletionTimestamp is no use as the time, because it
+		// changes.
 		if condition.Type == batchv1.JobFailureTarget && pods[0].DeletionTimestamp != nil {
 			r.cut = condition.LastTransitionTime.Time
 		}
@@ -56,12 +57,12 @@ func resultOf(t *testing.T, s *kube.State) result {
 		r.runs[container] = s.Runs(job, container)
 		for i, run := range r.runs[container] {
 			if run.Attempt != i || i > 0 && run.ID == r.runs[container][i-1].ID {
-				t.Fatalf("%s was seen as %v: a run is missing", container, r.runs[container])
+				t.Fatalf("the runs of %s are %v: one of them was missed", container, r.runs[container])
 			}
 		}
 	}
 	if len(r.runs[primary]) == 0 {
-		t.Fatal("main has not run at all")
+		t.Fatal("main has no runs")
 	}
 	return r
 }
@@ -70,8 +71,8 @@ func (r result) String() string {
 	return fmt.Sprintf("%s; %s; %s; %s", cmp.Or(r.outcome, "hangs"), r.attempts(), r.codes(), r.lag())
 }
 
-// cutOff reports whether a run was still under way when the Job controller gave up the pod: what then becomes of
-// it, and of main without its sidecar, says nothing about the strategy.
+// cutOff reports whether the Job controller deleted the pod before the run had ended. How such a run ends says nothing
+// about the strategy.
 func (r result) cutOff(run kube.Run) bool {
 	return !r.cut.IsZero() && !run.Finished.Before(r.cut)
 }
@@ -81,11 +82,11 @@ func (r result) whole(container string) []kube.Run {
 	return slices.DeleteFunc(slices.Clone(r.runs[container]), r.cutOff)
 }
 
-// blind returns how many attempts of main had no sidecar, or lost it.
-func (r result) blind() int {
+// withoutSidecar returns how many attempts of main had no sidecar, or lost it.
+func (r result) withoutSidecar() int {
 	n := 0
 	for _, run := range r.whole(primary) {
-		if strings.Contains(run.Message, blind) {
+		if strings.Contains(run.Message, withoutSidecar) {
 			n++
 		}
 	}
@@ -93,7 +94,7 @@ func (r result) blind() int {
 }
 
 func (r result) attempts() string {
-	return fmt.Sprintf("%d of %d", r.blind(), len(r.whole(primary)))
+	return fmt.Sprintf("%d of %d", r.withoutSidecar(), len(r.whole(primary)))
 }
 
 func (r result) restarts() string {
@@ -125,12 +126,12 @@ func (r result) each(cell func([]kube.Run) string) string {
 	return strings.Join(parts, ", ")
 }
 
-// lag returns the whole seconds from the end of main's last run to the end of the last container, and, where
-// a sidecar first started only after that end, from its start.
+// lag returns the whole seconds from the end of main's last run to the end of the last container. If a sidecar started
+// only after main's end, the time counts from the sidecar's start.
 func (r result) lag() string {
 	main := r.runs[primary][len(r.runs[primary])-1]
 	if !main.Ended {
-		return "main runs"
+		return "main still runs"
 	}
 	from, to := main.Finished, main.Finished
 	for _, container := range r.containers {
@@ -149,7 +150,7 @@ func (r result) lag() string {
 	return fmt.Sprint(int(to.Sub(from).Seconds()))
 }
 
-// tandem reports whether all containers had the same runs: as many, with main's exit codes.
+// tandem reports whether all containers had the same runs: as many as main, with main's exit codes.
 func (r result) tandem() bool {
 	codes := func(container string) []int {
 		var codes []int
@@ -163,7 +164,7 @@ func (r result) tandem() bool {
 	})
 }
 
-// verdict is the cell of the short table.
+// verdict returns the cell of the short table.
 func (r result) verdict(s situation) string {
 	outcome, _, _ := strings.Cut(r.outcome, ":")
 	switch {
@@ -173,7 +174,7 @@ func (r result) verdict(s situation) string {
 		return "**completes**"
 	case outcome != s.want:
 		return "**fails**"
-	case r.blind() > 0:
+	case r.withoutSidecar() > 0:
 		return "**no sidecar**"
 	case !r.tandem():
 		return "not in tandem"
@@ -181,13 +182,13 @@ func (r result) verdict(s situation) string {
 	return "ok"
 }
 
-// markdown is the page: the short table, then one table for each situation.
+// markdown returns RESULTS.md: the short table, then one table for each situation.
 func (got results) markdown(version string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, `# What each strategy does in each situation
 
 Written by %s, which runs each manifest of this directory as a real Job in each situation, here on
-Kubernetes %s. Every figure is what the kubelet and the Job controller reported in that run.
+Kubernetes %s. Every figure is what the kubelet and the Job controller reported.
 
 `, "`make compare`", version)
 	fmt.Fprintf(&b, "| |%s\n|---|%s\n", row(situations, func(s situation) string { return s.name }), strings.Repeat("---|", len(situations)))
@@ -206,12 +207,12 @@ Kubernetes %s. Every figure is what the kubelet and the Job controller reported 
 - **not in tandem**: the Job ended as main did and every attempt had its sidecar, but the sidecar's restarts or exit
   codes were not main's.
 - **no sidecar**: the Job ended as main did, but in some attempt main had no sidecar, or lost it while it worked.
-- **fails**, **completes**: the Job ended so although main did not.
+- **fails**, **completes**: the Job ended so, although main did not.
 - **hangs**: the Job had not ended after %d s.
 
-Below, an exit code in parentheses is that of a run that the Job controller cut off when the restarts had reached
-the backoffLimit; such an attempt does not count. Times are whole seconds, as Kubernetes tells them. A loop that looks
-once a second races with the restart of main, so that its attempts without a sidecar differ from run to run.
+Below, an exit code in parentheses is that of a run that the Job controller ended because the restarts had reached the
+backoffLimit; such an attempt does not count. Times are whole seconds, as Kubernetes reports them. A loop that looks once
+a second races with the restart of main, so the number of its attempts without a sidecar varies.
 `, int(hangs.Seconds()))
 	for _, s := range situations {
 		fmt.Fprintf(&b, "\n## %s\n\n%s\n\n", s.name, s.text)
@@ -236,7 +237,7 @@ func row[T any](cells []T, text func(T) string) string {
 	return b.String()
 }
 
-// serverVersion returns the version of the cluster that the variable KUBECONFIG names.
+// serverVersion returns the Kubernetes version of the cluster that the variable KUBECONFIG names.
 func serverVersion() (string, error) {
 	config, err := clientcmd.BuildConfigFromFlags("", os.Getenv("KUBECONFIG"))
 	if err != nil {

@@ -1,21 +1,21 @@
 package gvisor
 
 import (
-	"os"
+	"fmt"
 	"testing"
 	"time"
 )
 
 const (
 	heartbeat = 15 * time.Second
-	// lostAfter is the shortest --lost-after that is without a warning.
+	// lostAfter is the shortest --lost-after without a warning.
 	lostAfter = 3 * heartbeat
-	// soon is what a reaction within a tick of 1 s takes at most, on a machine that is busy with a dozen sandboxes:
-	// far from any other time that could end a shim.
+	// soon is how long a shim may take that reacts at its next tick, of 1 s, on a machine with a dozen sandboxes. Every
+	// other timeout that could end a shim is much longer.
 	soon = heartbeat / 2
 )
 
-// main starts a main container whose command exits with the code on SIGUSR1, and waits until it has begun.
+// main starts a main container, whose command exits with the code on SIGUSR1, and waits until the command runs.
 func (p *pod) main(name, code string) *container {
 	p.t.Helper()
 	c := p.start(name, []string{"/sentinel", "--", "/stand-in", serveMode, "USR1=" + code})
@@ -29,7 +29,7 @@ func (p *pod) proxy(name string) *container {
 	return p.start(name, []string{"/shim", "--name", "proxy", "--lost-after", lostAfter.String(), "--", "/stand-in", serveMode, "TERM=143"})
 }
 
-// running starts a main, and a proxy that sees it but cannot see its lock.
+// running starts a main, and a proxy that sees main's file but not the lock on it.
 func running(t *testing.T, code string) (p *pod, main, proxy *container) {
 	t.Helper()
 	p = newPod(t, false)
@@ -40,7 +40,7 @@ func running(t *testing.T, code string) (p *pod, main, proxy *container) {
 	return p, main, proxy
 }
 
-// end ends a main, and checks that both end with its code, the sidecar at most soon after it.
+// end ends a main, and checks that both containers exit with its code, the sidecar at most soon after main.
 func end(main, proxy *container, code int) {
 	main.t.Helper()
 	proxy.wantAlive()
@@ -51,10 +51,11 @@ func end(main, proxy *container, code int) {
 	proxy.want(code, patience)
 	took := proxy.at.Sub(began)
 	if took > soon {
-		main.t.Errorf("the sidecar's container has ended %s after main's record:\n%s", took, proxy.log())
+		main.t.Errorf("the sidecar's container ended %s after main-terminated was there, want at most %s:\n%s",
+			took, soon, proxy.log())
 	}
-	main.t.Logf("the sidecar's container ended %.2f s after main's record", took.Seconds())
-	proxy.never("main is running") // as it says where it can see a lock
+	main.t.Logf("the sidecar's container ended %.2f s after main-terminated was there", took.Seconds())
+	proxy.never("main is running") // that would mean that it sees the lock
 	proxy.never("killed before it could record")
 }
 
@@ -64,7 +65,7 @@ func TestSuccess(t *testing.T) {
 	end(main, proxy, 0)
 }
 
-// Both containers fail, and are restarted: the second attempt is not ended by the end of the first.
+// Both containers fail and are restarted. The recorded end of the first attempt does not end the second.
 func TestFailureAndRestart(t *testing.T) {
 	t.Parallel()
 	p, main, proxy := running(t, "3")
@@ -87,23 +88,24 @@ func TestMainEndsBeforeTheSidecarStarts(t *testing.T) {
 	proxy.never("ready")
 }
 
-// A main container that is killed as a whole is missed by its heartbeat.
+// A main container is killed as a whole. The shim notices that the heartbeat has stopped.
 func TestMainKilled(t *testing.T) {
 	t.Parallel()
 	p, main, proxy := running(t, "0")
 	p.do("kill", "--all", main.name, "KILL")
 	main.want(137, patience)
-	beat := p.awaitFile("main-running") // the last
+	beat := p.awaitFile("main-running") // the last heartbeat
 	proxy.want(137, lostAfter+patience)
 	took := proxy.at.Sub(beat)
 	if took < lostAfter {
-		t.Errorf("the sidecar's container has ended %s after main's last sign of life, before --lost-after %s:\n%s", took, lostAfter, proxy.log())
+		t.Errorf("the sidecar's container ended %s after main's last heartbeat, want at least --lost-after %s:\n%s",
+			took, lostAfter, proxy.log())
 	}
 	proxy.await("killed before it could record")
-	t.Logf("the sidecar's container ended %.1f s after main's last sign of life", took.Seconds())
+	t.Logf("the sidecar's container ended %.1f s after main's last heartbeat", took.Seconds())
 }
 
-// One that the kubelet restarts before it is missed takes its sidecar over.
+// A killed main container that is restarted before --lost-after keeps its sidecar.
 func TestMainKilledAndRestarted(t *testing.T) {
 	t.Parallel()
 	p, main, proxy := running(t, "0")
@@ -112,55 +114,55 @@ func TestMainKilledAndRestarted(t *testing.T) {
 	end(p.main("main-again", "0"), proxy, 0)
 }
 
-// A main that stands still for less than --lost-after is not given up.
+// A main that is stopped for less than --lost-after keeps its sidecar.
 func TestMainStopped(t *testing.T) {
 	t.Parallel()
 	p, main, proxy := running(t, "0")
 	p.do("kill", "--all", main.name, "STOP")
 	stopped := p.awaitFile("main-running")
-	time.Sleep(lostAfter - heartbeat/2 - time.Since(stopped)) // not a wait for anything: nothing is to happen
+	time.Sleep(lostAfter - heartbeat/2 - time.Since(stopped)) // nothing may happen in this time
 	if beat := p.awaitFile("main-running"); !beat.Equal(stopped) {
-		t.Fatalf("main was not stopped: its heart has beaten at %s and %s", stopped, beat)
+		t.Fatalf("main was not stopped: it had heartbeats at %s and %s", stopped, beat)
 	}
 	p.do("kill", "--all", main.name, "CONT")
 	end(main, proxy, 0)
 }
 
-// A machine that was suspended for longer than --lost-after: what the shim has slept itself is no evidence.
+// The machine is suspended for longer than --lost-after. The shim does not count the time in which it slept itself.
 func TestSuspended(t *testing.T) {
 	t.Parallel()
 	p, main, proxy := running(t, "0")
 	p.do("pause", "sandbox")
 	paused := p.awaitFile("main-running")
-	time.Sleep(lostAfter + heartbeat/2 - time.Since(paused)) // not a wait for anything: nothing is to happen
+	time.Sleep(lostAfter + heartbeat/2 - time.Since(paused)) // nothing may happen in this time
 	if beat := p.awaitFile("main-running"); !beat.Equal(paused) {
-		t.Fatalf("the sandbox was not paused: main's heart has beaten at %s and %s", paused, beat)
+		t.Fatalf("the sandbox was not paused: main had heartbeats at %s and %s", paused, beat)
 	}
 	p.do("resume", "sandbox")
-	within(t, func() error { // main's heart beats again, for the heartbeat is long due
+	within(t, func() error {
 		if beat := p.awaitFile("main-running"); !beat.After(paused) {
-			return os.ErrDeadlineExceeded
+			return fmt.Errorf("main has had no heartbeat since the sandbox was resumed, the last one was at %s", beat)
 		}
 		return nil
 	})
-	time.Sleep(3 * time.Second) // a few looks of the shim's; nothing is to happen
+	time.Sleep(3 * time.Second) // the shim looks a few times, and must not end
 	end(main, proxy, 0)
 }
 
-// A main that works for longer than --lost-after lives by its heartbeat.
+// A main that works for longer than --lost-after keeps its sidecar by its heartbeat.
 func TestLongRunning(t *testing.T) {
 	t.Parallel()
 	p, main, proxy := running(t, "0")
 	began := p.awaitFile("main-running")
-	time.Sleep(lostAfter + heartbeat) // not a wait for anything: nothing is to happen
+	time.Sleep(lostAfter + heartbeat) // nothing may happen in this time
 	if beats := p.awaitFile("main-running").Sub(began); beats < lostAfter-heartbeat/2 {
-		t.Fatalf("main's last heartbeat was %s after its start, which is %s ago", beats, time.Since(began))
+		t.Fatalf("main started %s ago, but its last heartbeat was %s after its start", time.Since(began), beats)
 	}
 	end(main, proxy, 0)
 }
 
-// Where gVisor is told that the volume is the pod's (annotations dev.gvisor.spec.mount.NAME.share, .type and .source of
-// the sandbox), its containers share one mount, and so see each other's locks: a killed main is noticed at once.
+// With gVisor's annotations about the volume on the sandbox (dev.gvisor.spec.mount.NAME.share, .type and .source), its
+// containers share one mount and see each other's locks. So the shim notices at once that main is killed.
 func TestSharedMount(t *testing.T) {
 	t.Parallel()
 	p := newPod(t, true)

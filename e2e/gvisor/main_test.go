@@ -1,7 +1,7 @@
-// Package gvisor runs the programs in pods of the real gVisor, which shares no locks between
-// containers and tells nobody of a change on a volume: what is left is the heartbeat, and a look once
-// a second. Run it as root with make gvisor; it needs no Kubernetes, and takes about 70 s, most of
-// them waited for.
+// Package gvisor runs the programs in pods of the real gVisor. There, containers do not see each other's
+// locks, and inotify reports no changes of a volume; the programs have only the heartbeat and a look once a
+// second. Run it as root with make gvisor. It needs no Kubernetes and takes about 70 s, of which it mostly
+// waits.
 package gvisor
 
 import (
@@ -20,18 +20,18 @@ import (
 	"testing"
 )
 
-// A test binary that is called with one of these as its first argument is what runs in a container.
+// With one of these as its first argument, the test binary is the command of a container.
 const (
 	pauseMode = "gvisor:pause" // waits for SIGTERM
-	serveMode = "gvisor:serve" // says "ready", and exits with CODE on a SIGNAL of its arguments SIGNAL=CODE
+	serveMode = "gvisor:serve" // prints "ready"; for each argument SIGNAL=CODE, exits with CODE on SIGNAL
 )
 
-// insideVar is set in the environment of the test binary that runs in namespaces of its own.
+// insideVar is set in the environment of the test binary that runs in the new namespaces.
 const insideVar = "GVISOR_TEST_INSIDE"
 
 var (
-	state string // the directory for what is built, and for what lives as long as the tests
-	runsc string // the program
+	state string // the directory of the built programs and of everything that lives as long as the tests
+	runsc string // the path of gVisor's runtime
 )
 
 func TestMain(m *testing.M) {
@@ -69,12 +69,12 @@ func serve(args []string) int {
 	return codes[<-caught]
 }
 
-// run runs the tests in namespaces of their own: whatever ends them, and how, the kernel then takes away
-// every process and mount that they have made.
+// run runs the tests in new PID and mount namespaces. However the tests end, the kernel then removes all their
+// processes and mounts.
 func run(m *testing.M) (code int, err error) {
 	flag.Parse()
 	if os.Geteuid() != 0 {
-		return m.Run(), nil // each says why it cannot
+		return m.Run(), nil // every test is skipped
 	}
 	_, here, _, _ := runtime.Caller(0)
 	state = filepath.Join(filepath.Dir(here), "..", ".state", "gvisor")
@@ -86,7 +86,7 @@ func run(m *testing.M) (code int, err error) {
 		return 1, err
 	}
 
-	runtime.LockOSThread() // Pdeathsig is about the thread
+	runtime.LockOSThread() // Pdeathsig is sent when this thread ends
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Env = append(os.Environ(), insideVar+"=1")
@@ -101,12 +101,12 @@ func run(m *testing.M) (code int, err error) {
 		return exit.ExitCode(), nil
 	}
 	if err != nil {
-		return 1, fmt.Errorf("the tests in a PID and a mount namespace of their own: %w", err)
+		return 1, fmt.Errorf("running the tests in new PID and mount namespaces: %w", err)
 	}
 	return 0, nil
 }
 
-// inside is run, in the namespaces.
+// inside is run in the new namespaces.
 func inside(m *testing.M) (code int, err error) {
 	if err := syscall.Mount("proc", "/proc", "proc", 0, ""); err != nil {
 		return 1, os.NewSyscallError("mount of /proc", err)
@@ -124,14 +124,14 @@ func inside(m *testing.M) (code int, err error) {
 	if err := makeRoot(filepath.Join(directory, "root")); err != nil {
 		return 1, err
 	}
-	// The tests mostly wait: all of them at once.
+	// All tests at once: they mostly wait.
 	if err := flag.Set("test.parallel", "20"); err != nil {
 		return 1, err
 	}
 	return m.Run(), nil
 }
 
-// build builds runsc and the programs, as far as they have changed, into the state directory.
+// build builds runsc and the programs into the state directory.
 func build(here string) error {
 	for directory, args := range map[string][]string{
 		filepath.Join(here, "runsc"):    {"tool"},
@@ -147,7 +147,7 @@ func build(here string) error {
 	return nil
 }
 
-// makeRoot makes the root file system of all containers: the programs, the stand-in, and places to mount on.
+// makeRoot makes the root file system of all containers: the programs, this test binary as /stand-in, and mount points.
 func makeRoot(root string) error {
 	for _, directory := range []string{"proc", "tmp/pod"} {
 		if err := os.MkdirAll(filepath.Join(root, directory), 0o755); err != nil {

@@ -14,25 +14,25 @@ import (
 	"time"
 )
 
-// patience is for how long a test waits for what happens at once.
+// patience is how long a test waits for something that should happen at once.
 const patience = 30 * time.Second
 
-// pod is a sandbox with one shared directory, as the kubelet and gVisor's containerd shim make it.
+// pod is a sandbox with one volume, as the kubelet and gVisor's containerd shim make it.
 type pod struct {
 	t     *testing.T
-	dir   string            // everything of this pod
-	root  string            // runsc's own state
-	hints map[string]string // annotations about its volume, by the last part of their names
-	ids   []string          // of its containers, the sandbox's own first
+	dir   string            // all files of this pod
+	root  string            // runsc's state
+	hints map[string]string // annotations about the volume, by the last part of their names
+	ids   []string          // of the containers; that of the sandbox comes first
 }
 
-// newPod starts a sandbox. With sharedMount, gVisor is told that the volume is its pod's alone.
+// newPod starts a sandbox. With sharedMount, annotations tell gVisor that only this pod uses the volume.
 func newPod(t *testing.T, sharedMount bool) *pod {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: gVisor's sandbox is made of namespaces")
 	}
-	// Not t.TempDir, which would have to be empty of mounts: the tmpfs around it goes as a whole.
+	// Not t.TempDir, which cannot be removed while something is mounted in it. The tmpfs around it is unmounted later.
 	dir, err := os.MkdirTemp("", "pod-")
 	if err != nil {
 		t.Fatal(err)
@@ -52,15 +52,15 @@ func newPod(t *testing.T, sharedMount bool) *pod {
 	return p
 }
 
-// path is the path of a file on the volume.
+// path returns the path of a file on the volume.
 func (p *pod) path(file string) string { return filepath.Join(p.dir, "volume", file) }
 
-// command is one of runsc's.
+// command returns a runsc command.
 func (p *pod) command(args ...string) *exec.Cmd {
 	return exec.Command(runsc, append([]string{"--root", p.root, "--ignore-cgroups", "--network=none"}, args...)...)
 }
 
-// do carries out a command of runsc's.
+// do runs a runsc command.
 func (p *pod) do(args ...string) {
 	p.t.Helper()
 	if err := p.try(args...); err != nil {
@@ -68,7 +68,7 @@ func (p *pod) do(args ...string) {
 	}
 }
 
-// try does the same, and tells what went wrong.
+// try runs a runsc command and returns the error.
 func (p *pod) try(args ...string) error {
 	if out, err := p.command(args...).CombinedOutput(); err != nil {
 		return fmt.Errorf("runsc %s: %w\n%s", strings.Join(args, " "), err, out)
@@ -76,7 +76,7 @@ func (p *pod) try(args ...string) error {
 	return nil
 }
 
-// remove removes the containers, the sandbox last, and whatever of them is left.
+// remove kills and removes the containers, the sandbox last.
 func (p *pod) remove() {
 	for i := len(p.ids) - 1; i >= 0; i-- {
 		if err := p.try("delete", "--force", p.ids[i]); err != nil {
@@ -94,13 +94,13 @@ type container struct {
 	mu     sync.Mutex
 	output bytes.Buffer
 
-	exited chan struct{} // closed at its end; then:
+	exited chan struct{} // closed when the container has ended; then the fields below are set
 	at     time.Time
 	code   int
-	err    error
+	err    error // why the code is not known
 }
 
-// start starts a container: the sandbox's own, or one in it.
+// start starts a container. The first one of a pod is its sandbox.
 func (p *pod) start(name string, argv []string) *container {
 	p.t.Helper()
 	c := &container{t: p.t, pod: p, name: name, exited: make(chan struct{})}
@@ -114,7 +114,7 @@ func (p *pod) start(name string, argv []string) *container {
 	p.ids = append(p.ids, name)
 	for _, args := range [][]string{{"create", "--bundle", bundle, name}, {"start", name}} {
 		cmd := p.command(args...)
-		cmd.Stdout, cmd.Stderr = w, w // which become the container's, at one of these or the other
+		cmd.Stdout, cmd.Stderr = w, w // runsc passes them on to the container
 		if err = cmd.Run(); err != nil {
 			break
 		}
@@ -172,14 +172,14 @@ func (c *container) read(r *os.File) {
 	}
 }
 
-// log is what the container has written so far.
+// log returns what the container has written so far.
 func (c *container) log() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.output.String()
 }
 
-// wait waits for the container's end.
+// wait waits for the container's end and closes exited.
 func (c *container) wait() {
 	defer close(c.exited)
 	out, err := c.pod.command("wait", c.name).Output()
@@ -191,7 +191,7 @@ func (c *container) wait() {
 	c.code = result.ExitStatus
 }
 
-// want fails the test unless the container ends with the code, within a time.
+// want fails the test unless the container exits with the code within a time.
 func (c *container) want(code int, within time.Duration) {
 	c.t.Helper()
 	select {
@@ -203,7 +203,7 @@ func (c *container) want(code int, within time.Duration) {
 		c.t.Fatalf("runsc wait %s: %v", c.name, c.err)
 	}
 	if c.code != code {
-		c.t.Fatalf("%s ended with %d, not %d:\n%s", c.name, c.code, code, c.log())
+		c.t.Fatalf("%s exited with %d, want %d:\n%s", c.name, c.code, code, c.log())
 	}
 }
 
@@ -212,7 +212,7 @@ func (c *container) wantAlive() {
 	c.t.Helper()
 	select {
 	case <-c.exited:
-		c.t.Fatalf("%s has ended, with %d:\n%s", c.name, c.code, c.log())
+		c.t.Fatalf("%s has exited with %d, want it to run:\n%s", c.name, c.code, c.log())
 	default:
 	}
 }
@@ -228,15 +228,15 @@ func (c *container) await(text string) {
 	})
 }
 
-// never fails the test if the container has written a text.
+// never fails the test if the container has written a text so far.
 func (c *container) never(text string) {
 	c.t.Helper()
 	if log := c.log(); strings.Contains(log, text) {
-		c.t.Fatalf("%s has written %q:\n%s", c.name, text, log)
+		c.t.Fatalf("%s has written %q, which it should not:\n%s", c.name, text, log)
 	}
 }
 
-// awaitFile waits for a file on the volume, and tells its modification time.
+// awaitFile waits until a file is on the volume, and returns its modification time.
 func (p *pod) awaitFile(file string) (modified time.Time) {
 	p.t.Helper()
 	within(p.t, func() error {
@@ -249,7 +249,7 @@ func (p *pod) awaitFile(file string) (modified time.Time) {
 	return modified
 }
 
-// within waits until condition is met, and fails the test with what it has said last if it never is.
+// within waits until condition returns nil, for at most patience. Then it fails the test with the last error.
 func within(t *testing.T, condition func() error) {
 	t.Helper()
 	var err error

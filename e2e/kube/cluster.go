@@ -1,9 +1,8 @@
-// Package kube lets a test drive real Jobs: apply a manifest with changes, wait for what a watch
-// reports, and read what every run of every container came to. A test that fails leaves behind the
-// description of its pods, the logs of all their containers and the listing of their volumes.
+// Package kube lets a test run real Jobs: it applies manifests with changes, waits for states that the
+// API server reports, and returns every run of every container. A test that fails logs the description
+// of its pods, the logs of all their containers and a listing of their volumes.
 //
-// Nothing in it sleeps: every wait ends with an event of the API server, or with its timeout, which
-// fails the test and names the state that was last seen.
+// Every wait ends with an event of the API server, or fails the test after a timeout.
 package kube
 
 import (
@@ -31,18 +30,18 @@ import (
 // requestTimeout bounds one request to the API server.
 const requestTimeout = 30 * time.Second
 
-// Cluster is a connection to a cluster. It may be used by several tests at the same time.
+// Cluster is a connection to a cluster. Several tests may use it at the same time.
 type Cluster struct {
 	config  *rest.Config
 	client  kubernetes.Interface
 	dynamic dynamic.Interface
 	mapper  *restmapper.DeferredDiscoveryRESTMapper
 
-	// scripts is the directory e2e/cluster if the cluster was brought up by the scripts in it, else empty.
+	// scripts is the directory e2e/cluster if its scripts have brought up the cluster, else empty.
 	scripts string
 }
 
-// Connect connects to the cluster that the variable KUBECONFIG names. An error says what is missing.
+// Connect connects to the cluster that the variable KUBECONFIG names.
 func Connect() (*Cluster, error) {
 	path := os.Getenv("KUBECONFIG")
 	if path == "" {
@@ -52,7 +51,7 @@ func Connect() (*Cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("KUBECONFIG: %w", err)
 	}
-	config.QPS = -1 // tests run side by side: no rationing on the client's side
+	config.QPS = -1 // no rate limit in the client: many tests share it
 	c := &Cluster{config: config}
 	if c.client, err = kubernetes.NewForConfig(config); err != nil {
 		return nil, fmt.Errorf("KUBECONFIG %s: %w", path, err)
@@ -70,8 +69,8 @@ func Connect() (*Cluster, error) {
 	return c, nil
 }
 
-// Node runs a command inside the node and returns what it printed. It skips the test where the cluster
-// is not the one of e2e/cluster, because there is then no way into the node.
+// Node runs a command on the node and returns its output. It skips the test if the cluster is not the
+// one of e2e/cluster: there is then no way to reach the node.
 func (c *Cluster) Node(t testing.TB, command ...string) string {
 	t.Helper()
 	c.needScripts(t)
@@ -82,13 +81,13 @@ func (c *Cluster) Node(t testing.TB, command ...string) string {
 	return out
 }
 
-// TryNode is Node for a command that may fail: one that kills what may have ended by itself. The cluster
-// has to be that of e2e/cluster, as Root makes sure.
+// TryNode is Node for a command that may fail, for example because the process that it kills has already
+// ended. The cluster has to be the one of e2e/cluster (call Root or Node first).
 func (c *Cluster) TryNode(command ...string) (string, error) { return c.script("node", command...) }
 
-// Daemon starts, stops, kills or restarts (the verb) one of the node's daemons, for example kubelet or
-// containerd, as e2e/cluster/daemon does. A test that does so must not run beside others. It skips the
-// test where the cluster is not the one of e2e/cluster.
+// Daemon runs e2e/cluster/daemon: it starts, stops, kills or restarts (the verb) a daemon of the node, for
+// example kubelet or containerd. Such a test must not run in parallel with others. It skips the test if the
+// cluster is not the one of e2e/cluster.
 func (c *Cluster) Daemon(t testing.TB, verb, name string) {
 	t.Helper()
 	c.needScripts(t)
@@ -97,8 +96,8 @@ func (c *Cluster) Daemon(t testing.TB, verb, name string) {
 	}
 }
 
-// Root is the node's root directory, as this machine sees it. It skips the test where the cluster is not the one
-// of e2e/cluster.
+// Root returns the path of the node's root directory on this machine. It skips the test if the cluster is not
+// the one of e2e/cluster.
 func (c *Cluster) Root(t testing.TB) string {
 	t.Helper()
 	c.needScripts(t)
@@ -114,7 +113,7 @@ func (c *Cluster) needScripts(t testing.TB) {
 	}
 }
 
-// TryDaemon is Daemon for who reports an error by itself. The cluster has to be that of e2e/cluster.
+// TryDaemon is Daemon, but returns the error. The cluster has to be the one of e2e/cluster.
 func (c *Cluster) TryDaemon(verb, name string) error {
 	_, err := c.script("daemon", verb, name)
 	return err
@@ -130,9 +129,8 @@ func (c *Cluster) script(name string, args ...string) (string, error) {
 	return string(out), nil
 }
 
-// Namespace creates a namespace for one test, with the labels given as key and value by turns. At the
-// test's end the namespace is deleted; before that, if the test has failed, everything in it that
-// explains why is logged.
+// Namespace creates a namespace for one test, with labels (key, value, key, value...). The end of the test
+// deletes it. If the test has failed, what helps to explain the failure is logged first.
 func (c *Cluster) Namespace(t testing.TB, labels ...string) *Namespace {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), requestTimeout)
@@ -175,7 +173,7 @@ func (c *Cluster) Namespace(t testing.TB, labels ...string) *Namespace {
 		}
 	}
 	factory.Start(stop)
-	// Until it is there, a pod is refused.
+	// Without it, the API server refuses pods.
 	ns.Until(t, requestTimeout, "the default service account", func(s *State) bool { return s.usable })
 	return ns
 }

@@ -12,8 +12,8 @@ import (
 	"k8s.io/kubectl/pkg/describe"
 )
 
-// dump logs all that explains why a test failed: every Job and pod as kubectl describe shows it, every run,
-// every container's logs, and the last listing of every pod's volumes.
+// dump logs what helps to explain a failure: every Job and pod as kubectl describe shows it, every run, the
+// logs of every container, and the last listing of every pod's volumes.
 func (ns *Namespace) dump(t testing.TB) {
 	state := ns.State()
 	settings := describe.DescriberSettings{ShowEvents: true}
@@ -35,7 +35,7 @@ func (ns *Namespace) dump(t testing.TB) {
 				}
 				if last.Attempt > 0 {
 					text, err := ns.log(pod.Name, container.Name, true)
-					section(t, "log of the run before of "+container.Name+" in "+pod.Name, text, err)
+					section(t, "log of the previous run of "+container.Name+" in "+pod.Name, text, err)
 				}
 				text, err := ns.log(pod.Name, container.Name, false)
 				section(t, "log of "+container.Name+" in "+pod.Name, text, err)
@@ -55,8 +55,9 @@ func section(t testing.TB, title, text string, err error) {
 	t.Logf("--- %s\n%s", title, strings.TrimRight(text, "\n"))
 }
 
-// listVolumes keeps a listing of the pod's emptyDirs: the kubelet removes them as soon as all containers
-// have ended, so that it would be too late when the test has failed. Needs a way to the node's files.
+// listVolumes stores a listing of the pod's emptyDirs. The kubelet removes them as soon as all containers
+// have ended, so they are gone when the test fails. It does nothing if the cluster is not the one of
+// e2e/cluster.
 func (ns *Namespace) listVolumes(pod *corev1.Pod) {
 	if ns.cluster.scripts == "" {
 		return
@@ -64,7 +65,7 @@ func (ns *Namespace) listVolumes(pod *corev1.Pod) {
 	root := filepath.Join(ns.cluster.root(), "var/lib/kubelet/pods", string(pod.UID), "volumes/kubernetes.io~empty-dir")
 	var listing strings.Builder
 	_ = filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil { // gone while we look
+		if err != nil { // it has just been removed
 			return nil
 		}
 		info, err := entry.Info()

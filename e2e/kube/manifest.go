@@ -22,23 +22,23 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// Edit changes the objects of a manifest before they are applied. It fails if it finds nothing to change.
+// Edit changes the objects of a manifest before they are applied. It fails if there is nothing to change.
 type Edit func([]*unstructured.Unstructured) error
 
-// EditPod changes the pod specification, wherever it stands, of the object of this name: a Pod, a Job, a
-// CronJob, a Deployment or a StatefulSet.
+// EditPod changes the pod specification in the object of this name: a Pod, a Job, a CronJob, a Deployment or
+// a StatefulSet.
 func EditPod(name string, change func(*corev1.PodSpec)) Edit {
 	return editAt(name, [][]string{
 		{"spec", "jobTemplate", "spec", "template", "spec"}, {"spec", "template", "spec"}, {"spec"},
 	}, change)
 }
 
-// EditJob changes the specification of the Job of this name, or that in the CronJob of this name.
+// EditJob changes the Job specification in the Job or CronJob of this name.
 func EditJob(name string, change func(*batchv1.JobSpec)) Edit {
 	return editAt(name, [][]string{{"spec", "jobTemplate", "spec"}, {"spec"}}, change)
 }
 
-// EditContainer changes a container, or init container, of the object of this name.
+// EditContainer changes a container or init container of the object of this name.
 func EditContainer(name, container string, change func(*corev1.Container)) Edit {
 	return func(objects []*unstructured.Unstructured) error {
 		found := false
@@ -59,11 +59,11 @@ func EditContainer(name, container string, change func(*corev1.Container)) Edit 
 	}
 }
 
-// editAt changes what stands at the first of the paths that there is in the object of this name.
+// editAt changes the part of the object of this name that is at the first path which exists in it.
 func editAt[T any](name string, paths [][]string, change func(*T)) Edit {
 	return func(objects []*unstructured.Unstructured) error {
 		for _, object := range objects {
-			// A Service may bear the same name, and has a spec too.
+			// A Service may have the same name, and it has a spec, too.
 			if object.GetName() != name || !hasPods(object.GetKind()) {
 				continue
 			}
@@ -84,7 +84,7 @@ func editAt[T any](name string, paths [][]string, change func(*T)) Edit {
 				return unstructured.SetNestedMap(object.Object, part, path...)
 			}
 		}
-		return fmt.Errorf("the manifest has nothing named %s to edit", name)
+		return fmt.Errorf("the manifest has no object named %s that this can edit", name)
 	}
 }
 
@@ -96,8 +96,8 @@ func hasPods(kind string) bool {
 	return false
 }
 
-// Apply applies a file of manifests, edited, in this namespace. Whatever namespace the file names is
-// replaced; of a Namespace in it the labels are taken over. The API server validates every field strictly.
+// Apply edits a file of manifests and applies it in this namespace. All namespaces in the file are replaced by
+// this one; the labels of a Namespace object are set on it. The API server validates every field strictly.
 func (ns *Namespace) Apply(t testing.TB, file string, edits ...Edit) {
 	t.Helper()
 	ns.ApplyText(t, readFile(t, file), edits...)
@@ -119,7 +119,7 @@ func (ns *Namespace) DryRun(t testing.TB, file string) {
 	}
 }
 
-// DryRunText validates manifests as DryRun does, and returns what is wrong with them.
+// DryRunText validates manifests as DryRun does, and returns the error.
 func (ns *Namespace) DryRunText(text string) error { return ns.apply(text, nil, true) }
 
 func readFile(t testing.TB, file string) string {
@@ -166,7 +166,7 @@ func (ns *Namespace) applyObject(object *unstructured.Unstructured, dryRun bool)
 		return err
 	}
 	if kind.Kind != "Namespace" && mapping.Scope.Name() != "namespace" {
-		return errors.New("does not belong to a namespace: a test would leave it behind")
+		return errors.New("is not namespaced, so a test would leave it behind")
 	}
 	body, err := json.Marshal(object)
 	if err != nil {
@@ -182,7 +182,7 @@ func (ns *Namespace) applyObject(object *unstructured.Unstructured, dryRun bool)
 	return err
 }
 
-// decode reads YAML documents. A key that stands twice is an error: the API server would never see it.
+// decode reads YAML documents. A duplicate key is an error, because the API server would not see it.
 func decode(text string) ([]*unstructured.Unstructured, error) {
 	var objects []*unstructured.Unstructured
 	documents := utilyaml.NewYAMLReader(bufio.NewReader(strings.NewReader(text)))
@@ -198,7 +198,7 @@ func decode(text string) ([]*unstructured.Unstructured, error) {
 		if err != nil {
 			return nil, err
 		}
-		if bytes.Equal(body, []byte("null")) { // nothing but comments
+		if bytes.Equal(body, []byte("null")) { // only comments
 			continue
 		}
 		object := &unstructured.Unstructured{}

@@ -20,14 +20,15 @@ import (
 	"k8s.io/client-go/tools/remotecommand"
 )
 
-// Namespace is the room of one test in the cluster. Whatever its methods cannot do fails the test.
+// Namespace is the namespace of one test. An error in one of its methods fails the test, except in those whose name
+// begins with Try.
 type Namespace struct {
 	Name    string
 	cluster *Cluster
 
 	mu      sync.Mutex
 	state   State
-	event   chan struct{}        // closed, and replaced, when the state has changed
+	event   chan struct{}        // closed and replaced when the state has changed
 	volumes map[types.UID]string // the last listing of a pod's volumes
 }
 
@@ -54,22 +55,22 @@ func (ns *Namespace) observe(object any, deleted bool) {
 	ns.event = make(chan struct{})
 }
 
-// State returns what is known at this instant.
+// State returns the latest state.
 func (ns *Namespace) State() *State {
 	state, _ := ns.Observe()
 	return state
 }
 
-// Observe returns what is known at this instant, and a channel that is closed as soon as more is known.
+// Observe returns the latest state, and a channel that is closed when there is a newer one.
 func (ns *Namespace) Observe() (*State, <-chan struct{}) {
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
 	return ns.state.clone(), ns.event
 }
 
-// Until waits until the condition holds and returns the state in which it did. The condition is asked
-// anew whenever the API server reports a change. After the timeout the test fails; what says what was
-// waited for, for example "main to run".
+// Until waits until the condition holds, and returns the first state in which it does. It calls condition
+// whenever the API server reports a change. After the timeout it fails the test with a message that
+// contains what, for example "main to run".
 func (ns *Namespace) Until(t testing.TB, timeout time.Duration, what string, condition func(*State) bool) *State {
 	t.Helper()
 	deadline := time.NewTimer(timeout)
@@ -82,12 +83,12 @@ func (ns *Namespace) Until(t testing.TB, timeout time.Duration, what string, con
 		select {
 		case <-event:
 		case <-deadline.C:
-			t.Fatalf("waited %v in vain for %s", timeout, what)
+			t.Fatalf("waited %v for %s, which did not happen", timeout, what)
 		}
 	}
 }
 
-// UntilEnd waits until the Job of this name has ended and returns the state then: Outcome of its Job says how.
+// UntilEnd waits until the Job of this name has ended, and returns the state then. For how it ended, see Outcome.
 func (ns *Namespace) UntilEnd(t testing.TB, timeout time.Duration, job string) *State {
 	t.Helper()
 	return ns.Until(t, timeout, "the end of Job "+job, func(s *State) bool { return Outcome(s.Job(job)) != "" })
@@ -98,7 +99,7 @@ func (ns *Namespace) UntilEnd(t testing.TB, timeout time.Duration, job string) *
 func (ns *Namespace) UntilRunning(t testing.TB, timeout time.Duration, name, container string, attempt int) Run {
 	t.Helper()
 	var found Run
-	ns.Until(t, timeout, fmt.Sprintf("run %d of %s in %s to be under way", attempt, container, name), func(s *State) bool {
+	ns.Until(t, timeout, fmt.Sprintf("%s in %s to be in its run %d", container, name, attempt), func(s *State) bool {
 		for _, run := range s.Runs(name, container) {
 			if run.Attempt == attempt && !run.Ended {
 				found = run
@@ -110,9 +111,9 @@ func (ns *Namespace) UntilRunning(t testing.TB, timeout time.Duration, name, con
 	return found
 }
 
-// UntilLog waits until the container, in its present or a later run, has written a line that contains
-// text, and returns the time at which the container runtime received that line. It follows the pod of
-// this name, or the latest pod of the Job of this name.
+// UntilLog waits until the container has written a line that contains text, in its present or a later run.
+// It returns the time at which the container runtime received the line. The container is in the pod of this
+// name, or in the latest pod of the Job of this name.
 func (ns *Namespace) UntilLog(t testing.TB, timeout time.Duration, name, container, text string) time.Time {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
@@ -130,18 +131,18 @@ func (ns *Namespace) UntilLog(t testing.TB, timeout time.Duration, name, contain
 		case err == nil:
 			return at
 		case ctx.Err() != nil:
-			t.Fatalf("waited %v in vain for %s; the last attempt to read its log: %v", timeout, what, err)
+			t.Fatalf("waited %v for %s, which did not happen; the last attempt to read its log: %v", timeout, what, err)
 		case run.Ended && errors.Is(err, io.EOF):
 			silent = run.ID
 		default:
-			// The run ends, which the state says in a moment, or a daemon of the node was restarted
-			// and has cut off the log of a live run, which no event tells.
+			// Either the run ends, and the state will say so in a moment; or a daemon of the node was
+			// restarted, which cuts off the log of a live run without an event.
 			ns.nextEvent(time.Second)
 		}
 	}
 }
 
-// nextEvent waits for the next change of the state, but no longer than the timeout.
+// nextEvent waits for the next change of the state, for at most the timeout.
 func (ns *Namespace) nextEvent(timeout time.Duration) {
 	_, event := ns.Observe()
 	select {
@@ -172,13 +173,13 @@ func (ns *Namespace) followLog(ctx context.Context, run Run, text string) (time.
 	}
 }
 
-// Log returns what a container has written to its standard output and error: in its latest run, or, with
-// previous, in the one before.
+// Log returns what a container has written to its standard output and error in its latest run, or, with
+// previous, in the run before that.
 func (ns *Namespace) Log(t testing.TB, pod, container string, previous bool) string {
 	t.Helper()
 	log, err := ns.log(pod, container, previous)
 	if err != nil {
-		t.Fatalf("the log of %s in %s: %v", container, pod, err)
+		t.Fatalf("reading the log of %s in %s: %v", container, pod, err)
 	}
 	return log
 }
@@ -193,8 +194,8 @@ func (ns *Namespace) log(pod, container string, previous bool) (string, error) {
 	return string(log), err
 }
 
-// Exec runs a command in a container and returns what it printed to its standard output. A command that
-// exits other than 0 fails the test.
+// Exec runs a command in a container and returns its standard output. It fails the test if the command does
+// not exit with 0.
 func (ns *Namespace) Exec(t testing.TB, pod, container string, command ...string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), requestTimeout)
@@ -213,7 +214,7 @@ func (ns *Namespace) Exec(t testing.TB, pod, container string, command ...string
 }
 
 // Kill kills every process of a run at once, as the kernel's OOM killer does on cgroup v2 when a
-// container's memory limit is exceeded. It skips the test where the cluster is not the one of e2e/cluster.
+// container exceeds its memory limit. It skips the test if the cluster is not the one of e2e/cluster.
 func (ns *Namespace) Kill(t testing.TB, run Run) {
 	t.Helper()
 	ns.cluster.needScripts(t)
@@ -222,14 +223,14 @@ func (ns *Namespace) Kill(t testing.TB, run Run) {
 	}
 }
 
-// TryKill is Kill for a run that may have ended by itself.
+// TryKill is Kill for a run that may already have ended.
 func (ns *Namespace) TryKill(run Run) error {
 	_, err := ns.cluster.TryNode("ctr", "--namespace", "k8s.io", "tasks", "kill", "--all", "--signal", "SIGKILL", run.ID)
 	return err
 }
 
-// DeletePod deletes a pod as kubectl does, with the pod's own terminationGracePeriodSeconds, and returns
-// at once. Deleted of the state says when it is gone.
+// DeletePod deletes a pod as kubectl does, with the pod's own terminationGracePeriodSeconds. It does not wait
+// until the pod is gone (see State.Deleted).
 func (ns *Namespace) DeletePod(t testing.TB, name string) {
 	t.Helper()
 	if err := ns.TryDeletePod(name); err != nil {
@@ -244,7 +245,7 @@ func (ns *Namespace) TryDeletePod(name string) error {
 	return ns.cluster.client.CoreV1().Pods(ns.Name).Delete(ctx, name, metav1.DeleteOptions{})
 }
 
-// DeleteJob deletes a Job, and with it its pods, and returns at once. Deleted of the state says when a pod is gone.
+// DeleteJob deletes a Job and its pods. It does not wait until the pods are gone (see State.Deleted).
 func (ns *Namespace) DeleteJob(t testing.TB, name string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), requestTimeout)

@@ -14,9 +14,9 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-// State is what the API server had told of a namespace at one instant. What has been deleted stays in it.
+// State is what the API server has reported about a namespace up to one instant. It keeps deleted objects.
 type State struct {
-	usable  bool // there is a default service account: pods are accepted
+	usable  bool // there is a default service account, so the API server accepts pods
 	jobs    map[types.UID]*batchv1.Job
 	pods    map[types.UID]*corev1.Pod
 	deleted map[types.UID]bool
@@ -32,17 +32,17 @@ type runKey struct {
 // Run is one start-to-end of a container. A restarted container is a new run.
 type Run struct {
 	Pod, Container string
-	Attempt        int    // how often the container had been restarted before
+	Attempt        int    // how often the container had been restarted
 	ID             string // the container runtime's, without the runtime's name
 	Started        time.Time
 	Ended          bool
-	Finished       time.Time // this and the following are known when it has ended; the API tells whole seconds
+	Finished       time.Time // this and the fields below are set when it has ended; the API's times are whole seconds
 	ExitCode       int
-	Reason         string // the kubelet's word, for example Completed, Error or OOMKilled
-	Message        string // what the container left in /dev/termination-log
+	Reason         string // of the kubelet, for example Completed, Error or OOMKilled
+	Message        string // what the container has written to /dev/termination-log
 }
 
-// String is one line for a test's message.
+// String describes the run in one line.
 func (r Run) String() string {
 	if !r.Ended {
 		return fmt.Sprintf("%s %s#%d running since %s", r.Pod, r.Container, r.Attempt, r.Started.Format(time.TimeOnly))
@@ -85,8 +85,9 @@ func (s *State) Pods(name string) []*corev1.Pod {
 // Deleted reports whether the pod is gone from the API server.
 func (s *State) Deleted(pod *corev1.Pod) bool { return s.deleted[pod.UID] }
 
-// Runs returns the runs of a container (of all containers, init containers too, if container is empty)
-// in the pod of this name or the pods of the Job of this name: pod by pod, in the order of their start.
+// Runs returns the runs of a container in the pod of this name or the pods of the Job of this name: pod by
+// pod, in the order of their start. If container is empty, it returns those of all containers and init
+// containers.
 func (s *State) Runs(name, container string) []Run {
 	var runs []Run
 	for _, pod := range s.Pods(name) {
@@ -104,7 +105,7 @@ func (s *State) Runs(name, container string) []Run {
 	return runs
 }
 
-// Last returns the latest run of a container, as Runs finds it, and false if it has not run yet.
+// Last returns the last of Runs, and false if there is none.
 func (s *State) Last(name, container string) (Run, bool) {
 	runs := s.Runs(name, container)
 	if len(runs) == 0 {
@@ -113,7 +114,7 @@ func (s *State) Last(name, container string) (Run, bool) {
 	return runs[len(runs)-1], true
 }
 
-// Restarts returns the restart count of each container of a pod by the container's name.
+// Restarts returns the restart counts of a pod's containers, by name.
 func Restarts(pod *corev1.Pod) map[string]int {
 	restarts := map[string]int{}
 	for _, status := range pod.Status.ContainerStatuses {
@@ -122,8 +123,8 @@ func Restarts(pod *corev1.Pod) map[string]int {
 	return restarts
 }
 
-// Outcome says how a Job ended: "Complete", or "Failed: " and the reason of the condition, for example
-// "Failed: BackoffLimitExceeded". It is empty while the Job has not ended, and for nil.
+// Outcome returns how a Job ended: "Complete", or "Failed: " and the reason of the condition, for example
+// "Failed: BackoffLimitExceeded". It is empty if the Job has not ended or is nil.
 func Outcome(job *batchv1.Job) string {
 	if job == nil {
 		return ""
@@ -140,7 +141,7 @@ func Outcome(job *batchv1.Job) string {
 	return ""
 }
 
-// observe takes in what a watch has reported.
+// observe updates the state with an object that a watch has reported.
 func (s *State) observe(object any, deleted bool) {
 	if last, ok := object.(cache.DeletedFinalStateUnknown); ok {
 		object = last.Obj
@@ -157,7 +158,7 @@ func (s *State) observe(object any, deleted bool) {
 			s.observeRun(object, status.Name, int(status.RestartCount), status.State)
 			before := int(status.RestartCount) - 1
 			if status.State.Waiting != nil {
-				before++ // the restart that it waits for does not count yet
+				before++ // RestartCount does not include the restart that it waits for
 			}
 			s.observeRun(object, status.Name, before, status.LastTerminationState)
 		}
@@ -185,13 +186,13 @@ func (s *State) observeRun(pod *corev1.Pod, container string, attempt int, state
 	s.runs[runKey{pod.UID, container, attempt}] = run
 }
 
-// runtimeID takes the runtime's name off a container's ID, for example containerd://.
+// runtimeID returns a container's ID without the name of the runtime, for example containerd://.
 func runtimeID(id string) string {
 	_, id, _ = strings.Cut(id, "://")
 	return id
 }
 
-// clone returns a copy that later reports do not change. The objects themselves are never changed.
+// clone returns a copy that observe does not change. The objects are shared, because nothing changes them.
 func (s *State) clone() *State {
 	return &State{
 		usable: s.usable, jobs: maps.Clone(s.jobs), pods: maps.Clone(s.pods),

@@ -1,5 +1,5 @@
-// The programs of a Kubernetes node, built from source. Kubernetes' own go.mod replaces its
-// staging modules by local folders, which a module that requires it has to spell out.
+// The programs of a Kubernetes node, built from source. Kubernetes' own go.mod replaces its staging modules by local
+// directories. That has no effect on a module that requires it, so this module has to replace them by versions.
 module github.com/sentinel-shim/sentinel-shim/e2e/cluster/kubernetes
 
 go 1.26
@@ -228,7 +228,7 @@ require (
 )
 
 replace (
-	// CoreDNS asks for newer ones of these: Kubernetes keeps those that it was released with.
+	// CoreDNS requires newer versions of these. Kubernetes gets those that it was released with.
 	github.com/davecgh/go-spew => github.com/davecgh/go-spew v1.1.1
 	github.com/go-logr/logr => github.com/go-logr/logr v1.4.2
 	github.com/prometheus/client_model => github.com/prometheus/client_model v0.6.1

@@ -1,4 +1,4 @@
-// runsc, gVisor's runtime, built from source: a module of its own, so that its dependencies stay out of the tests'.
+// runsc, gVisor's runtime, built from source. It is a module of its own to keep its dependencies out of the tests.
 // Update: go get -tool gvisor.dev/gvisor/runsc@VERSION
 module github.com/sentinel-shim/sentinel-shim/e2e/gvisor/runsc
 

@@ -1,5 +1,5 @@
-// Command coredns is CoreDNS with only the plugins that a cluster without a network needs.
-// The full program compiles the clients of three clouds.
+// Command coredns is CoreDNS with only the plugins that a cluster without a network needs. The full program includes
+// the clients of three cloud providers.
 package main
 
 import (
@@ -14,7 +14,7 @@ import (
 )
 
 func main() {
-	// The order of this list, not the Corefile's, is the order in which plugins see a query.
+	// Plugins see a query in the order of this list, not in that of the Corefile.
 	dnsserver.Directives = []string{"bind", "ready", "errors", "kubernetes", "template"}
 	coremain.Run()
 }

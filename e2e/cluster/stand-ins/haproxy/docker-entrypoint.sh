@@ -1,5 +1,5 @@
 #!/bin/sh
-# Flags alone mean haproxy with these flags. In a container it stays in the foreground, as master and worker.
+# If there are only flags, they are haproxy's. HAProxy stays in the foreground, as master and worker.
 set -e
 case $1 in -*) set -- haproxy "$@" ;; esac
 if [ "$1" = haproxy ]; then

@@ -1,5 +1,5 @@
-// Command pause is the first process of a pod's sandbox, and of the node itself: it waits for
-// SIGTERM or SIGINT and reaps the processes that are left to it.
+// Command pause is the first process of a pod's sandbox, and of the node itself. It reaps orphans, and ends upon
+// SIGTERM or SIGINT.
 package main
 
 import (

@@ -1,6 +1,6 @@
 #!/bin/bash
-# Makes the database on the first start: POSTGRES_PASSWORD, POSTGRES_USER, POSTGRES_DB and the .sql files
-# of /docker-entrypoint-initdb.d mean what they mean to the official image.
+# Creates the database at the first start. POSTGRES_PASSWORD, POSTGRES_USER, POSTGRES_DB and the .sql files of
+# /docker-entrypoint-initdb.d have the same effect as in the official image.
 set -euo pipefail
 [ "${1:0:1}" != - ] || set -- postgres "$@"
 if [ "$1" = postgres ] && [ "$(id -u)" = 0 ]; then
@@ -14,7 +14,7 @@ if [ "$1" = postgres ] && [ ! -s "$PGDATA/PG_VERSION" ]; then
   export PGDATABASE=${POSTGRES_DB:-$PGUSER}
   initdb --username "$PGUSER" --pwfile <(echo "$POSTGRES_PASSWORD") --auth-local trust --auth-host scram-sha-256
   echo "host all all all scram-sha-256" >>"$PGDATA/pg_hba.conf"
-  # Only the socket, so that nobody takes a database that is still being made for a ready one.
+  # No TCP port yet, so that clients do not take the database for ready.
   pg_ctl --wait --options "-c listen_addresses=''" start
   [ "$PGDATABASE" = postgres ] || createdb --maintenance-db postgres "$PGDATABASE"
   for file in /docker-entrypoint-initdb.d/*.sql; do
