@@ -10,18 +10,18 @@ import (
 	"strings"
 )
 
-// equivalents is the list of the mutants that no test can tell from the code: the names of one
-// or several, a line for each, and below them the reason, indented. Empty lines and those that
-// begin with # are comments.
+// equivalents lists the mutants that no test can tell from the code. An entry has the name of one or
+// more mutants, each on a line of its own, and below them the reason, on indented lines. Empty lines
+// and lines that begin with # are comments.
 //
 //go:embed equivalent.txt
 var equivalents []byte
 
-// parseEquivalents returns the reasons by name.
+// parseEquivalents returns the reason for each mutant, by the mutant's name.
 func parseEquivalents(text []byte) (reasons map[string]string, err error) {
 	reasons = make(map[string]string)
-	var names []string // those that the next reason is for
-	explained := true  // they have one
+	var names []string // the mutants of the current entry
+	explained := true  // the current entry has a reason
 	lines := bufio.NewScanner(bytes.NewReader(text))
 	for n := 1; lines.Scan(); n++ {
 		line := lines.Text()
@@ -29,7 +29,7 @@ func parseEquivalents(text []byte) (reasons map[string]string, err error) {
 		case content == "" || strings.HasPrefix(line, "#"):
 		case line[0] == ' ' || line[0] == '\t':
 			if len(names) == 0 {
-				return nil, fmt.Errorf("equivalent.txt:%d: a reason without a mutant", n)
+				return nil, fmt.Errorf("equivalent.txt:%d: no mutant is named above this reason", n)
 			}
 			for _, name := range names {
 				reasons[name] = strings.TrimSpace(reasons[name] + " " + content)
@@ -47,12 +47,13 @@ func parseEquivalents(text []byte) (reasons map[string]string, err error) {
 		}
 	}
 	if !explained {
-		return nil, errors.New("equivalent.txt: the last mutant has no reason")
+		return nil, errors.New("equivalent.txt: the last entry has no reason")
 	}
 	return reasons, nil
 }
 
-// stale returns those of the names that are of a package's files, but of no mutant.
+// stale returns the names in reasons that are in files of the package in dir, but are not the name
+// of any of its mutants.
 func stale(reasons map[string]string, dir string, all []mutant) (names []string) {
 	known := make(map[string]bool)
 	for _, m := range all {

@@ -9,17 +9,17 @@ import (
 	"sync"
 )
 
-// killers remembers which test killed each mutant. In the next run that test comes first. This
-// only saves time: a mutant that survives it goes through all layers.
+// killers stores which test has killed each mutant. The next time, that test is run first. This only
+// saves time: if the test passes, all layers are run.
 type killers struct {
 	mu     sync.Mutex
-	file   *os.File // a killer in JSON per line; of several for one mutant, the last counts
+	file   *os.File // one killer per line, in JSON; if a mutant has several, the last one counts
 	latest map[string]killer
 }
 
 type killer struct{ Mutant, Layer, Test string }
 
-// openKillers reads a file of killers, which may be missing, to add more to it.
+// openKillers reads a file of killers, and creates it if it is missing.
 func openKillers(path string) (k *killers, err error) {
 	k = &killers{latest: make(map[string]killer)}
 	if k.file, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o666); err != nil {
@@ -32,7 +32,7 @@ func openKillers(path string) (k *killers, err error) {
 			return k, nil
 		case err != nil:
 			k.file.Close()
-			return nil, fmt.Errorf("%s: %w: remove it", path, err)
+			return nil, fmt.Errorf("%s is not a file of killers: %w: remove it", path, err)
 		}
 		k.latest[one.Mutant] = one
 	}
@@ -45,7 +45,7 @@ func (k *killers) of(m mutant) killer {
 	return k.latest[m.name()]
 }
 
-// add remembers one.
+// add stores a killer. It does nothing if test is empty.
 func (k *killers) add(m mutant, layer *layer, test string) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()

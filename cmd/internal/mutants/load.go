@@ -19,7 +19,7 @@ import (
 	"strings"
 )
 
-// source is a package, read so that its mutants can be made and checked.
+// source is a package, with everything that is needed to make and type-check its mutants.
 type source struct {
 	path    string // import path
 	dir     string // relative to the module
@@ -30,13 +30,13 @@ type source struct {
 	config  types.Config
 }
 
-// listed is what go list says of a package.
+// listed is what go list prints about a package.
 type listed struct {
 	ImportPath, Dir, Export string
 	GoFiles                 []string
 }
 
-// list asks go list for packages.
+// list runs go list in root.
 func list(root string, args ...string) (packages []listed, err error) {
 	cmd := exec.Command("go", append([]string{"list", "-json=ImportPath,Dir,Export,GoFiles"}, args...)...)
 	cmd.Dir, cmd.Stderr = root, os.Stderr
@@ -97,12 +97,12 @@ func load(root string, dirs []string) (sources []*source, err error) {
 		sources = append(sources, s)
 	}
 	if len(sources) != len(dirs) {
-		return nil, fmt.Errorf("%s: not all of these are packages of this module", strings.Join(dirs, " "))
+		return nil, fmt.Errorf("not all of these directories have a package of this module: %s", strings.Join(dirs, " "))
 	}
 	return sources, nil
 }
 
-// mutants returns all mutants of the package that compile. Their ids begin with first.
+// mutants returns all mutants of the package that compile. Their IDs begin with first.
 func (s *source) mutants(first int) (all []mutant, err error) {
 	info := &types.Info{
 		Types: make(map[ast.Expr]types.TypeAndValue),
@@ -120,7 +120,7 @@ func (s *source) mutants(first int) (all []mutant, err error) {
 	}
 	all = s.compiling(all)
 	if err := s.check(all); err != nil {
-		return nil, fmt.Errorf("the mutants of %s compile one by one, but not together: %w", s.dir, err)
+		return nil, fmt.Errorf("the mutants of %s compile alone, but not together: %w", s.dir, err)
 	}
 	return all, nil
 }
@@ -137,7 +137,7 @@ func (s *source) compiling(all []mutant) []mutant {
 	return slices.Concat(s.compiling(all[:half]), s.compiling(all[half:]))
 }
 
-// check compiles the package with mutants.
+// check type-checks the package with the mutants.
 func (s *source) check(mutants []mutant) error {
 	files := make([]*ast.File, 0, len(s.files)+1)
 	parse := func(name string, content []byte) error {
@@ -157,7 +157,7 @@ func (s *source) check(mutants []mutant) error {
 	return err
 }
 
-// switched returns the i-th file with those of the mutants that are in it.
+// switched returns the i-th file with its mutants.
 func (s *source) switched(i int, mutants []mutant) []byte {
 	mutants = slices.DeleteFunc(slices.Clone(mutants), func(m mutant) bool { return m.file != s.names[i] })
 	return switched(s.content[i], mutants)

@@ -1,58 +1,64 @@
-// Command mutants measures what the tests notice. It changes the code in one place, a mutant,
-// and runs the tests; if none fails, the mutant has survived, and a test is missing.
+// Command mutants finds changes of the code that no test notices. A mutant is the code with one
+// small change. If no test fails with it, the mutant has survived, and a test is missing.
 //
 //	mutants [flags] [DIRECTORY...]
 //
-// The directories are those of packages of this module; by default all that decide something:
-// lifetime, process, probe, sentinel, shim, app. Files are never changed: all mutants of these
-// packages are compiled at once, each behind a switch (see switches), into an overlay of the go
-// command (go help build). The overlay is in GOFLAGS, so that the programs which tests build have
-// the mutants, too. $MUTANT turns one of them on.
+// The directories are those of packages of this module; by default lifetime, process, probe,
+// sentinel, shim and app. Source files are not changed. All mutants of a package are compiled at
+// once, each behind a switch (see switches), in an overlay of the go command (go help build). The
+// overlay is in GOFLAGS, so the programs that tests build have the mutants, too. $MUTANT turns one
+// of them on.
 //
 // # The mutants
 //
-// A condition, and any other boolean value, is always or never true; a part of a conjunction or
-// disjunction is left out; < becomes <=, + becomes -, min becomes max; a flag of several is left
-// out; a small number is changed by one, a large one or a time to 0; a statement is left out
-// (a call, an assignment, defer, go, break, continue, a return, a loop over a range); nil is
-// returned instead of an error; a case of a switch or select is left out, or one of its values.
-// Mutants that do not compile do not count. What is logged, texts, panics, and crash points stay
-// as they are, and so does what is returned beside an error.
+//   - A condition or another boolean value is always true, or always false.
+//   - An operand of && or || is left out.
+//   - < becomes <=, + becomes -, min becomes max, and the other way round.
+//   - An operand of | or & is left out.
+//   - A small number is changed by one. A large number or a time becomes 0.
+//   - A statement is left out: a call, an assignment, defer, go, break, continue, a return, or a
+//     loop over a range.
+//   - nil is returned instead of an error.
+//   - A case of a switch or select is left out, or one value of a case.
 //
-// (A negated condition is no mutant: what kills one that is always true and one that is never
-// true kills that, too. Nor is the default of a select, a case of a type switch, or the length of
-// an array: there is no switch for these.)
+// Mutants that do not compile do not count. Log messages, texts, panics and crash points are not
+// changed, nor are values that are returned together with an error.
+//
+// A negated condition is not a mutant: the tests that kill the condition that is always true and
+// the one that is always false also kill the negated one. The default of a select, a case of a type
+// switch, and the length of an array are not changed, because no switch is possible there.
 //
 // # The layers
 //
-// The tests of the mutant's own package come first; then those that drive the built programs, if
-// the package is in them; then the simulation, for the packages that it runs through. The first
-// test that fails kills the mutant. So does a layer that takes much longer than without a mutant.
+// A layer is a set of tests. The tests of the mutant's own package are run first, then those that
+// drive the built programs, then the simulation, as far as they use the package. The first test
+// that fails kills the mutant. A layer that takes much longer than without a mutant kills it, too.
 //
-// Before a layer is used for the first time, it has to pass without a mutant: else there is no
-// measurement. Then each of the package's own tests runs once by itself, to see which mutants it
-// reaches; only these tests are run for a mutant. Of tests that drive programs this is not known.
+// Before a layer is used for the first time, it has to pass without a mutant; if it fails, mutants
+// ends with an error. Then each test of the layer runs once alone, which shows which mutants it
+// reaches. For a mutant, only the tests that reach it are run. For tests that drive programs this
+// is not known, so all of them are run.
 //
-// Tests that drive programs depend on time, and may fail on a busy machine; so a test of these
-// has to fail twice to kill. One that fails once is told beside the survivor.
+// Tests that drive programs depend on time and may fail on a busy machine, so such a test kills a
+// mutant only if it fails twice. Tests that failed once are listed with a survivor.
 //
-// Which test has killed a mutant is remembered, and that test comes first in the next run.
+// The test that has killed a mutant is stored, and is run first the next time.
 //
-// # What it takes
+// # How long it takes
 //
-// The tests of shim alone take a minute and a half for 497 mutants, those of app a bit over three for
-// 333: two busy processors. With all layers the 650 mutants of probe and app took 26 minutes on a
-// machine nine tenths of whose time went to others.
+// With one layer, the 497 mutants of shim take a minute and a half, the 333 of app a bit more than
+// three minutes, on two busy processors. With all layers, the 650 mutants of probe and app took 26
+// minutes on a machine that spent nine tenths of its time on other work.
 //
 // # Equivalent mutants
 //
-// Those that no test can tell from the code are listed in equivalent.txt, each with the reason.
-// They are not tried. An entry that fits no mutant any more is an error.
+// A mutant that no test can tell from the code is equivalent. These mutants are listed in
+// equivalent.txt, each with the reason, and are not tried. An entry without a mutant is stale.
 //
-// # The end
+// # The result
 //
-// A line for each survivor, then the numbers. The exit code is 1 if there is a survivor or a stale
-// entry, and 2 if it could not be measured.
+// The output has a line for each survivor and for each stale entry, and then the numbers. The exit
+// code is 1 if there is a survivor or a stale entry, and 2 after an error.
 package main
 
 import (
@@ -88,7 +94,7 @@ func main() {
 	}
 }
 
-// options are the flags.
+// options are the values of the flags.
 type options struct {
 	sample, parallel int
 	layers           int
@@ -98,16 +104,16 @@ type options struct {
 	verbose          bool
 }
 
-// run reports whether there are survivors, or stale entries in the list of equivalents.
+// run reports whether there are survivors or stale entries.
 func run(ctx context.Context) (survived bool, err error) {
 	var o options
-	flag.IntVar(&o.sample, "sample", 0, "try only this `number` of mutants, taken by chance; 0 is all")
-	flag.Uint64Var(&o.seed, "seed", 0, "the seed of an earlier sample; 0 is a new one")
+	flag.IntVar(&o.sample, "sample", 0, "try only this `number` of mutants, chosen at random; 0 is all")
+	flag.Uint64Var(&o.seed, "seed", 0, "the seed of an earlier sample repeats it; 0 is a new seed")
 	flag.StringVar(&o.only, "only", "", "try only mutants whose names match this regular `expression`")
 	flag.IntVar(&o.parallel, "parallel", 2*runtime.NumCPU(), "try this `number` of mutants at once")
-	flag.IntVar(&o.layers, "layers", 0, "run only this `number` of layers, for while tests are written; 0 is all")
-	flag.StringVar(&o.killers, "killers", "bin/mutants/killers", "the `file` that remembers what has killed which mutant")
-	flag.BoolVar(&o.verbose, "v", false, "tell what kills each mutant")
+	flag.IntVar(&o.layers, "layers", 0, "run only this `number` of layers, which is faster; 0 is all")
+	flag.StringVar(&o.killers, "killers", "bin/mutants/killers", "store in this `file` which test has killed which mutant")
+	flag.BoolVar(&o.verbose, "v", false, "print which test kills each mutant")
 	flag.Parse()
 	dirs := flag.Args()
 	if len(dirs) == 0 {
@@ -144,7 +150,7 @@ func run(ctx context.Context) (survived bool, err error) {
 		all = append(all, mutants...)
 		for _, name := range stale(reasons, s.dir, mutants) {
 			survived = true
-			fmt.Printf("STALE     %s\n          is in equivalent.txt, but no such mutant is left\n", name)
+			fmt.Printf("STALE     %s\n          is in equivalent.txt, but there is no such mutant: remove the entry\n", name)
 		}
 		for _, m := range mutants {
 			switch {
@@ -173,7 +179,7 @@ func run(ctx context.Context) (survived bool, err error) {
 	return survived, o.tryAll(ctx, lab, candidates, equivalent, &survived)
 }
 
-// tryAll tries the candidates and tells what has become of them.
+// tryAll tries the candidates and prints the results.
 func (o options) tryAll(ctx context.Context, l *lab, candidates []mutant, equivalent int, survived *bool) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -229,11 +235,11 @@ func (o options) tryAll(ctx context.Context, l *lab, candidates []mutant, equiva
 	return err
 }
 
-// remark names the tests that have failed only once.
+// remark lists the flaky tests, to print after a survivor.
 func (v verdict) remark() string {
-	if len(v.doubts) == 0 {
+	if len(v.flaky) == 0 {
 		return ""
 	}
-	slices.Sort(v.doubts)
-	return " (" + strings.Join(v.doubts, ", ") + " failed, and passed when repeated)"
+	slices.Sort(v.flaky)
+	return " (" + strings.Join(v.flaky, ", ") + " failed once, and passed when run again)"
 }

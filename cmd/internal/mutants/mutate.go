@@ -11,23 +11,23 @@ import (
 	"strings"
 )
 
-// mutant is one change of one file. All mutants of a package are compiled into it at once, each
-// behind a switch (see switches): what is at its place is wrapped into text that does the same
-// unless the mutant is on.
+// mutant is one change of one file. All mutants of a package are compiled at once, each behind a
+// switch (see switches): the original code is wrapped in text that changes nothing unless the mutant
+// is on.
 type mutant struct {
 	file          string // relative to the module
 	line          int
-	function      string // Type.Method, or what a declaration outside of functions declares
-	before, after string // the change, to show: in one line, and shortened
-	ordinal       int    // from 1, among those of the function that look the same
-	id            int    // what turns it on
+	function      string // Type.Method, or the name that a declaration outside of functions declares
+	before, after string // the change in one line, shortened, for people
+	ordinal       int    // counts from 1 the mutants of the function with the same before and after
+	id            int    // the value of $MUTANT that turns it on
 
-	start, end  int    // the bytes of the file that are wrapped
-	open, close string // around them, with $ where the id belongs
-	constant    int    // where the const is that has to be a var, or 0
+	start, end  int    // the range of bytes in the file that is wrapped
+	open, close string // the text around that range; $ stands for the ID
+	constant    int    // the offset of a const that has to become a var, or 0
 }
 
-// name identifies the mutant for as long as its function is not edited at this place.
+// name identifies the mutant. It changes only if this part of the function is edited.
 func (m mutant) name() string {
 	name := fmt.Sprintf("%s: %s: %s → %s", m.file, m.function, m.before, m.after)
 	if m.ordinal > 1 {
@@ -36,12 +36,13 @@ func (m mutant) name() string {
 	return name
 }
 
-// String is the name with the line.
+// String returns the name with the line number.
 func (m mutant) String() string {
 	return fmt.Sprintf("%s:%d%s", m.file, m.line, strings.TrimPrefix(m.name(), m.file))
 }
 
-// switched returns a file with mutants, which are in the order of their places, the wider first.
+// switched returns a file with mutants. They must be sorted by start; of several with the same start,
+// the longest has to come first.
 func switched(source []byte, mutants []mutant) []byte {
 	source = slices.Clone(source)
 	for _, m := range mutants {
@@ -51,7 +52,7 @@ func switched(source []byte, mutants []mutant) []byte {
 	}
 	var out []byte
 	at := 0
-	var open []mutant // the innermost last
+	var open []mutant // the innermost is the last
 	closeUntil := func(start int) {
 		for len(open) > 0 && open[len(open)-1].end <= start {
 			m := open[len(open)-1]
@@ -74,8 +75,7 @@ func (m mutant) withID(text string) string {
 	return strings.ReplaceAll(text, "$", strconv.Itoa(m.id))
 }
 
-// mutate returns the mutants of a file, in the order of their places, the wider first. Some of
-// them may not compile.
+// mutate returns the mutants of a file in the order that switched needs. Some of them may not compile.
 func mutate(fset *token.FileSet, path string, source []byte, file *ast.File, pkg *types.Package, info *types.Info) []mutant {
 	w := &walker{fset: fset, path: path, source: source, pkg: pkg, info: info}
 	ast.PreorderStack(file, nil, w.visit)
@@ -100,10 +100,10 @@ type walker struct {
 	mutants []mutant
 
 	function string // see mutant
-	constant int
+	constant int    // see mutant
 }
 
-// visit adds the mutants of a node, and reports whether those of its children are wanted, too.
+// visit adds the mutants of a node, and reports whether its children have to be visited, too.
 func (w *walker) visit(n ast.Node, parents []ast.Node) bool {
 	var parent ast.Node
 	if len(parents) > 0 {
@@ -179,14 +179,14 @@ func nameOf(f *ast.FuncDecl) string {
 	}
 }
 
-// text is the source from one node to another.
+// text returns the source from one node to another.
 func (w *walker) text(from, to ast.Node) string {
 	return string(w.source[w.offset(from.Pos()):w.offset(to.End())])
 }
 
 func (w *walker) offset(p token.Pos) int { return w.fset.Position(p).Offset }
 
-// wrap adds a mutant that wraps what is from one node to another.
+// wrap adds a mutant that wraps the source from one node to another.
 func (w *walker) wrap(from, to ast.Node, open, end, before, after string) {
 	w.mutants = append(w.mutants, mutant{
 		file: w.path, line: w.fset.Position(from.Pos()).Line, function: w.function,
@@ -195,8 +195,7 @@ func (w *walker) wrap(from, to ast.Node, open, end, before, after string) {
 	})
 }
 
-// force makes a boolean value always true or always false. What it is made of is evaluated all
-// the same.
+// force adds the mutant in which e always has the given value. The operands of e are still evaluated.
 func (w *walker) force(e ast.Expr, value bool, before, after string) {
 	end := ") && !mutantOn($))"
 	if value {
@@ -205,7 +204,7 @@ func (w *walker) force(e ast.Expr, value bool, before, after string) {
 	w.wrap(e, e, "((", end, before, after)
 }
 
-// pick adds the mutant that has another expression where e is.
+// pick adds the mutant that has another expression instead of e.
 func (w *walker) pick(e ast.Expr, other, before, after string) {
 	t := types.Default(w.info.TypeOf(e))
 	if w.info.Types[e].IsNil() || t == types.Typ[types.UntypedNil] {
@@ -226,7 +225,7 @@ func (w *walker) qualifier(p *types.Package) string {
 	return p.Name()
 }
 
-// inParent shows a replacement of e as a change of the parent if that is short.
+// inParent returns a replacement of e, for people: as a change of the parent if the parent is short.
 func (w *walker) inParent(e, parent ast.Node, replacement string) (before, after string) {
 	text, start, end := w.text(parent, parent), w.offset(e.Pos())-w.offset(parent.Pos()), w.offset(e.End())-w.offset(parent.Pos())
 	if brief(text) != strings.Join(strings.Fields(text), " ") {
@@ -235,7 +234,7 @@ func (w *walker) inParent(e, parent ast.Node, replacement string) (before, after
 	return text, text[:start] + replacement + text[end:]
 }
 
-// brief is a piece of source in one line, shortened.
+// brief returns source in one line, shortened.
 func brief(source string) string {
 	const most = 80
 	line := []rune(strings.Join(strings.Fields(source), " "))
@@ -245,8 +244,7 @@ func brief(source string) string {
 	return string(line)
 }
 
-// isText reports whether a call makes or logs text for people, ends the program by a panic, or
-// is a crash point.
+// isText reports whether a call makes or logs text for people, panics, or is a crash point.
 func (w *walker) isText(call *ast.CallExpr) bool {
 	var name *ast.Ident
 	switch f := ast.Unparen(call.Fun).(type) {
@@ -270,7 +268,7 @@ func (w *walker) isText(call *ast.CallExpr) bool {
 	}
 }
 
-// isTextStatement reports whether a statement does nothing but what isText says.
+// isTextStatement reports whether a statement consists only of calls for which isText is true.
 func (w *walker) isTextStatement(s ast.Stmt) bool {
 	areText := func(list []ast.Stmt) bool {
 		return !slices.ContainsFunc(list, func(s ast.Stmt) bool { return !w.isTextStatement(s) })
@@ -294,7 +292,8 @@ func (w *walker) isTextStatement(s ast.Stmt) bool {
 	return false
 }
 
-// dropStatements removes each statement for which that is worth a try.
+// dropStatements adds a mutant for each statement that can be left out. conditional says that the
+// list is run only if a condition is true.
 func (w *walker) dropStatements(list []ast.Stmt, conditional bool) {
 	for _, s := range list {
 		switch s := s.(type) {
@@ -310,7 +309,7 @@ func (w *walker) dropStatements(list []ast.Stmt, conditional bool) {
 			}
 		case *ast.ReturnStmt:
 			if conditional && len(list) == 1 {
-				continue // much as if the condition were false
+				continue // nearly the same as the condition that is always false
 			}
 		default:
 			continue
@@ -319,7 +318,7 @@ func (w *walker) dropStatements(list []ast.Stmt, conditional bool) {
 	}
 }
 
-// dropCase removes a case of a switch, and each of several values of a case.
+// dropCase adds the mutants without a case of a switch, and without each of several values of a case.
 func (w *walker) dropCase(c *ast.CaseClause, tag ast.Expr) {
 	if c.List == nil { // default
 		if len(c.Body) > 0 {
@@ -340,7 +339,7 @@ func (w *walker) dropCase(c *ast.CaseClause, tag ast.Expr) {
 	}
 }
 
-// dropChannel removes a case of a select, unless it is the default.
+// dropChannel adds the mutant without a case of a select, unless the case is the default.
 func (w *walker) dropChannel(c *ast.CommClause) {
 	var channel ast.Expr
 	ast.Inspect(c, func(n ast.Node) bool {
@@ -368,7 +367,7 @@ func (w *walker) dropChannel(c *ast.CommClause) {
 	}
 }
 
-// dropErrors returns no error instead of one.
+// dropErrors adds the mutants that return nil instead of an error.
 func (w *walker) dropErrors(r *ast.ReturnStmt, parents []ast.Node) {
 	results := w.results(parents)
 	if results == nil || results.Len() != len(r.Results) {
@@ -382,7 +381,8 @@ func (w *walker) dropErrors(r *ast.ReturnStmt, parents []ast.Node) {
 	}
 }
 
-// besideError reports whether what a statement returns is beside an error, and so for nobody.
+// besideError reports whether a statement returns an error together with other values, which callers
+// then ignore.
 func (w *walker) besideError(parent ast.Node) bool {
 	r, ok := parent.(*ast.ReturnStmt)
 	if !ok {
@@ -397,7 +397,7 @@ func (w *walker) implementsError(e ast.Expr) bool {
 	return t != nil && types.Implements(t, types.Universe.Lookup("error").Type().Underlying().(*types.Interface))
 }
 
-// results are what the innermost function returns.
+// results returns the result types of the innermost function.
 func (w *walker) results(parents []ast.Node) *types.Tuple {
 	for _, p := range slices.Backward(parents) {
 		switch f := p.(type) {
@@ -419,7 +419,7 @@ func (w *walker) isBool(e ast.Expr) bool {
 	return ok && basic.Info()&types.IsBoolean != 0
 }
 
-// isValue reports whether the value of e is used as it is, and not as a part of a condition.
+// isValue reports whether the value of e is used as a whole, and is not an operand of a condition.
 func isValue(e ast.Expr, parent ast.Node) bool {
 	switch p := parent.(type) {
 	case *ast.IfStmt, *ast.ForStmt, *ast.CaseClause, *ast.ReturnStmt, *ast.ValueSpec, *ast.CompositeLit, *ast.SendStmt:
@@ -434,7 +434,7 @@ func isValue(e ast.Expr, parent ast.Node) bool {
 	return false
 }
 
-// condition makes a boolean value always and never true.
+// condition adds the mutants in which a boolean value is always true, and always false.
 func (w *walker) condition(e ast.Expr, parent ast.Node) {
 	text := w.text(e, e)
 	if text == "true" || text == "false" {
@@ -445,17 +445,16 @@ func (w *walker) condition(e ast.Expr, parent ast.Node) {
 		w.force(e, text == "false", before, after)
 		return
 	}
-	if _, loop := parent.(*ast.ForStmt); !loop { // it would never end
+	if _, loop := parent.(*ast.ForStmt); !loop { // the loop would never end
 		w.force(e, true, text, "true")
 	}
 	w.force(e, false, text, "false")
 }
 
-// binary changes what an operator does.
+// binary adds the mutants of a binary operator.
 func (w *walker) binary(b *ast.BinaryExpr) {
 	switch b.Op {
 	case token.LAND, token.LOR:
-		// Without one of the operands.
 		for _, side := range [][2]ast.Expr{{b.X, b.Y}, {b.Y, b.X}} {
 			this, other := side[0], side[1]
 			if inner, ok := ast.Unparen(this).(*ast.BinaryExpr); ok && inner.Op == b.Op {
@@ -469,7 +468,7 @@ func (w *walker) binary(b *ast.BinaryExpr) {
 			w.pick(b, w.text(b.Y, b.Y), w.text(b, b), w.text(b.Y, b.Y))
 		}
 	case token.MUL, token.QUO:
-		if w.info.Types[b].Value == nil { // of a constant, the literals are changed
+		if w.info.Types[b].Value == nil { // in a constant, number changes the literals
 			w.swap(b, b.OpPos, b.Op, map[token.Token]token.Token{token.MUL: token.QUO, token.QUO: token.MUL}[b.Op], b)
 		}
 	default:
@@ -483,7 +482,7 @@ func (w *walker) binary(b *ast.BinaryExpr) {
 	}
 }
 
-// swap puts another operator at the place of one, unless the operand is a text.
+// swap adds the mutant with another operator, unless the operand is not a number.
 func (w *walker) swap(n ast.Node, at token.Pos, from, to token.Token, operand ast.Expr) {
 	if basic, ok := w.info.TypeOf(operand).Underlying().(*types.Basic); ok && basic.Info()&types.IsNumeric == 0 {
 		return
@@ -497,7 +496,7 @@ func (w *walker) swap(n ast.Node, at token.Pos, from, to token.Token, operand as
 	}
 }
 
-// swapMinMax makes a minimum of a maximum and the other way round.
+// swapMinMax adds the mutant with max instead of min, or min instead of max.
 func (w *walker) swapMinMax(call *ast.CallExpr) {
 	name, ok := call.Fun.(*ast.Ident)
 	if !ok {
@@ -511,13 +510,13 @@ func (w *walker) swapMinMax(call *ast.CallExpr) {
 	}
 }
 
-// number changes a number: a small one by one; a large one, and a time, to 0.
+// number adds the mutant of a number: a small number is changed by one; a large one, or a time, to 0.
 func (w *walker) number(l *ast.BasicLit, parent ast.Node) {
 	if l.Kind != token.INT && l.Kind != token.FLOAT || w.besideError(parent) {
 		return
 	}
 	if b, ok := parent.(*ast.BinaryExpr); ok && b.Y == l && (b.Op == token.GEQ || b.Op == token.LSS) && l.Value != "1" {
-		return // >= 0 becomes > 0, which is >= 1
+		return // binary makes >= 0 to > 0, which is the same as >= 1
 	}
 	n, err := strconv.Atoi(l.Value)
 	isTime := w.info.TypeOf(l).String() == "time.Duration"

@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// mutantsOf returns the mutants of a file of package p that compile, and the file of each.
+// mutantsOf returns the mutants of a file of package p that compile, and for each the content of the file with it.
 func mutantsOf(t *testing.T, code string) (names []string, contents []string) {
 	t.Helper()
 	s := &source{path: "p", dir: "p", fset: token.NewFileSet(), names: []string{"p/a.go"}, content: [][]byte{[]byte(code)}}
@@ -34,7 +34,7 @@ func mutantsOf(t *testing.T, code string) (names []string, contents []string) {
 	return names, contents
 }
 
-// texts imports package fmt with one function, package time with a constant.
+// texts is an importer: its package fmt has one function, and its package time has one constant.
 type texts struct{}
 
 func (texts) Import(path string) (*types.Package, error) {
@@ -165,7 +165,7 @@ func (t *T) f(list []func()) {
 	}
 }
 
-// TestSwitched: what a file with a mutant holds. The rest of it stays as it is.
+// TestSwitched: a mutant changes only its own part of a file.
 func TestSwitched(t *testing.T) {
 	const head, tail = "package p\n\nfunc f(a, b bool, c chan int, n int) (e error) {\n\t", "\n\treturn e\n}\n"
 	for statement, want := range map[string][]string{
@@ -195,7 +195,7 @@ func TestSwitched(t *testing.T) {
 			line, begins := strings.CutPrefix(content, head)
 			line, _, ends := strings.Cut(line, tail)
 			if !begins || !ends {
-				continue // of the return
+				continue // a mutant of the return
 			}
 			got = append(got, line)
 		}
@@ -207,7 +207,7 @@ func TestSwitched(t *testing.T) {
 	}
 }
 
-// TestNamesAreStable: an edit elsewhere in the file changes no name.
+// TestNamesAreStable: an edit elsewhere in the file changes no names.
 func TestNamesAreStable(t *testing.T) {
 	const function = "func f(a bool) {\n\tif a {\n\t\tf(a)\n\t}\n\tif a {\n\t\tf(a)\n\t}\n}\n"
 	names := func(code string) (names []string) {
@@ -222,7 +222,7 @@ func TestNamesAreStable(t *testing.T) {
 	before := names("package p\n" + function)
 	after := names("package p\nfunc g(a bool) {\n\tif a {\n\t\tg(a)\n\t}\n}\n" + function)
 	if !slices.Equal(before, after) {
-		t.Errorf("the names were %q and are %q", before, after)
+		t.Errorf("an edit of another function changed the names from %q to %q", before, after)
 	}
 	slices.Sort(before)
 	if len(slices.Compact(slices.Clone(before))) != len(before) {
@@ -243,17 +243,16 @@ func TestParseEquivalents(t *testing.T) {
 	}
 }
 
-// TestStale: an entry for a mutant that is not there any more is told, but not one of another
-// package.
+// TestStale: an entry is stale if its package is mutated and has no such mutant. Entries of other packages are not.
 func TestStale(t *testing.T) {
 	reasons := map[string]string{"p/a.go: f: x → y": "r", "p/a.go: f: x → z": "r", "p/q/a.go: f: x → y": "r"}
 	all := []mutant{{file: "p/a.go", function: "f", before: "x", after: "y"}}
 	if got := stale(reasons, "p", all); !slices.Equal(got, []string{"p/a.go: f: x → z"}) {
-		t.Errorf("stale: %q", got)
+		t.Errorf("the stale entries are %q, want only that of x → z", got)
 	}
 }
 
-// TestOutputReader: what a test binary writes.
+// TestOutputReader: the reader finds the results in the output of a test binary, and ignores those of children.
 func TestOutputReader(t *testing.T) {
 	failed := 0
 	o := &outputReader{failed: func() { failed++ }}

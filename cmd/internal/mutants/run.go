@@ -26,9 +26,9 @@ const (
 	simulationDir   = "shim"
 )
 
-// tested are the packages that decide something, each with the layers that come after its own
-// tests: the packages that drive programs which it is in, and the simulation if that runs through
-// it. The quick ones come first.
+// tested are the packages that are mutated by default. Each has the layers that are run after its own
+// tests, the quick ones first: the packages whose tests drive programs with this package, and the
+// simulation if it uses this package.
 var tested = []struct {
 	dir    string
 	layers []string
@@ -41,43 +41,43 @@ var tested = []struct {
 	{"cmd/internal/app", []string{"cmd/sentinel", "cmd/shim", "cmd"}},
 }
 
-// sizeTest is the test of how large the programs are, which the switches make larger. It is never run.
+// sizeTest is the test of the programs' size. It is never run, because the switches make them larger.
 const sizeTest = "TestSize"
 
-// layer is a number of tests of a package.
+// layer is a set of tests of one package.
 type layer struct {
 	name, dir string
 	args      []string // of the test binary
-	// drives: the tests drive programs. Which mutants each reaches is not known.
+	// drives: the tests drive programs, so it is not known which mutants each test reaches.
 	drives bool
 
 	once  sync.Once
-	fault error // why there is no measurement
-	cost  cost  // with no mutant on
-	// reached are the tests that reach each mutant: those that take less than quick, and the rest.
+	fault error // why the layer cannot be used
+	cost  cost  // without a mutant
+	// reached has the tests that reach each mutant, by its ID: first those that are quick, then the others.
 	reached map[int]*[2][]string
 }
 
-// quick is what a test takes at most to be among the first that are run.
+// quick is the longest time of a test that is run before the others.
 const quick = 200 * time.Millisecond
 
-// binary is where the test binary of a layer is.
+// binary returns the path of a layer's test binary.
 func (l *lab) binary(layer *layer) string {
 	return filepath.Join(l.scratch, strings.NewReplacer("/", "-", " ", "-").Replace(layer.name)+".test")
 }
 
-// cost is what a call of a test binary takes, or may take at most: as a whole, and of a processor.
+// cost is the time that a run of a test binary takes, or may take at most.
 type cost struct{ wall, cpu time.Duration }
 
 // lab runs tests on mutants.
 type lab struct {
-	root    string // of the module
-	scratch string // for all that lives as long as the lab
-	memory  string // the same in memory; empty where there is no such place
-	env     []string
-	benches atomic.Int64
+	root       string // of the module
+	scratch    string // the directory of all files of the lab
+	memory     string // a directory in memory for the tests; empty if there is none
+	env        []string
+	workspaces atomic.Int64
 
-	layers  map[string][]*layer // by package
+	layers  map[string][]*layer // by the package's directory
 	killers *killers
 }
 
@@ -91,7 +91,7 @@ func newLab(root string, sources []*source, mutants []mutant, o options) (*lab, 
 	if l.killers, err = openKillers(o.killers); err != nil {
 		return nil, err
 	}
-	// A short path: tests have sockets below it (unix(7): 108 bytes).
+	// The path has to be short, because tests make sockets below it (unix(7): 108 bytes).
 	if l.scratch, err = os.MkdirTemp("", "m"); err != nil {
 		return nil, err
 	}
@@ -129,7 +129,7 @@ func newLab(root string, sources []*source, mutants []mutant, o options) (*lab, 
 	return l, nil
 }
 
-// overlay has every build see the packages with all their mutants, also the builds that tests do.
+// overlay makes every build use the packages with all their mutants, also the builds that tests run.
 func (l *lab) overlay(sources []*source, mutants []mutant) error {
 	replace := make(map[string]string)
 	put := func(name string, content []byte) error {
@@ -169,14 +169,13 @@ func (l *lab) close() {
 	}
 }
 
-// verdict is what has become of a mutant.
+// verdict is the result for a mutant.
 type verdict struct {
 	mutant
-	killedBy string // empty: it has survived
-	// doubts are the tests that have failed once, and passed when they were repeated.
-	doubts []string
-	took   time.Duration
-	err    error // there is no verdict
+	killedBy string   // empty: it has survived
+	flaky    []string // the tests that failed once, and passed when run again
+	took     time.Duration
+	err      error // why there is no result
 }
 
 // try runs the layers until one kills the mutant.
@@ -184,42 +183,42 @@ func (l *lab) try(ctx context.Context, m mutant) (v verdict) {
 	v.mutant = m
 	start := time.Now()
 	defer func() { v.took = time.Since(start) }()
-	bench, err := l.newBench(m.id)
+	w, err := l.newWorkspace(m.id)
 	if err != nil {
 		v.err = err
 		return v
 	}
-	defer bench.close()
+	defer w.close()
 	killer, layers := l.killers.of(m), l.layers[path.Dir(m.file)]
 	for _, layer := range layers {
-		if layer.name == killer.Layer && l.decide(ctx, &v, bench, layer, [][]string{{killer.Test}}) {
+		if layer.name == killer.Layer && l.decide(ctx, &v, w, layer, [][]string{{killer.Test}}) {
 			return v
 		}
 	}
 	for _, layer := range layers {
-		if l.decide(ctx, &v, bench, layer, nil) {
+		if l.decide(ctx, &v, w, layer, nil) {
 			return v
 		}
 	}
 	return v
 }
 
-// decide runs some tests of a layer in turns, or those that may tell the mutant (nil), and reports
-// whether that decides what becomes of it.
-func (l *lab) decide(ctx context.Context, v *verdict, bench *bench, layer *layer, turns [][]string) bool {
+// decide runs batches of tests of a layer until one test fails; if batches is nil, all tests that can
+// notice the mutant. It reports whether v is final.
+func (l *lab) decide(ctx context.Context, v *verdict, w *workspace, layer *layer, batches [][]string) bool {
 	layer.once.Do(func() { layer.fault = l.prepare(ctx, layer) })
 	if v.err = layer.fault; v.err != nil {
 		return true
 	}
-	if turns == nil {
-		turns = layer.turns(v.id)
+	if batches == nil {
+		batches = layer.batches(v.id)
 	}
-	// A mutant may make the tests wait in vain, or work without end. The first costs little,
-	// and is not to be mistaken for a busy machine.
+	// A mutant may make tests wait or compute without end. On a busy machine tests may also wait long, but do not
+	// compute more.
 	limit := cost{5*layer.cost.wall + 20*time.Second, 2*layer.cost.cpu + 10*time.Second}
-	for _, tests := range turns {
-		r, doubts, err := bench.run(ctx, limit, layer, tests)
-		v.doubts = append(v.doubts, doubts...)
+	for _, tests := range batches {
+		r, flaky, err := w.run(ctx, limit, layer, tests)
+		v.flaky = append(v.flaky, flaky...)
 		if v.killedBy = r.failed; err == nil && r.failed != "" {
 			err = l.killers.add(v.mutant, layer, r.test)
 		}
@@ -230,60 +229,61 @@ func (l *lab) decide(ctx context.Context, v *verdict, bench *bench, layer *layer
 	return false
 }
 
-// turns are the tests to run for a mutant, one slice after the other; nil is all of the layer.
-func (layer *layer) turns(id int) (turns [][]string) {
+// batches returns the tests that can notice a mutant, in the order in which to run them. A nil batch
+// stands for all tests of the layer.
+func (layer *layer) batches(id int) (batches [][]string) {
 	if layer.drives {
 		return [][]string{nil}
 	}
 	if reached := layer.reached[id]; reached != nil {
 		for _, tests := range reached {
 			if tests != nil {
-				turns = append(turns, tests)
+				batches = append(batches, tests)
 			}
 		}
 	}
-	return turns
+	return batches
 }
 
-// prepare builds the tests of a layer, runs them with no mutant on, and finds out which mutants
-// each reaches.
+// prepare builds the tests of a layer, runs them without a mutant, and finds out which mutants each
+// test reaches.
 func (l *lab) prepare(ctx context.Context, layer *layer) error {
 	build := exec.CommandContext(ctx, "go", "test", "-c", "-o", l.binary(layer), "./"+layer.dir)
 	build.Dir, build.Env = l.root, l.env
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("go test -c ./%s: %w\n%s", layer.dir, err, out)
 	}
-	bench, err := l.newBench(0)
+	w, err := l.newWorkspace(0)
 	if err != nil {
 		return err
 	}
-	defer bench.close()
+	defer w.close()
 	none := cost{time.Hour, time.Hour}
-	r, _, err := bench.run(ctx, none, layer, nil)
+	r, _, err := w.run(ctx, none, layer, nil)
 	if err != nil {
 		return err
 	}
 	if r.failed != "" {
-		return fmt.Errorf("with no mutant, %s fails: %s\n%s", layer.name, r.failed, r.output)
+		return fmt.Errorf("%s fails without a mutant: %s\n%s", layer.name, r.failed, r.output)
 	}
 	layer.cost = r.cost
 	if layer.drives {
 		return nil
 	}
 	layer.reached = make(map[int]*[2][]string)
-	file := filepath.Join(bench.tmp, "reached")
-	bench.env = append(bench.env, "MUTANT_REACHED="+file)
+	file := filepath.Join(w.tmp, "reached")
+	w.env = append(w.env, "MUTANT_REACHED="+file)
 	for _, test := range r.passed {
 		if err := errors.Join(os.WriteFile(file, nil, 0), os.Chmod(file, 0o666)); err != nil {
 			return err
 		}
-		alone, err := bench.test(ctx, none, layer, []string{test}, nil)
+		alone, err := w.test(ctx, none, layer, []string{test}, nil)
 		if err != nil {
 			return err
 		}
-		turn := 0
+		batch := 0
 		if alone.cost.wall > quick {
-			turn = 1
+			batch = 1
 		}
 		ids, err := os.ReadFile(file)
 		if err != nil {
@@ -292,12 +292,12 @@ func (l *lab) prepare(ctx context.Context, layer *layer) error {
 		for _, field := range strings.Fields(string(ids)) {
 			id, err := strconv.Atoi(field)
 			if err != nil {
-				return fmt.Errorf("%s has noted %q as reached", test, field)
+				return fmt.Errorf("%s wrote %q to $MUTANT_REACHED, want numbers", test, field)
 			}
 			if layer.reached[id] == nil {
 				layer.reached[id] = new([2][]string)
 			}
-			if tests := &layer.reached[id][turn]; !slices.Contains(*tests, test) { // it has several processes
+			if tests := &layer.reached[id][batch]; !slices.Contains(*tests, test) { // several processes of a test write to the file
 				*tests = append(*tests, test)
 			}
 		}
@@ -308,73 +308,73 @@ func (l *lab) prepare(ctx context.Context, layer *layer) error {
 	return nil
 }
 
-// bench is what a mutant is tried on.
-type bench struct {
+// workspace is where the tests of one mutant run.
+type workspace struct {
 	lab         *lab
-	tmp, memory string // removed with it: tests that are cut off leave much behind
+	tmp, memory string // directories for temporary files; tests that are killed do not remove them
 	env         []string
 }
 
-// newBench makes one for the mutant with an id; 0 is none.
-func (l *lab) newBench(id int) (b *bench, err error) {
-	number := strconv.FormatInt(l.benches.Add(1), 10)
-	b = &bench{lab: l, tmp: filepath.Join(l.scratch, number)}
-	b.env = append(slices.Clone(l.env), "TMPDIR="+b.tmp, "MUTANT="+strconv.Itoa(id))
-	err = errors.Join(os.Mkdir(b.tmp, 0o777), os.Chmod(b.tmp, 0o777)) // whatever the umask is
+// newWorkspace makes a workspace for the mutant with an ID; 0 is none.
+func (l *lab) newWorkspace(id int) (w *workspace, err error) {
+	number := strconv.FormatInt(l.workspaces.Add(1), 10)
+	w = &workspace{lab: l, tmp: filepath.Join(l.scratch, number)}
+	w.env = append(slices.Clone(l.env), "TMPDIR="+w.tmp, "MUTANT="+strconv.Itoa(id))
+	err = errors.Join(os.Mkdir(w.tmp, 0o777), os.Chmod(w.tmp, 0o777)) // the umask applies to Mkdir
 	if l.memory != "" {
-		b.memory = filepath.Join(l.memory, number)
-		b.env = append(b.env, "TEST_MEMORY="+b.memory)
-		err = errors.Join(err, os.Mkdir(b.memory, 0o777))
+		w.memory = filepath.Join(l.memory, number)
+		w.env = append(w.env, "TEST_MEMORY="+w.memory)
+		err = errors.Join(err, os.Mkdir(w.memory, 0o777))
 	}
 	if err != nil {
-		b.close()
+		w.close()
 		return nil, err
 	}
-	return b, nil
+	return w, nil
 }
 
-func (b *bench) close() {
-	os.RemoveAll(b.tmp)
-	if b.memory != "" {
-		os.RemoveAll(b.memory)
+func (w *workspace) close() {
+	os.RemoveAll(w.tmp)
+	if w.memory != "" {
+		os.RemoveAll(w.memory)
 	}
 }
 
-// result is what has come of a call of a test binary.
+// result is the result of a run of a test binary.
 type result struct {
-	failed string   // what has failed, for people; empty: nothing
-	test   string   // the test that has failed, if it was one
+	failed string   // what has failed, for people; empty if nothing has
+	test   string   // the test that has failed; empty if it is not known
 	passed []string // the tests that have passed
-	output string   // its last lines
+	output string   // the last lines
 	cost   cost
 }
 
-// run runs some tests of a layer, or all (nil), until something fails. A test that drives programs
-// has to fail twice. Those that have failed only once are the doubts.
-func (b *bench) run(ctx context.Context, limit cost, layer *layer, tests []string) (r result, doubts []string, err error) {
+// run runs some tests of a layer, or all if tests is nil, until one fails. A test that drives programs
+// has to fail twice; flaky are those that failed only once.
+func (w *workspace) run(ctx context.Context, limit cost, layer *layer, tests []string) (r result, flaky []string, err error) {
 	for {
-		r, err = b.test(ctx, limit, layer, tests, doubts)
+		r, err = w.test(ctx, limit, layer, tests, flaky)
 		if err != nil || r.test == "" || !layer.drives {
-			return r, doubts, err
+			return r, flaky, err
 		}
-		again, err := b.test(ctx, limit, layer, []string{r.test}, nil)
+		again, err := w.test(ctx, limit, layer, []string{r.test}, nil)
 		if err != nil || again.failed != "" {
-			return r, doubts, err
+			return r, flaky, err
 		}
-		doubts = append(doubts, r.test) // and the others have not had their say
+		flaky = append(flaky, r.test) // and run the tests that were not run yet
 	}
 }
 
-// test runs some tests of a layer, or all (nil), but not those to skip, until something fails. No
-// process is left then.
-func (b *bench) test(ctx context.Context, limit cost, layer *layer, tests, skip []string) (r result, err error) {
+// test runs some tests of a layer, or all if tests is nil, except those in skip, until one fails. No
+// process is left when it returns.
+func (w *workspace) test(ctx context.Context, limit cost, layer *layer, tests, skip []string) (r result, err error) {
 	timed, cancel := context.WithTimeout(ctx, limit.wall)
 	defer cancel()
 	self, err := os.Executable()
 	if err != nil {
 		return r, err
 	}
-	args := append([]string{superviseArg, strconv.Itoa(int(limit.cpu.Seconds())), b.lab.binary(layer), "-test.v=test2json"}, layer.args...)
+	args := append([]string{superviseArg, strconv.Itoa(int(limit.cpu.Seconds())), w.lab.binary(layer), "-test.v=test2json"}, layer.args...)
 	if tests != nil {
 		args = append(args, "-test.run", "^("+strings.Join(tests, "|")+")$")
 	}
@@ -385,7 +385,7 @@ func (b *bench) test(ctx context.Context, limit cost, layer *layer, tests, skip 
 		args = append(args, "-test.skip", "^("+strings.Join(skip, "|")+")$")
 	}
 	cmd := exec.CommandContext(timed, self, args...)
-	cmd.Dir, cmd.Env = filepath.Join(b.lab.root, layer.dir), b.env
+	cmd.Dir, cmd.Env = filepath.Join(w.lab.root, layer.dir), w.env
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = time.Minute
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
@@ -403,21 +403,21 @@ func (b *bench) test(ctx context.Context, limit cost, layer *layer, tests, skip 
 	case r.test != "":
 		r.failed = r.test
 	case timed.Err() != nil:
-		r.failed = "no end within " + strconv.Itoa(int(limit.wall.Seconds())) + "s"
+		r.failed = "did not end within " + strconv.Itoa(int(limit.wall.Seconds())) + "s"
 	case err != nil:
-		r.failed = "the test program, as a whole"
+		r.failed = "the test binary ended without a failed test"
 	}
 	return r, nil
 }
 
-// outputReader takes the output of a test binary with -test.v=test2json, which marks each line of
-// the testing package with a byte 0x16.
+// outputReader parses the output of a test binary with -test.v=test2json. There, each line of package
+// testing begins with a byte 0x16.
 type outputReader struct {
-	failed func()   // is called when a test has failed
-	test   string   // that test
-	passed []string // the tests that have passed before
-	last   []string // lines
-	rest   []byte
+	failed func()   // called when the first test has failed
+	test   string   // the first test that has failed
+	passed []string // the tests that have passed
+	last   []string // the last lines
+	rest   []byte   // the beginning of an incomplete line
 }
 
 func (o *outputReader) Write(p []byte) (int, error) {

@@ -14,14 +14,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// superviseArg as the first argument makes the program the supervisor of a command: it runs the
-// command, and when that has ended, or upon SIGTERM, it kills all that the command has left. The
-// second argument is how many seconds of a processor each process may take, the rest is the
-// command.
+// superviseArg as the first argument makes the program supervise a command. It runs the command.
+// When the command has ended, or upon SIGTERM, it kills all processes that the command has left
+// behind. The second argument is the CPU time in seconds that each process may use, and the rest is
+// the command.
 const superviseArg = "supervise"
 
-// mostMemory is how many bytes a process of a mutant may have: one that allocates without end
-// is not to take the machine with it.
+// mostMemory is how many bytes of memory a process may use. A mutant may allocate without end, which
+// must not stop the machine.
 const mostMemory = 6 << 30
 
 func supervise(args []string) (code int) {
@@ -33,7 +33,7 @@ func supervise(args []string) (code int) {
 	argv := args[1:]
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
-	// What loses its parent becomes a child of ours, and so can be found.
+	// As a subreaper, this process becomes the parent of orphans, so it can find them.
 	err = errors.Join(
 		unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0),
 		unix.Setrlimit(unix.RLIMIT_CPU, &unix.Rlimit{Cur: seconds, Max: seconds}),
@@ -72,7 +72,7 @@ func supervise(args []string) (code int) {
 	return 0
 }
 
-// children are the processes whose parent is pid (proc_pid_task(5)).
+// children returns the processes whose parent is pid (proc_pid_task(5)).
 func children(pid int) (pids []int) {
 	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
 	for _, list := range lists {

@@ -1,9 +1,9 @@
 package main
 
-// switchFile is the name of the file that each mutated package has in addition.
+// switchFile is the name of the file with the switches that each mutated package has in addition.
 const switchFile = "mutant_switches.go"
 
-// switches are what the text around a mutant calls.
+// switches are the functions that the text around a mutant calls.
 const switches = `
 func mutantOn(id int) bool {
 	mutantReached(id)
@@ -17,7 +17,7 @@ func mutantPick[T any](id int, code, mutated func() T) T {
 	return code()
 }
 
-// mutantChannel is nil for a mutant, so that a select never takes the case.
+// mutantChannel returns nil if the mutant is on, so that a select never takes the case.
 func mutantChannel[C any](id int, c C) C {
 	if mutantOn(id) {
 		var none C
@@ -26,7 +26,8 @@ func mutantChannel[C any](id int, c C) C {
 	return c
 }
 
-// mutantWithout is the tag of a switch; for a mutant, one that no case has instead of some.
+// mutantWithout returns the tag of a switch. If the mutant is on and the tag is one of values, it
+// returns a tag that no case has.
 func mutantWithout[T comparable](id int, tag T, values ...T) T {
 	for _, value := range values {
 		if tag == value && mutantOn(id) {
@@ -37,9 +38,10 @@ func mutantWithout[T comparable](id int, tag T, values ...T) T {
 }
 `
 
-// switchState goes with the switches; for the type checker, a declaration of its names will do.
-// $MUTANT is the id of the mutant that is on. $MUTANT_REACHED is a file that gets the id of each
-// mutant that could have made a difference, if it had been on.
+// switchState is what the switches use. For the type checker, switchStub is enough.
+//
+// $MUTANT is the ID of the mutant that is on. $MUTANT_REACHED is a file to which the programs append
+// the ID of each mutant whose switch was evaluated, because only these can make a difference.
 const switchState = `
 import (
 	"fmt"
@@ -81,7 +83,7 @@ func mutantNone[T any]() (none T) {
 }
 `
 
-// switchStub declares what switches need of switchState.
+// switchStub declares the names of switchState that the switches use.
 const switchStub = `
 var mutantActive int
 
