@@ -1,10 +1,10 @@
-// Command demo plays four scenes of a Kubernetes Job with the real programs: a
+// Command demo runs four scenes of a Kubernetes Job with the real programs: a
 // sentinel and a shim, started as the kubelet would start two containers, the
 // Cloud SQL Auth Proxy as the sidecar, and a temporary directory as the volume. It
-// shows what happens, and exits with 1 if something is not as expected.
+// prints what happens, and exits with 1 if something is not as expected.
 //
-//	demo SENTINEL SHIM PROXY        play the scenes with these three binaries
-//	demo main END [ADDRESS]         be the main of a scene (see playMain)
+//	demo SENTINEL SHIM PROXY        run the scenes with these three binaries
+//	demo main END [ADDRESS]         run as the main of a scene (see playMain)
 package main
 
 import (
@@ -28,7 +28,7 @@ const limit = 60 * time.Second
 // untilKilled is the END of a main that works until it is killed.
 const untilKilled = "killed"
 
-// A scene is one run of the pod.
+// A scene is one life of the pod.
 type scene struct {
 	title     string
 	end       string // how main ends: an exit code, or untilKilled
@@ -44,13 +44,13 @@ var scenes = []scene{
 }
 
 const introduction = `Four runs of a pod with two containers: shim wraps the sidecar, a real Cloud SQL
-Auth Proxy; sentinel wraps main. No database is behind the proxy, and it says so
-("failed to connect to instance") whenever its port is tried. Times are since the
-start of the scene.
+Auth Proxy; sentinel wraps main. No database is behind the proxy, so it logs
+"failed to connect to instance" for each connection. Times are since the start of
+the scene.
 
 `
 
-// programs are the binaries that the scenes are played with.
+// programs are the paths of the binaries. main is this program.
 type programs struct{ sentinel, shim, proxy, main string }
 
 func main() { os.Exit(run(os.Args[1:])) }
@@ -65,15 +65,15 @@ func run(args []string) (code int) {
 	}
 	self, err := os.Executable()
 	if err == nil {
-		// What outlives its wrapper becomes a child of ours, and so can be
-		// found and ended (see killChildren).
+		// As a subreaper, this process becomes the parent of orphans, so
+		// killChildren can find them.
 		err = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "demo:", err)
 		return 1
 	}
-	// Ctrl-C ends the scene, so that its processes and its volume go too.
+	// Ctrl-C ends the scene, which also removes its processes and its volume.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if !playAll(ctx, programs{sentinel: args[0], shim: args[1], proxy: args[2], main: self}) {
@@ -82,9 +82,8 @@ func run(args []string) (code int) {
 	return 0
 }
 
-// playMain is the main of a scene: a command that works through the sidecar, if
-// it is given the sidecar's address, and then ends as it is told. It writes one
-// line when it has done its work.
+// playMain is the main of a scene. It connects to the sidecar's address if it is
+// given one, prints one line, and then ends as END says.
 func playMain(end string, addresses []string) int {
 	work := "needs no sidecar"
 	for _, address := range addresses {
@@ -112,8 +111,8 @@ func playMain(end string, addresses []string) int {
 	return code
 }
 
-// playAll plays the scenes one after the other and says whether all of them
-// went as they should.
+// playAll runs the scenes one after the other. It reports whether all of them
+// went as expected.
 func playAll(ctx context.Context, bin programs) bool {
 	fmt.Print(introduction)
 	var results []*result
@@ -128,8 +127,8 @@ func playAll(ctx context.Context, bin programs) bool {
 	return report(results)
 }
 
-// report prints a table of all scenes, then all that the processes of the
-// failed ones wrote, then the closing line.
+// report prints a table of all scenes, then the output of the processes of the
+// failed ones, then how many failed. It reports whether all scenes passed.
 func report(results []*result) bool {
 	table := tabwriter.NewWriter(os.Stdout, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(table, "Exit codes\texpected\tsentinel\tshim\tfrom main's end to shim's")

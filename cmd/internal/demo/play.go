@@ -20,8 +20,8 @@ import (
 	"github.com/fsnotify/fsnotify"
 )
 
-// Who does something in a scene: the two wrappers, what each of them wraps, and
-// the volume on which files appear.
+// The sources of events: the two wrappers, the command that each of them wraps,
+// and the volume.
 const (
 	sentinel = "sentinel"
 	command  = "main"
@@ -30,19 +30,20 @@ const (
 	volume   = "volume"
 )
 
-// wrapped is what a wrapper's output can also come from: a wrapped command
-// writes to the very files of its wrapper.
+// wrapped has the wrapped command for each wrapper. A wrapper's output also has
+// the lines of its wrapped command, which inherits its standard output and error.
 var wrapped = map[string]string{sentinel: command, shim: sidecar}
 
-// mainTerminated is the file by which the sentinel says that main has ended.
+// mainTerminated is the file by which the sentinel records the end of main.
 const mainTerminated = "main-terminated"
 
-// last is the file by whose appearance the demo knows that it has seen all others.
+// last is a file that the demo creates at the end: when the demo sees it, it has
+// seen all other files.
 const last = ".last"
 
-// An event is something seen: a line of a wrapper's output, its end, or a file on
-// the volume. Every line of a timeline stems from an event, or from what the demo
-// itself does: nothing is assumed.
+// An event is something that the demo has observed: a line of a wrapper's output,
+// the end of a wrapper, or a new file on the volume. Every line of the timeline is
+// an event, or something that the demo itself does.
 type event struct {
 	at   time.Time
 	who  string
@@ -51,17 +52,17 @@ type event struct {
 	file string
 }
 
-// result is what came of a scene.
+// result is the result of a scene.
 type result struct {
 	scene   scene
-	codes   map[string]int
-	mainEnd time.Time // when main's end was seen
+	codes   map[string]int // the exit codes of the wrappers that have ended
+	mainEnd time.Time      // when main's end was seen
 	shimEnd time.Time
-	fault   error           // why it failed
-	output  strings.Builder // of both wrappers and what they wrap
+	fault   error           // why the scene failed
+	output  strings.Builder // of both wrappers and their wrapped commands
 }
 
-// code is the exit code of a wrapper, to show.
+// code returns the exit code of a wrapper, to print.
 func (r *result) code(who string) string {
 	if code, ok := r.codes[who]; ok {
 		return strconv.Itoa(code)
@@ -69,7 +70,7 @@ func (r *result) code(who string) string {
 	return "none"
 }
 
-// reaction is how long the shim took to end the sidecar and itself, to show.
+// reaction returns how long the shim took to end the sidecar and itself, to print.
 func (r *result) reaction() string {
 	if r.scene.mainFirst || r.mainEnd.IsZero() || r.shimEnd.Before(r.mainEnd) {
 		return "-"
@@ -77,7 +78,7 @@ func (r *result) reaction() string {
 	return milliseconds(r.shimEnd.Sub(r.mainEnd))
 }
 
-// A stage is a scene while it is being played.
+// A stage is a scene that is running.
 type stage struct {
 	result
 	bin     programs
@@ -86,12 +87,12 @@ type stage struct {
 	began   time.Time
 	events  chan event
 	pids    map[string]int
-	running int  // how many wrappers are
+	running int  // the number of wrappers that run
 	proxied bool // the proxy has written something
-	drained bool // the last file has been seen
+	drained bool // the file last has been seen
 }
 
-// play plays one scene and judges it.
+// play runs one scene and returns its result.
 func play(ctx context.Context, s scene, bin programs) *result {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -99,8 +100,8 @@ func play(ctx context.Context, s scene, bin programs) *result {
 		result: result{scene: s, codes: map[string]int{}},
 		bin:    bin,
 		began:  time.Now(),
-		// Room for all that may come when a scene was broken off and
-		// nobody listens any more.
+		// Large enough for everything that comes after a scene was
+		// cancelled, when nothing receives any more.
 		events: make(chan event, 1024),
 		pids:   map[string]int{},
 	}
@@ -108,8 +109,8 @@ func play(ctx context.Context, s scene, bin programs) *result {
 	return &st.result
 }
 
-// run plays the scene until nothing of it is left, or until something is not as it
-// should be, and says what.
+// run runs the scene until both wrappers have ended, or until something is not as
+// expected, which it returns.
 func (st *stage) run(ctx context.Context) (err error) {
 	if st.dir, err = os.MkdirTemp("", "sentinel-shim-demo-"); err != nil {
 		return err
@@ -136,8 +137,8 @@ func (st *stage) run(ctx context.Context) (err error) {
 	if err := st.handleUntil(ctx, func() bool { return st.running == 0 }); err != nil {
 		return err
 	}
-	// What has appeared on the volume may not have been told yet. The kernel
-	// keeps the order: once a last file of our own is seen, all is.
+	// Some events of the volume may not have arrived yet. inotify keeps their
+	// order, so when this file is seen, all others have been.
 	if err := os.WriteFile(filepath.Join(st.dir, last), nil, 0o600); err != nil {
 		return err
 	}
@@ -145,12 +146,12 @@ func (st *stage) run(ctx context.Context) (err error) {
 		return err
 	}
 	if st.scene.mainFirst && st.proxied {
-		return errors.New("the proxy was launched though main had ended")
+		return errors.New("the proxy was started although main had ended")
 	}
 	return nil
 }
 
-// watch makes an event of every file that appears on the volume.
+// watch sends an event for every new file on the volume.
 func (st *stage) watch() (*fsnotify.Watcher, error) {
 	watcher, err := fsnotify.NewWatcher()
 	if err != nil {
@@ -170,7 +171,7 @@ func (st *stage) watch() (*fsnotify.Watcher, error) {
 	return watcher, nil
 }
 
-// handleUntil handles events until done.
+// handleUntil handles events until done returns true.
 func (st *stage) handleUntil(ctx context.Context, done func() bool) error {
 	for !done() {
 		select {
@@ -179,13 +180,14 @@ func (st *stage) handleUntil(ctx context.Context, done func() bool) error {
 				return err
 			}
 		case <-ctx.Done():
-			return fmt.Errorf("broken off: %w, and %s not ended", ctx.Err(), st.unended())
+			return fmt.Errorf("cancelled: %w: these have not ended: %s", ctx.Err(), st.unended())
 		}
 	}
 	return nil
 }
 
-// unended is what has not ended, to show.
+// unended lists the wrappers that have not ended, or whose wrapped commands have
+// not.
 func (st *stage) unended() string {
 	var names []string
 	for _, who := range []string{sentinel, shim} {
@@ -193,7 +195,7 @@ func (st *stage) unended() string {
 			names = append(names, who+" or its "+wrapped[who])
 		}
 	}
-	return strings.Join(names, ", ") + " has"
+	return strings.Join(names, ", ")
 }
 
 func (st *stage) startShim(ctx context.Context) error {
@@ -210,7 +212,7 @@ func (st *stage) startSentinel(ctx context.Context) error {
 		st.bin.main, command, st.scene.end, st.address)
 }
 
-// start starts a wrapper. All that is seen of it arrives as events.
+// start starts a wrapper. Its output and its end arrive as events.
 func (st *stage) start(ctx context.Context, who string, argv ...string) error {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -234,15 +236,15 @@ func (st *stage) start(ctx context.Context, who string, argv ...string) error {
 		for lines := bufio.NewScanner(r); lines.Scan(); {
 			st.events <- event{at: time.Now(), who: who, line: lines.Text()}
 		}
-		// Nothing is left that could write to it: the wrapper has ended,
-		// and so has what it wraps. The state tells how.
+		// The pipe is closed, so the wrapper and its wrapped command have
+		// ended.
 		_ = cmd.Wait()
 		st.events <- event{at: time.Now(), who: who, end: cmd.ProcessState}
 	}()
 	return nil
 }
 
-// handle shows an event and does what the scene does at it.
+// handle prints an event, and does what the scene does then.
 func (st *stage) handle(ctx context.Context, e event) error {
 	switch {
 	case e.end != nil:
@@ -255,7 +257,7 @@ func (st *stage) handle(ctx context.Context, e event) error {
 	return nil
 }
 
-// ended shows the end of a wrapper and of what it wraps.
+// ended prints the end of a wrapper and its wrapped command.
 func (st *stage) ended(ctx context.Context, e event) error {
 	st.running--
 	text, code := ending(e.end)
@@ -265,7 +267,7 @@ func (st *stage) ended(ctx context.Context, e event) error {
 	}
 	st.show(e.at, e.who, text)
 	if code != st.scene.want {
-		return fmt.Errorf("%s's exit code is %d, not %d", e.who, code, st.scene.want)
+		return fmt.Errorf("%s's exit code is %d, want %d", e.who, code, st.scene.want)
 	}
 	if e.who == sentinel && st.scene.mainFirst {
 		return st.startShim(ctx)
@@ -273,8 +275,8 @@ func (st *stage) ended(ctx context.Context, e event) error {
 	return nil
 }
 
-// wrote shows a line: a wrapper's own if it is a log line in JSON, else the
-// wrapped command's.
+// wrote prints a line of output. A log line in JSON is the wrapper's, any other
+// line the wrapped command's.
 func (st *stage) wrote(e event) {
 	fmt.Fprintf(&st.output, "%-8s  %s\n", e.who, e.line)
 	if text, ok := logLine(e.line); ok {
@@ -291,26 +293,26 @@ func (st *stage) wrote(e event) {
 	}
 }
 
-// killMain kills all that there is in main's container, as the OOM killer does.
-// The sentinel comes first: it must not live to see main's end.
+// killMain kills all processes of main's container, as the OOM killer does. The
+// sentinel comes first, so that it cannot see and record main's end.
 func (st *stage) killMain() {
 	pids := append([]int{st.pids[sentinel]}, children(st.pids[sentinel])...)
 	st.mainEnd = time.Now()
 	for _, pid := range pids {
-		// One that is dead already died with its sentinel.
+		// An error means that the process has already ended with its sentinel.
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
 	st.show(st.mainEnd, "demo", fmt.Sprintf("sends SIGKILL to the sentinel and its child, pids %d", pids))
 }
 
-// appeared shows a file that has appeared on the volume.
+// appeared prints a file that is new on the volume.
 func (st *stage) appeared(e event) {
 	name := filepath.Base(e.file)
 	if name == last {
 		st.drained = true
 	}
 	if strings.HasPrefix(name, ".") {
-		return // a file that is not ready yet
+		return // a private file, which is not complete yet
 	}
 	if name == mainTerminated {
 		st.mainEnd = e.at
@@ -322,16 +324,17 @@ func (st *stage) appeared(e event) {
 	st.show(e.at, volume, text)
 }
 
-// show writes a line of the timeline.
+// show prints a line of the timeline.
 func (st *stage) show(now time.Time, who, what string) {
-	const width = 96 // with what is before it, fits in 120 columns
+	const width = 96 // the whole line then fits in 120 columns
 	if runes := []rune(what); len(runes) > width {
 		what = string(runes[:width-1]) + "…"
 	}
 	fmt.Printf("%12s  %-8s  %s\n", milliseconds(now.Sub(st.began)), who, what)
 }
 
-// logLine is a wrapper's log line, to show, if it is one.
+// logLine returns a wrapper's log line, to print; ok is false if the line is not
+// in JSON.
 func logLine(line string) (text string, ok bool) {
 	var fields map[string]any
 	if json.Unmarshal([]byte(line), &fields) != nil {
@@ -340,7 +343,7 @@ func logLine(line string) (text string, ok bool) {
 	text = fmt.Sprint(fields["message"])
 	for _, name := range slices.Sorted(maps.Keys(fields)) {
 		switch name {
-		case "level", "time", "message", "logger", "main": // said already
+		case "level", "time", "message", "logger", "main": // the timeline has these already
 		default:
 			text += fmt.Sprintf(" %s=%v", name, fields[name])
 		}
@@ -348,8 +351,8 @@ func logLine(line string) (text string, ok bool) {
 	return text, true
 }
 
-// withoutClock is a line without the time of day that Go's log package, and so
-// the proxy, begins it with: the timeline has a clock of its own.
+// withoutClock removes the time at the beginning of a line of Go's log package,
+// which the proxy uses. The timeline has its own times.
 func withoutClock(line string) string {
 	const clock = "2006/01/02 15:04:05 "
 	if len(line) > len(clock) {
@@ -360,18 +363,19 @@ func withoutClock(line string) string {
 	return line
 }
 
-// ending is how a process ended, to show, and its exit code as Kubernetes has it:
+// ending returns how a process ended, to print, and its exit code as in Kubernetes:
 // 128+n for signal n.
 func ending(state *os.ProcessState) (text string, code int) {
 	status := state.Sys().(syscall.WaitStatus)
 	if status.Signaled() {
 		code = 128 + int(status.Signal())
-		return fmt.Sprintf("%s by signal %d (exit code %d); what it wrapped is gone too", status.Signal(), status.Signal(), code), code
+		return fmt.Sprintf("%s by signal %d (exit code %d); its wrapped command has ended, too",
+			status.Signal(), status.Signal(), code), code
 	}
 	return fmt.Sprintf("exited with %d", status.ExitStatus()), status.ExitStatus()
 }
 
-// freeAddress is an address on which the proxy can listen.
+// freeAddress returns an address on which the proxy can listen.
 func freeAddress() (string, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -380,14 +384,15 @@ func freeAddress() (string, error) {
 	return listener.Addr().String(), listener.Close()
 }
 
-// killChildren ends what is left of a scene that was broken off.
+// killChildren kills the processes that are left of a scene that failed or was
+// cancelled.
 func killChildren() {
 	for _, pid := range children(os.Getpid()) {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
 }
 
-// children are the processes whose parent is pid (proc_pid_task(5)).
+// children returns the processes whose parent is pid (proc_pid_task(5)).
 func children(pid int) (pids []int) {
 	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
 	for _, list := range lists {
@@ -401,7 +406,7 @@ func children(pid int) (pids []int) {
 	return pids
 }
 
-// brief is a command line, to show: its programs without their directories.
+// brief returns a command line, to print: its programs without their directories.
 func (st *stage) brief(argv []string) string {
 	words := slices.Clone(argv)
 	for i, word := range words {

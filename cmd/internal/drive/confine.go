@@ -13,13 +13,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Somebody is the UID of a user who owns no file and no other process.
+// Somebody is the UID of a user who owns no files and no other processes.
 const Somebody = 54321
 
-// WithoutKill executes argv as root without CAP_KILL, as a container with the capabilities
-// drop: [ALL], add: [SETUID, SETGID] does. It needs root.
+// WithoutKill executes argv as root without CAP_KILL, as in a container with the capabilities
+// drop: [ALL], add: [SETUID, SETGID]. It needs root.
 func WithoutKill(argv []string) int {
-	runtime.LockOSThread() // a capability belongs to a thread
+	runtime.LockOSThread() // capabilities belong to a thread
 	if err := unix.Prctl(unix.PR_CAPBSET_DROP, unix.CAP_KILL, 0, 0, 0); err != nil {
 		panic(err)
 	}
@@ -35,8 +35,7 @@ func AsSomebody(args []string) int {
 	panic(unix.Exec("/bin/sh", []string{"sh", "-c", args[0]}, os.Environ()))
 }
 
-// Session starts a shell script in a session of its own, as a daemon does, and returns without waiting
-// for it.
+// Session starts a shell script in a new session, as a daemon does. It does not wait for the script.
 func Session(args []string) int {
 	cmd := exec.Command("/bin/sh", "-c", args[0])
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
@@ -47,9 +46,9 @@ func Session(args []string) int {
 	return 0
 }
 
-// Negligent leaves a zombie in its process group: it starts itself again outside the group, and that
-// process has a child in the group, which has ended and is never reaped. It prints "ready" then and
-// runs until it is killed. The first process waits for it.
+// Negligent leaves a zombie in its process group. It starts itself again outside the group. The second
+// process starts a child in the group, which ends and is never reaped; then it prints "ready" and runs
+// until it is killed. The first process waits for the second.
 //
 //	negligent [GROUP]
 func Negligent(args []string) int {

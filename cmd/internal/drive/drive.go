@@ -1,4 +1,4 @@
-// Package drive runs the built programs in tests as a user would: it builds them once for a test binary,
+// Package drive runs the built programs in tests as a user would. It builds them once for each test binary,
 // starts them, and waits for lines of their output.
 //
 // The commands that they wrap may be modes of the test binary itself (see [Command]).
@@ -24,32 +24,32 @@ import (
 // Patience is how long a test waits for anything before it fails.
 const Patience = 20 * time.Second
 
-// modeArg as the first argument makes the test binary run the mode named by the second.
+// modeArg as the first argument makes the test binary run the mode that the second argument names.
 const modeArg = "drive:mode"
 
-// Modes are the wrapped commands that a test binary can run as, by name. Each gets the arguments after its
-// name and returns the exit code.
+// Modes are the commands as which a test binary can run, by name. Each gets the arguments after its name and
+// returns the exit code.
 type Modes map[string]func(args []string) int
 
 var directory string // of the built programs
 
-// Main is for TestMain, and never returns. It runs a mode if the arguments name one (see Command); else it
-// builds the programs and runs the tests.
+// Main is for TestMain. If the arguments name a mode (see Command), it runs the mode; else it builds the
+// programs and runs the tests. It does not return.
 func Main(m *testing.M, modes Modes) {
 	os.Exit(run(m, modes))
 }
 
-// prepare makes the tests independent of the signals that their parent ignores, and fast.
+// prepare makes the tests fast, and independent of the signals that their parent ignores.
 func prepare() error {
-	// The programs do not forward a signal that they inherit as ignored (under nohup). A signal that is
-	// caught here is not inherited as ignored.
+	// The programs do not forward a signal that they inherit as ignored, as under nohup. They do not inherit
+	// it as ignored if it is caught here.
 	for _, sig := range []os.Signal{syscall.SIGHUP, syscall.SIGINT} {
 		if signal.Ignored(sig) {
 			signal.Notify(make(chan os.Signal, 1), sig)
 		}
 	}
-	// Without atexit_sleep_ms=0, a mode would sleep for a second at its end under the race detector. The
-	// tests mostly wait, so more of them run at once than there are processors.
+	// Without atexit_sleep_ms=0, a mode would sleep for a second at its end under the race detector. More
+	// tests run at once than there are processors, because they mostly wait.
 	flag.Parse()
 	return errors.Join(
 		os.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE")),
@@ -60,7 +60,7 @@ func run(m *testing.M, modes Modes) int {
 	if len(os.Args) > 2 && os.Args[1] == modeArg {
 		mode, ok := modes[os.Args[2]]
 		if !ok {
-			fmt.Fprintf(os.Stderr, "no mode %q\n", os.Args[2])
+			fmt.Fprintf(os.Stderr, "this test binary has no mode %q\n", os.Args[2])
 			return 100
 		}
 		return mode(os.Args[3:])
@@ -86,8 +86,8 @@ func run(m *testing.M, modes Modes) int {
 	return m.Run()
 }
 
-// build builds the programs as they are released: without the race detector, which would make them slow and
-// large. The packages' own tests run under it. The compiler flags are those of the Makefile.
+// build builds the programs as they are released, with the compiler flags of the Makefile. It does not use
+// the race detector, which would make them slow and large; the tests of the packages use it.
 func build(into string, tags ...string) error {
 	_, here, _, _ := runtime.Caller(0)
 	tags = append(tags, "urfave_cli_no_docs")
@@ -108,8 +108,8 @@ func build(into string, tags ...string) error {
 	return nil
 }
 
-// Tagged builds the programs with one more build tag and returns their directory, which is removed at the
-// end of the test.
+// Tagged builds the programs with an additional build tag and returns their directory. The end of the test
+// removes it.
 func Tagged(t testing.TB, tag string) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -141,14 +141,14 @@ type Process struct {
 	mu     sync.Mutex
 	output bytes.Buffer
 	rest   []byte        // the beginning of a line that is not complete yet
-	more   chan struct{} // closed, and replaced, when there is more output
+	more   chan struct{} // closed and replaced when there is more output
 	ended  bool          // no more output will come
 
 	exited chan struct{} // closed when the process has ended and its output has been read
 }
 
-// Start starts a command line, after changes have completed the command. The end of the test kills the
-// process if it still runs.
+// Start starts a command line. Before that, it applies changes to the command. The end of the test kills
+// the process if it still runs.
 func Start(t testing.TB, argv []string, changes ...func(*exec.Cmd)) *Process {
 	t.Helper()
 	p := &Process{t: t, cmd: exec.Command(argv[0], argv[1:]...), more: make(chan struct{}), exited: make(chan struct{})}
@@ -187,8 +187,8 @@ func Start(t testing.TB, argv []string, changes ...func(*exec.Cmd)) *Process {
 	return p
 }
 
-// read reads the output until no process can write to it any more. Descendants may outlive the process:
-// read closes exited as soon as the process has ended and everything that it wrote has been read.
+// read reads the output until no process can write to it any more. It closes exited earlier, when the process
+// has ended and all its output has been read: descendants may live longer.
 func (p *Process) read(r *os.File, waited <-chan struct{}) {
 	buffer := make([]byte, 64<<10)
 	drained := false
@@ -210,7 +210,7 @@ func (p *Process) read(r *os.File, waited <-chan struct{}) {
 	}
 }
 
-// drain reads what is in the pipe now. It does not block.
+// drain reads what the pipe holds now. It does not block.
 func (p *Process) drain(r *os.File, buffer []byte) error {
 	pipe, err := r.SyscallConn()
 	if err != nil {
@@ -232,8 +232,8 @@ func (p *Process) drain(r *os.File, buffer []byte) error {
 	})
 }
 
-// add adds text to the output, up to the last complete line, or all of it (all). ended: no more output will
-// come.
+// add adds text to the output: all of it if all is set, else up to the end of the last complete line. ended
+// says that no more output will come.
 func (p *Process) add(text []byte, all, ended bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -273,12 +273,12 @@ func (p *Process) AwaitCount(text string, n int) {
 			return
 		}
 		if ended {
-			p.t.Fatalf("%s ended without writing %q %d times:\n%s", p, text, n, p.Output())
+			p.t.Fatalf("%s ended, but has written %q %d times, want %d:\n%s", p, text, seen, n, p.Output())
 		}
 		select {
 		case <-more:
 		case <-deadline:
-			p.t.Fatalf("%s has not written %q %d times within %s:\n%s", p, text, n, Patience, p.Output())
+			p.t.Fatalf("%s has written %q %d times within %s, want %d:\n%s", p, text, seen, Patience, n, p.Output())
 		}
 	}
 }
@@ -297,7 +297,7 @@ func (p *Process) AwaitAll() {
 		select {
 		case <-more:
 		case <-deadline:
-			p.t.Fatalf("%s, or what it has started, has not ended within %s:\n%s", p, Patience, p.Output())
+			p.t.Fatalf("%s, or a process that it has started, has not ended within %s:\n%s", p, Patience, p.Output())
 		}
 	}
 }
@@ -320,11 +320,11 @@ func (p *Process) Code() int {
 	return ws.ExitStatus()
 }
 
-// Want waits for the end of the process, and fails the test if its exit code is another.
+// Want waits for the end of the process, and fails the test if its exit code is not code.
 func (p *Process) Want(code int) {
 	p.t.Helper()
 	if got := p.Code(); got != code {
-		p.t.Fatalf("%s ended with %d, not %d:\n%s", p, got, code, p.Output())
+		p.t.Fatalf("%s exited with %d, want %d:\n%s", p, got, code, p.Output())
 	}
 }
 
