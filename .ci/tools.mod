@@ -1,4 +1,4 @@
-// The linters, in a module file of its own so that their dependencies stay out of the product's go.mod.
+// The linters and gotestsum. This module file keeps their dependencies out of go.mod.
 // Update: go get -modfile=.ci/tools.mod -tool github.com/golangci/golangci-lint/v2/cmd/golangci-lint@VERSION
 module github.com/sentinel-shim/sentinel-shim
 
