@@ -5,7 +5,8 @@ BUILDER ?= $(shell for b in docker podman buildah; do $$b info >/dev/null 2>&1 &
 MODULE  := github.com/sentinel-shim/sentinel-shim
 LDFLAGS := -s -w -X $(MODULE)/cmd/internal/app.version=$(VERSION)
 # Without inlining the programs are 0.2 MB smaller. It stays on in the packages that run while a pod runs and ends.
-GCFLAGS := -gcflags all=-l $(patsubst %,-gcflags %/...=,runtime internal sync syscall github.com/fsnotify/fsnotify $(MODULE))
+GCFLAGS := -gcflags all=-l \
+	$(patsubst %,-gcflags %/...=,runtime internal sync syscall github.com/fsnotify/fsnotify $(MODULE))
 # The sidecar of the demo. Its version is in the name of the directory, so that another version is another target.
 PROXY_VERSION := v2.27.0
 PROXY         := bin/proxy-$(PROXY_VERSION)/cloud-sql-proxy
@@ -28,13 +29,15 @@ PACKAGES ?=
 ONLY     ?=
 LAYERS   ?= 0
 
-.PHONY: help build test fuzz soak simulate crash hostile mutants lint demo image e2e e2e-down gvisor chaos hundred compare clean
+.PHONY: help build test fuzz soak simulate crash hostile mutants lint demo image \
+	e2e e2e-down gvisor chaos hundred compare clean
 
 help: ## list these targets (the default)
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## both programs as static binaries into bin/
-	CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags urfave_cli_no_docs $(GCFLAGS) -ldflags "$(LDFLAGS)" -o bin/ ./cmd/sentinel ./cmd/shim
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags urfave_cli_no_docs $(GCFLAGS) -ldflags "$(LDFLAGS)" \
+		-o bin/ ./cmd/sentinel ./cmd/shim
 
 # -count 1: the cache of test results does not know that tests build the programs and run them.
 test: ## all tests, under the race detector (needs a C compiler)
@@ -45,7 +48,8 @@ test: ## all tests, under the race detector (needs a C compiler)
 fuzz: ## no input breaks a parser: FUZZTIME=10m for each of the four
 	@for parser in lifetime/ParseCode probe/Parse probe/Answer process/ParseSignal; do \
 		echo "Fuzz$${parser#*/}:"; \
-		go test -run '^$$' -fuzz "^Fuzz$${parser#*/}\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1s -parallel 1 ./sentinel/$${parser%/*} || exit 1; \
+		go test -run '^$$' -fuzz "^Fuzz$${parser#*/}\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1s -parallel 1 \
+			./sentinel/$${parser%/*} || exit 1; \
 	done
 
 soak: ## nothing grows in 10,000 runs and 100,000 looks, SOAK=runs (10 min)

@@ -29,7 +29,8 @@ func TestMainKilledWhole(t *testing.T) {
 				limit = 0
 			}
 			// mkdir succeeds only in the first attempt.
-			ns := start(t, newJob(c.policy, limit, proxy(""), worker(query+"if mkdir /tmp/pod/begun; then echo working; "+wait+"fi")))
+			main := worker(query + "if mkdir /tmp/pod/begun; then echo working; " + wait + "fi")
+			ns := start(t, newJob(c.policy, limit, proxy(""), main))
 			ns.UntilLog(t, patience, scenario, "main", "working")
 			ns.Kill(t, ns.UntilRunning(t, patience, scenario, "main", 0))
 			end := expect(t, ns, scenario, c.outcome, codes{"main": c.codes, "proxy": c.codes})
@@ -46,7 +47,8 @@ func TestMainExceedsMemoryLimit(t *testing.T) {
 	greedy.Resources.Limits = corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("64Mi")}
 	_, end := play(t, newJob(never, 0, proxy(""), greedy), backoffLimitExceeded, codes{"main": {137}, "proxy": {137}})
 	// On cgroup v1 only awk is killed, and the sentinel says so; on v2 the whole container is killed.
-	if run, _ := end.Last(scenario, "main"); run.Reason != "OOMKilled" && !strings.Contains(run.Message, "awk was killed by SIGKILL") {
+	run, _ := end.Last(scenario, "main")
+	if run.Reason != "OOMKilled" && !strings.Contains(run.Message, "awk was killed by SIGKILL") {
 		t.Errorf("%v, %q: want main to be killed because of its memory limit", run, run.Message)
 	}
 }
@@ -55,7 +57,8 @@ func TestMainExceedsMemoryLimit(t *testing.T) {
 func TestSidecarCrashes(t *testing.T) {
 	t.Parallel()
 	crashing := sidecar("proxy", "", "sh", "-c",
-		"if mkdir /tmp/pod/crashed; then until [ -e /tmp/pod/begun ]; do sleep 0.05; done; exit 5; fi; exec "+strings.Join(server, " "))
+		"if mkdir /tmp/pod/crashed; then until [ -e /tmp/pod/begun ]; do sleep 0.05; done; exit 5; fi; "+
+			"exec "+strings.Join(server, " "))
 	begun := "touch /tmp/pod/begun; "
 	t.Run("Never", func(t *testing.T) {
 		t.Parallel()
@@ -91,7 +94,9 @@ func TestSidecarFailsLivenessProbe(t *testing.T) {
 	probed := after("mkdir /tmp/pod/first || touch /tmp/pod/back; ", proxy("--hold 3s"))
 	// The file is not on the volume, so it is gone when the container is started again.
 	probed.LivenessProbe = &corev1.Probe{
-		ProbeHandler:  corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"test", "!", "-e", "/tmp/sick"}}},
+		ProbeHandler: corev1.ProbeHandler{
+			Exec: &corev1.ExecAction{Command: []string{"test", "!", "-e", "/tmp/sick"}},
+		},
 		PeriodSeconds: 1, FailureThreshold: 1, TimeoutSeconds: 60,
 	}
 	main := worker(query + "echo working; until [ -e /tmp/pod/back ]; do sleep 0.1; done; " +

@@ -17,7 +17,8 @@ func deletePod(t *testing.T, ns *kube.Namespace) (end *kube.State, pod string) {
 	ns.UntilLog(t, patience, scenario, "main", "working")
 	victim := ns.State().Pods(scenario)[0]
 	ns.DeletePod(t, victim.Name)
-	return ns.Until(t, patience, "pod "+victim.Name+" to be gone", func(s *kube.State) bool { return s.Deleted(victim) }), victim.Name
+	gone := func(s *kube.State) bool { return s.Deleted(victim) }
+	return ns.Until(t, patience, "pod "+victim.Name+" to be gone", gone), victim.Name
 }
 
 func expectCode(t *testing.T, s *kube.State, pod, container string, want int) {

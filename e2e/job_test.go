@@ -94,7 +94,9 @@ func newJob(policy corev1.RestartPolicy, backoffLimit int32, containers ...corev
 					VolumeMounts: []corev1.VolumeMount{{Name: "pod", MountPath: "/tmp/pod"}},
 				}},
 				Containers: containers,
-				Volumes:    []corev1.Volume{{Name: "pod", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}},
+				Volumes: []corev1.Volume{{
+					Name: "pod", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}},
+				}},
 			}},
 		},
 	}
@@ -131,7 +133,8 @@ func play(t *testing.T, job *batchv1.Job, outcome string, want codes) (*kube.Nam
 func untilOver(t *testing.T, ns *kube.Namespace, job, outcome string) *kube.State {
 	t.Helper()
 	end := ns.Until(t, patience, "the end of Job "+job+" and of its pods", func(s *kube.State) bool {
-		return kube.Outcome(s.Job(job)) != "" && !slices.ContainsFunc(s.Pods(job), func(pod *corev1.Pod) bool { return isLive(s, pod) })
+		return kube.Outcome(s.Job(job)) != "" &&
+			!slices.ContainsFunc(s.Pods(job), func(pod *corev1.Pod) bool { return isLive(s, pod) })
 	})
 	if got := kube.Outcome(end.Job(job)); got != outcome {
 		t.Errorf("the Job ended as %q, want %q", got, outcome)

@@ -174,8 +174,8 @@ func apply(t *testing.T, ns *kube.Namespace, name string, edits ...kube.Edit) {
 	ns.Apply(t, "../manifests/"+name, append(edits, hasRecommendedLabels)...)
 }
 
-// hasRecommendedLabels is an edit that changes nothing. It fails if an object or a template has not all the labels that
-// Kubernetes recommends.
+// hasRecommendedLabels is an edit that changes nothing. It fails if an object or a template does not have the labels
+// that Kubernetes recommends.
 func hasRecommendedLabels(objects []*unstructured.Unstructured) error {
 	for _, object := range objects {
 		if err := checkLabels(object.GetKind(), object.Object); err != nil {
@@ -222,7 +222,9 @@ func TestCronJob(t *testing.T) {
 		return unstructured.SetNestedField(objects[0].Object, "* * * * *", "spec", "schedule")
 	})
 	const firings = 3
-	fired := ns.Until(t, (firings+1)*time.Minute, "the CronJob to have fired three times", func(s *kube.State) bool { return len(s.Jobs()) >= firings })
+	fired := ns.Until(t, (firings+1)*time.Minute, "the CronJob to have fired three times", func(s *kube.State) bool {
+		return len(s.Jobs()) >= firings
+	})
 	for i, job := range fired.Jobs() {
 		expect(t, ns, job.Name, complete, codes{"main": {0}, "proxy": {0}})
 		if i == 0 {
@@ -242,9 +244,10 @@ func TestCronJob(t *testing.T) {
 func TestDockerfileCloudSQLProxy(t *testing.T) {
 	t.Parallel()
 	m := manifests["cloud-sql-proxy.yaml"]
-	m.play(t, "cloud-sql-proxy.yaml", m.success, kube.EditContainer(m.job, "cloud-sql-proxy", func(c *corev1.Container) {
+	image := kube.EditContainer(m.job, "cloud-sql-proxy", func(c *corev1.Container) {
 		c.Image, c.Command, c.Args = "localhost/cloud-sql-proxy-with-shim:2.27.0", nil, c.Args[1:]
-	}))
+	})
+	m.play(t, "cloud-sql-proxy.yaml", m.success, image)
 }
 
 // The main orders is started again alone, while the main customers goes on. The proxy stays for both.
@@ -278,7 +281,11 @@ func shell(job, container, script string) kube.Edit {
 // now refuses the pod of the other scenarios.
 func enforceRestricted(t *testing.T, ns *kube.Namespace) []kube.Edit {
 	t.Helper()
-	ns.ApplyText(t, `{apiVersion: v1, kind: Namespace, metadata: {name: restricted, labels: {pod-security.kubernetes.io/enforce: restricted}}}`)
+	ns.ApplyText(t, `
+apiVersion: v1
+kind: Namespace
+metadata: {name: restricted, labels: {pod-security.kubernetes.io/enforce: restricted}}
+`)
 	err := ns.DryRunText(asJSON(t, corev1.Pod{
 		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}, ObjectMeta: metav1.ObjectMeta{Name: "unrestricted"},
 		Spec: newJob(never, 0, proxy(""), worker(query)).Spec.Template.Spec,
@@ -312,6 +319,6 @@ func expectSQL(t *testing.T, ns *kube.Namespace, query, want string) {
 func checkSchema(t *testing.T, ns *kube.Namespace, end *kube.State) {
 	t.Helper()
 	expectLog(t, ns, end, "schema-migration", "cloud-sql-proxy", "cloud-sql-proxy stopped by SIGTERM")
-	expectSQL(t, ns, "SELECT string_agg(column_name, ' ' ORDER BY ordinal_position) FROM information_schema.columns WHERE table_name = 'customers'",
-		"id email created")
+	expectSQL(t, ns, "SELECT string_agg(column_name, ' ' ORDER BY ordinal_position) "+
+		"FROM information_schema.columns WHERE table_name = 'customers'", "id email created")
 }

@@ -12,7 +12,8 @@ import (
 
 // volumeOf returns the path of the Job's volume on the node.
 func volumeOf(ns *kube.Namespace) string {
-	return filepath.Join("/var/lib/kubelet/pods", string(ns.State().Pods(scenario)[0].UID), "volumes/kubernetes.io~empty-dir/pod")
+	uid := ns.State().Pods(scenario)[0].UID
+	return filepath.Join("/var/lib/kubelet/pods", string(uid), "volumes/kubernetes.io~empty-dir/pod")
 }
 
 // untilTold is a shell command that works through the proxy until the test creates the file "go" on the volume.
@@ -40,7 +41,8 @@ func TestNodeDaemonAwayWhenMainFails(t *testing.T) {
 			t.Cleanup(func() { cluster.Daemon(t, "start", daemon) }) // also if the test fails
 			cluster.Daemon(t, "stop", daemon)
 			cluster.Node(t, "touch", volume+"/go")
-			cluster.Node(t, "timeout", "60", "sh", "-c", "until [ -e "+volume+"/httpd-terminated ]; do sleep 0.1; done")
+			cluster.Node(t, "timeout", "60",
+				"sh", "-c", "until [ -e "+volume+"/httpd-terminated ]; do sleep 0.1; done")
 			cluster.Daemon(t, "start", daemon)
 			expect(t, ns, scenario, complete, codes{"main": {3, 0}, "proxy": {3, 0}})
 		})

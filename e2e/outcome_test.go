@@ -64,8 +64,10 @@ func TestTandemMainListedFirst(t *testing.T) {
 // Main's end is on the volume before the shim starts.
 func TestMainEndsBeforeSidecarStarts(t *testing.T) {
 	t.Parallel()
-	late := after("until [ -e /tmp/pod/main-terminated ]; do sleep 0.05; done; mkdir /tmp/pod/started || touch /tmp/pod/restarted; ", proxy(""))
-	second := after("until [ ! -e /tmp/pod/attempts-sh ] || [ -e /tmp/pod/restarted ]; do sleep 0.05; done; ", loner(failing("1")))
+	late := after("until [ -e /tmp/pod/main-terminated ]; do sleep 0.05; done; "+
+		"mkdir /tmp/pod/started || touch /tmp/pod/restarted; ", proxy(""))
+	second := after("until [ ! -e /tmp/pod/attempts-sh ] || [ -e /tmp/pod/restarted ]; do sleep 0.05; done; ",
+		loner(failing("1")))
 	for _, c := range []struct {
 		name    string
 		job     *batchv1.Job
@@ -82,7 +84,7 @@ func TestMainEndsBeforeSidecarStarts(t *testing.T) {
 			t.Parallel()
 			_, end := play(t, c.job, c.outcome, codes{"main": c.codes, "proxy": c.codes})
 			if run := end.Runs(scenario, "proxy")[0]; !strings.Contains(run.Message, "httpd was not started") {
-				t.Errorf("the shim's termination message is %q, want it to say that httpd was not started", run.Message)
+				t.Errorf("the shim's termination message is %q, want \"httpd was not started\" in it", run.Message)
 			}
 		})
 	}
@@ -92,7 +94,8 @@ func TestMainEndsBeforeSidecarStarts(t *testing.T) {
 // through that proxy, which would end in the middle of the attempt.
 func TestMainRestartsWhileSidecarDrains(t *testing.T) {
 	t.Parallel()
-	ns := start(t, newJob(onFailure, 3, proxy("--drain 5s"), worker(strings.Repeat(query+"sleep 0.2; ", 30)+failing("1"))))
+	main := worker(strings.Repeat(query+"sleep 0.2; ", 30) + failing("1"))
+	ns := start(t, newJob(onFailure, 3, proxy("--drain 5s"), main))
 	ns.UntilLog(t, patience, scenario, "main", "waiting for the sidecars of the earlier run to end")
 	end := expect(t, ns, scenario, complete, codes{"main": {3, 0}, "proxy": {3, 0}})
 	if got := lag(end, scenario, "proxy"); got < 4*time.Second {
@@ -110,8 +113,12 @@ func TestWrongFlag(t *testing.T) {
 // A sentinel without the volume can record nothing. The shim ends after --start-timeout.
 func TestVolumeNotMounted(t *testing.T) {
 	t.Parallel()
-	lost := corev1.Container{Name: "main", Image: image, Command: []string{"/sentinel", "--"}, Args: []string{"/sentinel", "--version"}}
-	play(t, newJob(never, 0, proxy("--start-timeout 5s"), lost), backoffLimitExceeded, codes{"main": {125}, "proxy": {124}})
+	lost := corev1.Container{
+		Name: "main", Image: image,
+		Command: []string{"/sentinel", "--"}, Args: []string{"/sentinel", "--version"},
+	}
+	play(t, newJob(never, 0, proxy("--start-timeout 5s"), lost), backoffLimitExceeded,
+		codes{"main": {125}, "proxy": {124}})
 }
 
 // The policy may name main's container or the sidecar's, because both have the same exit code.

@@ -37,8 +37,8 @@ func TestPods(t *testing.T) {
 			uid(pod, 0, 10001)
 			uid(pod, 1, 10002)
 		},
-		// The shell runs its trap only after httpd, its foreground command, has ended. The shim ends httpd after half of
-		// the grace period.
+		// The shell runs its trap only after httpd, its foreground command, has ended. The shim ends httpd after half
+		// of the grace period.
 		"EntrypointScript": func(pod *corev1.PodSpec) {
 			script("trap 'exit 0' TERM; httpd -f -p 8080 -h /etc")(pod)
 			pod.Containers[0].Env = []corev1.EnvVar{{Name: "SHIM_GRACE_PERIOD", Value: "6s"}}
@@ -53,7 +53,8 @@ func TestPods(t *testing.T) {
 			_, end := play(t, tandem, complete, codes{"main": {3, 0}, "proxy": {3, 0}})
 			for _, run := range end.Runs(scenario, "proxy") {
 				if !strings.Contains(run.Message, "stopped by SIGTERM") {
-					t.Errorf("%v: the shim's termination message is %q, want \"stopped by SIGTERM\" in it", run, run.Message)
+					t.Errorf("%v: the shim's termination message is %q, want \"stopped by SIGTERM\" in it",
+						run, run.Message)
 				}
 			}
 		})
@@ -64,7 +65,8 @@ func TestPods(t *testing.T) {
 		db := sidecar("db", "--name db --stop-signal INT", "docker-entrypoint.sh", "postgres")
 		db.Image, db.Env = "postgres:15", []corev1.EnvVar{{Name: "POSTGRES_PASSWORD", Value: "open-sesame"}}
 		main := wrapped("main", "/tmp/pod/sentinel --wait-for tcp://127.0.0.1:5432", []string{"sh", "-c",
-			"until pg_isready -h 127.0.0.1; do sleep 0.1; done; psql -h 127.0.0.1 -U postgres -c 'SELECT 1' || exit 99; " + failing("1")})
+			"until pg_isready -h 127.0.0.1; do sleep 0.1; done; " +
+				"psql -h 127.0.0.1 -U postgres -c 'SELECT 1' || exit 99; " + failing("1")})
 		main.Image, main.Env = "postgres:15", []corev1.EnvVar{{Name: "PGPASSWORD", Value: "open-sesame"}}
 		play(t, newJob(onFailure, 3, db, main), complete, codes{"main": {3, 0}, "db": {3, 0}})
 	})

@@ -79,10 +79,11 @@ func cloudSQL(t *testing.T, ns *kube.Namespace) []kube.Edit {
 		"ipAddresses":  []object{{"type": "PRIMARY", "ipAddress": "%[dst]"}},
 		"serverCaCert": object{"cert": certificate},
 	}
+	privateKey := string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}))
 	ns.ApplyText(t, asJSON(t, corev1.Secret{
 		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"}, ObjectMeta: metav1.ObjectMeta{Name: "cloud-sql"},
 		StringData: map[string]string{
-			"server.pem":                 certificate + string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})),
+			"server.pem":                 certificate + privateKey,
 			"connectSettings.json":       asJSON(t, settings),
 			"generateEphemeralCert.json": asJSON(t, object{"ephemeralCert": object{"cert": certificate}}),
 		},

@@ -46,7 +46,8 @@ func TestSmokeSuccess(t *testing.T) {
 		t.Errorf("main logged %q, want hello", got)
 	}
 	run, _ := end.Last("smoke", "main")
-	if !run.Ended || run.ExitCode != 0 || run.Finished.Before(run.Started) || run.Started.Before(pod.CreationTimestamp.Time) {
+	if !run.Ended || run.ExitCode != 0 ||
+		run.Finished.Before(run.Started) || run.Started.Before(pod.CreationTimestamp.Time) {
 		t.Errorf("main's run is %v, want one that started after %v and then exited 0", run, pod.CreationTimestamp)
 	}
 }
@@ -82,7 +83,8 @@ func TestSmokeRestartAndKill(t *testing.T) {
 	ns.UntilLog(t, time.Minute, "smoke", "main", "done")
 	end := ns.UntilEnd(t, time.Minute, "smoke")
 	runs := end.Runs("smoke", "main")
-	if len(runs) != 2 || runs[0].ExitCode != 137 || runs[1].ExitCode != 0 || kube.Restarts(end.Pods("smoke")[0])["main"] != 1 {
+	if len(runs) != 2 || runs[0].ExitCode != 137 || runs[1].ExitCode != 0 ||
+		kube.Restarts(end.Pods("smoke")[0])["main"] != 1 {
 		t.Errorf("main's runs are %v, want one that exited 137 and one that exited 0", runs)
 	}
 }

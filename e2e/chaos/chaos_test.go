@@ -143,7 +143,9 @@ func (p plan) play(t *testing.T, root, evidence string, all *outages, sum *tally
 	left := awaitCleanup(func() []string {
 		var left []string
 		for _, process := range processesOf(func(cgroup string) bool {
-			return slices.ContainsFunc(j.end.Pods(job), func(pod *corev1.Pod) bool { return strings.Contains(cgroup, string(pod.UID)) })
+			return slices.ContainsFunc(j.end.Pods(job), func(pod *corev1.Pod) bool {
+				return strings.Contains(cgroup, string(pod.UID))
+			})
 		}) {
 			left = append(left, process.String())
 		}

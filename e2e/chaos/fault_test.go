@@ -47,7 +47,8 @@ func (p plan) inject(ctx context.Context, ns *kube.Namespace, root string) []inj
 			return injected
 		}
 		hit = append(hit, run.ID)
-		if f.atEnd && !untilThere(ctx, filepath.Join(root, "var/lib/kubelet/pods", string(uid), "volumes/kubernetes.io~empty-dir/pod", p.name+"-terminated")) {
+		volume := filepath.Join(root, "var/lib/kubelet/pods", string(uid), "volumes/kubernetes.io~empty-dir/pod")
+		if f.atEnd && !untilThere(ctx, filepath.Join(volume, p.name+"-terminated")) {
 			return injected
 		}
 		if !sleep(ctx, f.delay) {
@@ -185,7 +186,8 @@ type outage struct {
 }
 
 func (o outage) String() string {
-	return fmt.Sprintf("%s %s of %s, started again after %.1fs", clock(o.from), o.verb, strings.Join(o.daemons, " and "), o.to.Sub(o.from).Seconds())
+	return fmt.Sprintf("%s %s of %s, started again after %.1fs",
+		clock(o.from), o.verb, strings.Join(o.daemons, " and "), o.to.Sub(o.from).Seconds())
 }
 
 // outages are all outages so far.
@@ -226,12 +228,15 @@ func (o *outages) String() string {
 
 // disruptNode kills or stops daemons of the node and starts them again, until the context ends. All of them run when
 // it returns.
-func disruptNode(ctx context.Context, t *testing.T, cluster *kube.Cluster, seed uint64, pause time.Duration, all *outages) {
+func disruptNode(
+	ctx context.Context, t *testing.T, cluster *kube.Cluster, seed uint64, pause time.Duration, all *outages,
+) {
 	r := rand.New(rand.NewPCG(seed, 1<<63))
+	choices := [][]string{{"kubelet"}, {"kubelet"}, {"containerd"}, {"containerd"}, {"containerd", "kubelet"}}
 	for sleep(ctx, pause/2+time.Duration(r.Int64N(int64(pause)))) {
 		o := outage{
 			verb:    []string{"kill", "kill", "stop"}[r.IntN(3)],
-			daemons: [][]string{{"kubelet"}, {"kubelet"}, {"containerd"}, {"containerd"}, {"containerd", "kubelet"}}[r.IntN(5)],
+			daemons: choices[r.IntN(5)],
 			from:    time.Now(),
 		}
 		away := time.Duration(r.Int64N(int64(6 * time.Second)))

@@ -35,9 +35,9 @@ const (
 	noEvents = "no events from the volume"
 )
 
-// A hundred Jobs with three sidecars each run at the same time. Their shims need more inotify instances than a user has
-// (128 by default). All mains end at the same instant, with different codes. Every shim sees the end of its main, even
-// without inotify, and exits with main's code.
+// A hundred Jobs with three sidecars each run at the same time. Their shims need more inotify instances than a user
+// may have (128 by default). All mains end at the same instant, with different codes. Every shim sees the end of its
+// main, even without inotify, and exits with main's code.
 func TestHundredAtOnce(t *testing.T) {
 	root := cluster.Root(t)
 	gate := sharedDirectory(t, root)
@@ -156,6 +156,7 @@ func crowdCode(i int) int {
 func crowdJob(i int, gate string) *batchv1.Job {
 	volume := corev1.VolumeMount{Name: "pod", MountPath: "/tmp/pod"}
 	user := int64(shimUser)
+	command := fmt.Sprintf("touch /gate/waiting-%d; read -r _ </gate/go; exit %d", i, crowdCode(i))
 	var containers []corev1.Container
 	for n := range shimsPerJob {
 		containers = append(containers, corev1.Container{
@@ -169,10 +170,9 @@ func crowdJob(i int, gate string) *batchv1.Job {
 	containers = append(containers, corev1.Container{
 		Name: primary, Image: busybox,
 		Command:      []string{"/tmp/pod/sentinel", "--"},
-		Args:         []string{"sh", "-c", fmt.Sprintf("touch /gate/waiting-%d; read -r _ </gate/go; exit %d", i, crowdCode(i))},
+		Args:         []string{"sh", "-c", command},
 		VolumeMounts: []corev1.VolumeMount{volume, {Name: "gate", MountPath: "/gate"}},
 	})
-	directory := corev1.HostPathDirectory
 	return &batchv1.Job{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "batch/v1", Kind: "Job"},
 		ObjectMeta: metav1.ObjectMeta{Name: crowdName(i)},
@@ -187,7 +187,7 @@ func crowdJob(i int, gate string) *batchv1.Job {
 				Containers: containers,
 				Volumes: []corev1.Volume{
 					{Name: "pod", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}},
-					{Name: "gate", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: gate, Type: &directory}}},
+					hostVolume("gate", gate),
 				},
 			}},
 		},
@@ -247,7 +247,8 @@ type containerLog []string
 // logOf reads the log of a container's first run from the node, which is faster than through the API server.
 func logOf(t *testing.T, root string, pod *corev1.Pod, container string) containerLog {
 	t.Helper()
-	file, err := os.Open(filepath.Join(root, "var/log/pods", fmt.Sprintf("%s_%s_%s", pod.Namespace, pod.Name, pod.UID), container, "0.log"))
+	directory := fmt.Sprintf("%s_%s_%s", pod.Namespace, pod.Name, pod.UID)
+	file, err := os.Open(filepath.Join(root, "var/log/pods", directory, container, "0.log"))
 	if err != nil {
 		t.Fatal(err)
 	}

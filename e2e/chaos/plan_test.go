@@ -74,8 +74,8 @@ type sidecar struct {
 	readOnly bool
 }
 
-// servers are shell scripts that serve the port $1. Upon SIGTERM, plain ends, stubborn does not, trap exits with 0, and
-// orphan ends but leaves its server behind.
+// servers are shell scripts that serve the port $1. Upon SIGTERM, plain ends, stubborn does not, trap exits with 0,
+// and orphan ends but leaves its server behind.
 var servers = map[string]string{
 	"plain":    `exec httpd -f -p $1 -h /etc`,
 	"stubborn": `trap '' TERM; exec httpd -f -p $1 -h /etc`,
@@ -110,10 +110,12 @@ const (
 	wholePod         target = "the pod (deleted)"
 )
 
-var targets = []target{mainContainer, sidecarContainer, sentinelProcess, shimProcess, mainProcess, sidecarProcess, wholePod}
+var targets = []target{
+	mainContainer, sidecarContainer, sentinelProcess, shimProcess, mainProcess, sidecarProcess, wholePod,
+}
 
-// newPlan chooses a plan. Three of four Jobs are to succeed; they never meet their backoffLimit. So the outcome of each
-// Job is known in advance, whatever faults it gets.
+// newPlan chooses a plan. Three of four Jobs are to succeed; they never meet their backoffLimit. So the outcome of
+// each Job is known in advance, whatever faults it gets.
 func newPlan(seed uint64, number int) plan {
 	r := rand.New(rand.NewPCG(seed, uint64(number)))
 	chance := func(percent int) bool { return r.IntN(100) < percent }
@@ -183,7 +185,7 @@ func newPlan(seed uint64, number int) plan {
 	p.usesSidecars = chance(60) &&
 		!slices.ContainsFunc(p.faults, fault.hitsSidecar) &&
 		!slices.ContainsFunc(p.sidecars, func(s sidecar) bool { return s.readOnly })
-	// Not under OnFailure. If the container of a main that has ended with 0 is killed before it has ended, too, then the
+	// Not under OnFailure. If main has ended with 0 and its container is killed before it has ended, too, then the
 	// kubelet starts it again. Its sidecars have ended with 0 and do not come back, so it would wait for ever.
 	p.waitFor = p.usesSidecars && p.policy == never && chance(50)
 	return p
@@ -358,7 +360,6 @@ func (p plan) manifest(t *testing.T, evidence string) string {
 	if p.memory {
 		emptyDir.Medium = corev1.StorageMediumMemory
 	}
-	directory := corev1.HostPathDirectory
 	return asJSON(t, &batchv1.Job{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "batch/v1", Kind: "Job"},
 		ObjectMeta: metav1.ObjectMeta{Name: job},
@@ -374,11 +375,19 @@ func (p plan) manifest(t *testing.T, evidence string) string {
 				Containers: containers,
 				Volumes: []corev1.Volume{
 					{Name: "pod", VolumeSource: corev1.VolumeSource{EmptyDir: emptyDir}},
-					{Name: "evidence", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: evidence, Type: &directory}}},
+					hostVolume("evidence", evidence),
 				},
 			}},
 		},
 	})
+}
+
+// hostVolume returns a volume that is a directory of the node.
+func hostVolume(name, path string) corev1.Volume {
+	directory := corev1.HostPathDirectory
+	return corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{
+		HostPath: &corev1.HostPathVolumeSource{Path: path, Type: &directory},
+	}}
 }
 
 func asJSON(t *testing.T, object any) string {

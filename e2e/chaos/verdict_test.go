@@ -16,8 +16,8 @@ import (
 
 // How Jobs, attempts and sidecars have to end.
 //
-// An attempt is one run of main's container. Right before it ends, main itself writes its claim (see script): "exits 3",
-// or "dies of KILL". The exit code of an attempt has to be
+// An attempt is one run of main's container. Right before it ends, main itself writes its claim (see script), for
+// example "exits 3" or "dies of KILL". The exit code of an attempt has to be
 //
 //   - the code of its claim, if nothing was done to its container;
 //   - the code of its claim or 137, if its container, its sentinel or its command was killed, because either may have
@@ -39,8 +39,8 @@ import (
 // planned code, and there are as many runs as planned; but a sidecar may have no run for an attempt that had failed
 // before the sidecar started.
 //
-// A main that uses its sidecars and claims "loses a sidecar" or "is alone" was left by a sidecar that nobody killed: a
-// shim has taken the end of an earlier attempt for the end of this one.
+// A main that uses its sidecars and claims "loses a sidecar" or "is alone" was left by a sidecar that was not killed:
+// a shim has taken the end of an earlier attempt for the end of this one.
 
 // claim returns what a run of main has written about its end. It is empty if main has not come so far.
 func claim(main kube.Run) string {
@@ -165,7 +165,7 @@ func (j *trial) judgePod(pod *corev1.Pod) {
 				j.violation("%v; it was killed, and its claims are %q", run, run.Message)
 			}
 		case !ok || run.ExitCode != said:
-			j.violation("%v; nobody killed it, and its claims are %q", run, run.Message)
+			j.violation("%v; it was not killed, and its claims are %q", run, run.Message)
 		}
 	}
 	for i, s := range j.sidecars {
@@ -244,7 +244,7 @@ func (j *trial) judgeUndisturbed() {
 		case !j.succeeds() && j.policy == onFailure:
 			// The limit may have cut off any container; judgePod has judged the other runs.
 		case s.keep && !slices.Equal(codes(runs), []int{0}):
-			j.violation("the Job was not disturbed, but the exit codes of %s, with --keep-on-failure, are %v, want [0]",
+			j.violation("the Job was not disturbed, but %s, with --keep-on-failure, has the exit codes %v, want [0]",
 				sidecarName(i), codes(runs))
 		case !s.keep && !j.inTandem(mains, runs):
 			j.violation("the Job was not disturbed, but the exit codes of %s are %v, and main's are %v",
@@ -300,7 +300,8 @@ func (j *trial) slowestEnd() time.Duration {
 		main, _ := j.end.Last(pod.Name, primary)
 		for i, s := range j.sidecars {
 			run, _ := j.end.Last(pod.Name, sidecarName(i))
-			if main.Ended && run.Ended && s.drain == 0 && s.kind != "stubborn" && run.Started.Before(main.Finished) && !j.cutOff(pod, run) {
+			prompt := s.drain == 0 && s.kind != "stubborn" && run.Started.Before(main.Finished)
+			if main.Ended && run.Ended && prompt && !j.cutOff(pod, run) {
 				slowest = max(slowest, run.Finished.Sub(main.Finished))
 			}
 		}
@@ -407,7 +408,8 @@ func (s *tally) String() string {
 		fmt.Fprintf(&text, "  %-30s %5d\n", reason, s.lost[reason])
 	}
 	fmt.Fprintf(&text, "slowest Job: %v\n", s.slowestJob)
-	fmt.Fprintf(&text, "slowest end of a sidecar after main's, in undisturbed Jobs, in whole seconds: %v\n", s.slowestEnd)
+	fmt.Fprintf(&text, "slowest end of a sidecar after main's in an undisturbed Job, in whole seconds: %v\n",
+		s.slowestEnd)
 	fmt.Fprintf(&text, "violations: %d", s.violations)
 	return text.String()
 }

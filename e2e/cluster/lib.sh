@@ -107,5 +107,6 @@ install_packages() {
 apt_install() {
   export DEBIAN_FRONTEND=noninteractive
   # The machine's package lists may be missing or outdated.
-  apt-get install --yes --no-install-recommends "$@" || { apt-get update && apt-get install --yes --no-install-recommends "$@"; }
+  apt-get install --yes --no-install-recommends "$@" ||
+    { apt-get update && apt-get install --yes --no-install-recommends "$@"; }
 }

@@ -64,13 +64,14 @@ var situations = []situation{
 	},
 	{
 		name: "main first", want: complete, main: []string{"true"}, late: true,
-		text: "main exits 0 before the sidecar starts: a ConfigMap that the sidecar needs is created only after main has\n" +
-			"ended. The seconds count from the sidecar's start. A native sidecar starts before main, so it is never late.",
+		text: "main exits 0 before the sidecar starts: the sidecar needs a ConfigMap, which is created after main\n" +
+			"has ended. The seconds count from the sidecar's start. A native sidecar starts before main, so it is\n" +
+			"never late.",
 	},
 	{
 		name: "killed, OnFailure", want: complete, main: works("hold 0"), killed: true,
-		text: "Every process of main's container is killed at once, as the OOM killer does on cgroup v2; main exits 0 in the\n" +
-			"second attempt.",
+		text: "Every process of main's container is killed at once, as by the OOM killer on cgroup v2; main exits\n" +
+			"0 in the second attempt.",
 	},
 	{
 		name: "killed, Never", want: failed, main: works("hold"), killed: true, once: true,
@@ -87,7 +88,8 @@ const withoutSidecar = "without a sidecar"
 
 // works is a main that uses its sidecars: it waits for them, works through them for some seconds, and exits. The plan
 // has an exit code for each attempt; the last one is also for all later attempts. With "hold" instead of a code, main
-// works until it is killed. If an attempt has no sidecar for 10 seconds, or loses one while it works, main exits with 1.
+// works until it is killed. If an attempt has no sidecar for 10 seconds, or loses one while it works, main exits
+// with 1.
 func works(plan string) []string {
 	return []string{"sh", "-c", `
 ports=$2
@@ -231,11 +233,12 @@ func substitute(pod *corev1.PodSpec, kubexit string) {
 	for i := range pod.InitContainers {
 		if init := &pod.InitContainers[i]; init.Name == "kubexit" {
 			init.Image = "busybox:1.35"
-			init.VolumeMounts = append(init.VolumeMounts, corev1.VolumeMount{Name: "binary", MountPath: "/bin/kubexit"})
+			init.VolumeMounts = append(init.VolumeMounts,
+				corev1.VolumeMount{Name: "binary", MountPath: "/bin/kubexit"})
 			file := corev1.HostPathFile
-			pod.Volumes = append(pod.Volumes, corev1.Volume{
-				Name: "binary", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: kubexit, Type: &file}},
-			})
+			pod.Volumes = append(pod.Volumes, corev1.Volume{Name: "binary", VolumeSource: corev1.VolumeSource{
+				HostPath: &corev1.HostPathVolumeSource{Path: kubexit, Type: &file},
+			}})
 		}
 	}
 }

@@ -38,7 +38,10 @@ type results map[key]result
 // resultOf reads a result from the last state of a Job.
 func resultOf(t *testing.T, s *kube.State) result {
 	t.Helper()
-	r := result{outcome: kube.Outcome(s.Job(job)), seen: time.Now(), containers: []string{primary}, runs: map[string][]kube.Run{}}
+	r := result{
+		outcome: kube.Outcome(s.Job(job)), seen: time.Now(),
+		containers: []string{primary}, runs: map[string][]kube.Run{},
+	}
 	pods := s.Pods(job)
 	if len(pods) != 1 {
 		t.Fatalf("the Job has %d pods, want 1", len(pods))
@@ -191,7 +194,8 @@ Written by %s, which runs each manifest of this directory as a real Job in each 
 Kubernetes %s. Every figure is what the kubelet and the Job controller reported.
 
 `, "`make compare`", version)
-	fmt.Fprintf(&b, "| |%s\n|---|%s\n", row(situations, func(s situation) string { return s.name }), strings.Repeat("---|", len(situations)))
+	fmt.Fprintf(&b, "| |%s\n|---|%s\n",
+		row(situations, func(s situation) string { return s.name }), strings.Repeat("---|", len(situations)))
 	for _, strategy := range strategies {
 		fmt.Fprintf(&b, "| [%s](%s.yaml) |%s\n", strategy, strategy, row(situations, func(s situation) string {
 			r, ok := got[key{strategy, s.name}]
@@ -211,19 +215,22 @@ Kubernetes %s. Every figure is what the kubelet and the Job controller reported.
 - **hangs**: the Job had not ended after %d s.
 
 Below, an exit code in parentheses is that of a run that the Job controller ended because the restarts had reached the
-backoffLimit; such an attempt does not count. Times are whole seconds, as Kubernetes reports them. A loop that looks once
-a second races with the restart of main, so the number of its attempts without a sidecar varies.
+backoffLimit; such an attempt does not count. Times are whole seconds, as Kubernetes reports them. A loop that looks
+once a second races with the restart of main, so the number of its attempts without a sidecar varies.
 `, int(hangs.Seconds()))
 	for _, s := range situations {
 		fmt.Fprintf(&b, "\n## %s\n\n%s\n\n", s.name, s.text)
-		b.WriteString("| strategy | outcome | attempts without a sidecar | restarts | exit codes, run by run | seconds from main's end to the last container's end |\n|---|---|---|---|---|---|\n")
+		b.WriteString("| strategy | outcome | attempts without a sidecar | restarts | exit codes, run by run " +
+			"| seconds from main's end to the last container's end |\n" +
+			"|---|---|---|---|---|---|\n")
 		for _, strategy := range strategies {
 			r, ok := got[key{strategy, s.name}]
 			if !ok {
 				fmt.Fprintf(&b, "| %s | not run | | | | |\n", strategy)
 				continue
 			}
-			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s |\n", strategy, cmp.Or(r.outcome, "**hangs**"), r.attempts(), r.restarts(), r.codes(), r.lag())
+			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s |\n",
+				strategy, cmp.Or(r.outcome, "**hangs**"), r.attempts(), r.restarts(), r.codes(), r.lag())
 		}
 	}
 	return b.String()

@@ -10,8 +10,8 @@ const (
 	heartbeat = 15 * time.Second
 	// lostAfter is the shortest --lost-after without a warning.
 	lostAfter = 3 * heartbeat
-	// soon is how long a shim may take that reacts at its next tick, of 1 s, on a machine with a dozen sandboxes. Every
-	// other timeout that could end a shim is much longer.
+	// soon is how long a shim may take that reacts at its next tick, of 1 s, on a machine with a dozen sandboxes.
+	// Every other timeout that could end a shim is much longer.
 	soon = heartbeat / 2
 )
 
@@ -26,7 +26,9 @@ func (p *pod) main(name, code string) *container {
 // proxy starts a sidecar container, whose command exits with 143 on SIGTERM.
 func (p *pod) proxy(name string) *container {
 	p.t.Helper()
-	return p.start(name, []string{"/shim", "--name", "proxy", "--lost-after", lostAfter.String(), "--", "/stand-in", serveMode, "TERM=143"})
+	return p.start(name, []string{
+		"/shim", "--name", "proxy", "--lost-after", lostAfter.String(), "--", "/stand-in", serveMode, "TERM=143",
+	})
 }
 
 // running starts a main, and a proxy that sees main's file but not the lock on it.

@@ -137,7 +137,8 @@ func build(here string) error {
 		filepath.Join(here, "runsc"):    {"tool"},
 		filepath.Join(here, "..", ".."): {"./cmd/sentinel", "./cmd/shim"},
 	} {
-		cmd := exec.Command("go", append([]string{"build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", state + "/"}, args...)...)
+		flags := []string{"build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", state + "/"}
+		cmd := exec.Command("go", append(flags, args...)...)
 		cmd.Dir = directory
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // static
 		if out, err := cmd.CombinedOutput(); err != nil {
@@ -147,7 +148,8 @@ func build(here string) error {
 	return nil
 }
 
-// makeRoot makes the root file system of all containers: the programs, this test binary as /stand-in, and mount points.
+// makeRoot makes the root file system of all containers: the programs, this test binary as /stand-in, and mount
+// points.
 func makeRoot(root string) error {
 	for _, directory := range []string{"proc", "tmp/pod"} {
 		if err := os.MkdirAll(filepath.Join(root, directory), 0o755); err != nil {

@@ -131,7 +131,10 @@ func (p *pod) start(name string, argv []string) *container {
 func (p *pod) bundle(name string, argv []string) (directory string) {
 	p.t.Helper()
 	kind := "container"
-	annotations := map[string]string{"io.kubernetes.cri.sandbox-id": "sandbox", "io.kubernetes.cri.container-name": name}
+	annotations := map[string]string{
+		"io.kubernetes.cri.sandbox-id":     "sandbox",
+		"io.kubernetes.cri.container-name": name,
+	}
 	if len(p.ids) == 0 {
 		kind = "sandbox"
 		for hint, value := range p.hints {
@@ -143,12 +146,16 @@ func (p *pod) bundle(name string, argv []string) (directory string) {
 		"ociVersion":  "1.0.0",
 		"annotations": annotations,
 		"root":        map[string]any{"path": filepath.Join(os.TempDir(), "root"), "readonly": true},
-		"process":     map[string]any{"cwd": "/", "args": argv, "env": []string{"PATH=/"}, "user": map[string]any{"uid": 0, "gid": 0}},
+		"process": map[string]any{
+			"cwd": "/", "args": argv, "env": []string{"PATH=/"}, "user": map[string]any{"uid": 0, "gid": 0},
+		},
 		"mounts": []map[string]any{
 			{"destination": "/proc", "type": "proc", "source": "proc"},
 			{"destination": "/tmp/pod", "type": "bind", "source": p.path(""), "options": []string{"rw", "rbind"}},
 		},
-		"linux": map[string]any{"namespaces": []map[string]string{{"type": "pid"}, {"type": "mount"}, {"type": "network"}, {"type": "ipc"}, {"type": "uts"}}},
+		"linux": map[string]any{"namespaces": []map[string]string{
+			{"type": "pid"}, {"type": "mount"}, {"type": "network"}, {"type": "ipc"}, {"type": "uts"},
+		}},
 	})
 	if err != nil {
 		p.t.Fatal(err)

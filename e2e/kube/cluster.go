@@ -45,7 +45,7 @@ type Cluster struct {
 func Connect() (*Cluster, error) {
 	path := os.Getenv("KUBECONFIG")
 	if path == "" {
-		return nil, fmt.Errorf("KUBECONFIG is not set: run the tests with e2e/run, which brings up a cluster if need be")
+		return nil, fmt.Errorf("KUBECONFIG is not set: run the tests with e2e/run, which brings up a cluster")
 	}
 	config, err := clientcmd.BuildConfigFromFlags("", path)
 	if err != nil {

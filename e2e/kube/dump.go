@@ -62,7 +62,8 @@ func (ns *Namespace) listVolumes(pod *corev1.Pod) {
 	if ns.cluster.scripts == "" {
 		return
 	}
-	root := filepath.Join(ns.cluster.root(), "var/lib/kubelet/pods", string(pod.UID), "volumes/kubernetes.io~empty-dir")
+	root := filepath.Join(ns.cluster.root(),
+		"var/lib/kubelet/pods", string(pod.UID), "volumes/kubernetes.io~empty-dir")
 	var listing strings.Builder
 	_ = filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil { // it has just been removed
@@ -73,7 +74,8 @@ func (ns *Namespace) listVolumes(pod *corev1.Pod) {
 			return nil
 		}
 		name, _ := filepath.Rel(root, path)
-		fmt.Fprintf(&listing, "%s %8d %s %s", info.Mode(), info.Size(), info.ModTime().UTC().Format("15:04:05.000"), name)
+		modified := info.ModTime().UTC().Format("15:04:05.000")
+		fmt.Fprintf(&listing, "%s %8d %s %s", info.Mode(), info.Size(), modified, name)
 		if info.Mode().IsRegular() && info.Size() <= 64 {
 			content, _ := os.ReadFile(path)
 			fmt.Fprintf(&listing, " %q", content)

@@ -72,12 +72,12 @@ func editAt[T any](name string, paths [][]string, change func(*T)) Edit {
 				if !ok {
 					continue
 				}
-				typed := new(T)
-				if err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(part, typed, true); err != nil {
+				converter, typed := runtime.DefaultUnstructuredConverter, new(T)
+				if err := converter.FromUnstructuredWithValidation(part, typed, true); err != nil {
 					return fmt.Errorf("%s: %w", name, err)
 				}
 				change(typed)
-				part, err := runtime.DefaultUnstructuredConverter.ToUnstructured(typed)
+				part, err := converter.ToUnstructured(typed)
 				if err != nil {
 					return fmt.Errorf("%s: %w", name, err)
 				}

@@ -131,7 +131,7 @@ func (ns *Namespace) UntilLog(t testing.TB, timeout time.Duration, name, contain
 		case err == nil:
 			return at
 		case ctx.Err() != nil:
-			t.Fatalf("waited %v for %s, which did not happen; the last attempt to read its log: %v", timeout, what, err)
+			t.Fatalf("waited %v for %s, which did not happen; the last error of its log: %v", timeout, what, err)
 		case run.Ended && errors.Is(err, io.EOF):
 			silent = run.ID
 		default:
@@ -200,14 +200,17 @@ func (ns *Namespace) Exec(t testing.TB, pod, container string, command ...string
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), requestTimeout)
 	defer cancel()
-	url := ns.cluster.client.CoreV1().RESTClient().Post().Namespace(ns.Name).Resource("pods").Name(pod).SubResource("exec").
-		VersionedParams(&corev1.PodExecOptions{Container: container, Command: command, Stdout: true, Stderr: true}, scheme.ParameterCodec).URL()
+	options := &corev1.PodExecOptions{Container: container, Command: command, Stdout: true, Stderr: true}
+	url := ns.cluster.client.CoreV1().RESTClient().Post().
+		Namespace(ns.Name).Resource("pods").Name(pod).SubResource("exec").
+		VersionedParams(options, scheme.ParameterCodec).URL()
 	executor, err := remotecommand.NewWebSocketExecutor(ns.cluster.config, "GET", url.String())
 	if err != nil {
 		t.Fatal(err)
 	}
 	var stdout, stderr bytes.Buffer
-	if err := executor.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: &stdout, Stderr: &stderr}); err != nil {
+	streams := remotecommand.StreamOptions{Stdout: &stdout, Stderr: &stderr}
+	if err := executor.StreamWithContext(ctx, streams); err != nil {
 		t.Fatalf("%s in %s of %s: %v\n%s", strings.Join(command, " "), container, pod, err, stderr.String())
 	}
 	return stdout.String()
@@ -225,7 +228,8 @@ func (ns *Namespace) Kill(t testing.TB, run Run) {
 
 // TryKill is Kill for a run that may already have ended.
 func (ns *Namespace) TryKill(run Run) error {
-	_, err := ns.cluster.TryNode("ctr", "--namespace", "k8s.io", "tasks", "kill", "--all", "--signal", "SIGKILL", run.ID)
+	_, err := ns.cluster.TryNode("ctr", "--namespace", "k8s.io",
+		"tasks", "kill", "--all", "--signal", "SIGKILL", run.ID)
 	return err
 }
 
@@ -251,7 +255,8 @@ func (ns *Namespace) DeleteJob(t testing.TB, name string) {
 	ctx, cancel := context.WithTimeout(context.Background(), requestTimeout)
 	defer cancel()
 	propagation := metav1.DeletePropagationBackground
-	if err := ns.cluster.client.BatchV1().Jobs(ns.Name).Delete(ctx, name, metav1.DeleteOptions{PropagationPolicy: &propagation}); err != nil {
+	options := metav1.DeleteOptions{PropagationPolicy: &propagation}
+	if err := ns.cluster.client.BatchV1().Jobs(ns.Name).Delete(ctx, name, options); err != nil {
 		t.Fatalf("deleting Job %s: %v", name, err)
 	}
 }

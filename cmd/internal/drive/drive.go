@@ -151,7 +151,10 @@ type Process struct {
 // the process if it still runs.
 func Start(t testing.TB, argv []string, changes ...func(*exec.Cmd)) *Process {
 	t.Helper()
-	p := &Process{t: t, cmd: exec.Command(argv[0], argv[1:]...), more: make(chan struct{}), exited: make(chan struct{})}
+	p := &Process{
+		t: t, cmd: exec.Command(argv[0], argv[1:]...),
+		more: make(chan struct{}), exited: make(chan struct{}),
+	}
 	for _, change := range changes {
 		change(p.cmd)
 	}

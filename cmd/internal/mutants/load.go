@@ -97,7 +97,7 @@ func load(root string, dirs []string) (sources []*source, err error) {
 		sources = append(sources, s)
 	}
 	if len(sources) != len(dirs) {
-		return nil, fmt.Errorf("not all of these directories have a package of this module: %s", strings.Join(dirs, " "))
+		return nil, fmt.Errorf("not all of these directories are packages of this module: %s", strings.Join(dirs, " "))
 	}
 	return sources, nil
 }

@@ -112,7 +112,7 @@ func run(ctx context.Context) (survived bool, err error) {
 	flag.StringVar(&o.only, "only", "", "try only mutants whose names match this regular `expression`")
 	flag.IntVar(&o.parallel, "parallel", 2*runtime.NumCPU(), "try this `number` of mutants at once")
 	flag.IntVar(&o.layers, "layers", 0, "run only this `number` of layers, which is faster; 0 is all")
-	flag.StringVar(&o.killers, "killers", "bin/mutants/killers", "store in this `file` which test has killed which mutant")
+	flag.StringVar(&o.killers, "killers", "bin/mutants/killers", "the `file` of which test has killed which mutant")
 	flag.BoolVar(&o.verbose, "v", false, "print which test kills each mutant")
 	flag.Parse()
 	dirs := flag.Args()
@@ -150,7 +150,8 @@ func run(ctx context.Context) (survived bool, err error) {
 		all = append(all, mutants...)
 		for _, name := range stale(reasons, s.dir, mutants) {
 			survived = true
-			fmt.Printf("STALE     %s\n          is in equivalent.txt, but there is no such mutant: remove the entry\n", name)
+			fmt.Printf("STALE     %s\n", name)
+			fmt.Printf("          is in equivalent.txt, but there is no such mutant: remove the entry\n")
 		}
 		for _, m := range mutants {
 			switch {

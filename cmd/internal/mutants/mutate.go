@@ -76,7 +76,9 @@ func (m mutant) withID(text string) string {
 }
 
 // mutate returns the mutants of a file in the order that switched needs. Some of them may not compile.
-func mutate(fset *token.FileSet, path string, source []byte, file *ast.File, pkg *types.Package, info *types.Info) []mutant {
+func mutate(
+	fset *token.FileSet, path string, source []byte, file *ast.File, pkg *types.Package, info *types.Info,
+) []mutant {
 	w := &walker{fset: fset, path: path, source: source, pkg: pkg, info: info}
 	ast.PreorderStack(file, nil, w.visit)
 	slices.SortStableFunc(w.mutants, func(a, b mutant) int {
@@ -151,8 +153,10 @@ func (w *walker) visit(n ast.Node, parents []ast.Node) bool {
 		w.dropErrors(n, parents)
 	case *ast.AssignStmt:
 		switch n.Tok {
-		case token.ADD_ASSIGN, token.SUB_ASSIGN:
-			w.swap(n, n.TokPos, n.Tok, map[token.Token]token.Token{token.ADD_ASSIGN: token.SUB_ASSIGN, token.SUB_ASSIGN: token.ADD_ASSIGN}[n.Tok], n.Lhs[0])
+		case token.ADD_ASSIGN:
+			w.swap(n, n.TokPos, n.Tok, token.SUB_ASSIGN, n.Lhs[0])
+		case token.SUB_ASSIGN:
+			w.swap(n, n.TokPos, n.Tok, token.ADD_ASSIGN, n.Lhs[0])
 		}
 	case *ast.BinaryExpr:
 		w.binary(n)
@@ -227,7 +231,8 @@ func (w *walker) qualifier(p *types.Package) string {
 
 // inParent returns a replacement of e, for people: as a change of the parent if the parent is short.
 func (w *walker) inParent(e, parent ast.Node, replacement string) (before, after string) {
-	text, start, end := w.text(parent, parent), w.offset(e.Pos())-w.offset(parent.Pos()), w.offset(e.End())-w.offset(parent.Pos())
+	text, begin := w.text(parent, parent), w.offset(parent.Pos())
+	start, end := w.offset(e.Pos())-begin, w.offset(e.End())-begin
 	if brief(text) != strings.Join(strings.Fields(text), " ") {
 		return w.text(e, e), replacement
 	}
@@ -327,7 +332,8 @@ func (w *walker) dropCase(c *ast.CaseClause, tag ast.Expr) {
 		return
 	}
 	without := func(at ast.Node, values, before, after string) {
-		w.wrap(tag, tag, "mutantWithout["+types.TypeString(types.Default(w.info.TypeOf(tag)), w.qualifier)+"]($, ", ", "+values+")", before, after)
+		t := types.TypeString(types.Default(w.info.TypeOf(tag)), w.qualifier)
+		w.wrap(tag, tag, "mutantWithout["+t+"]($, ", ", "+values+")", before, after)
 		w.mutants[len(w.mutants)-1].line = w.fset.Position(at.Pos()).Line
 	}
 	without(c, w.text(c.List[0], c.List[len(c.List)-1]), w.text(c, c), "no case")
@@ -515,7 +521,8 @@ func (w *walker) number(l *ast.BasicLit, parent ast.Node) {
 	if l.Kind != token.INT && l.Kind != token.FLOAT || w.besideError(parent) {
 		return
 	}
-	if b, ok := parent.(*ast.BinaryExpr); ok && b.Y == l && (b.Op == token.GEQ || b.Op == token.LSS) && l.Value != "1" {
+	b, ok := parent.(*ast.BinaryExpr)
+	if ok && b.Y == l && (b.Op == token.GEQ || b.Op == token.LSS) && l.Value != "1" {
 		return // binary makes >= 0 to > 0, which is the same as >= 1
 	}
 	n, err := strconv.Atoi(l.Value)

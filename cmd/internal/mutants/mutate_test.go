@@ -15,7 +15,10 @@ import (
 // mutantsOf returns the mutants of a file of package p that compile, and for each the content of the file with it.
 func mutantsOf(t *testing.T, code string) (names []string, contents []string) {
 	t.Helper()
-	s := &source{path: "p", dir: "p", fset: token.NewFileSet(), names: []string{"p/a.go"}, content: [][]byte{[]byte(code)}}
+	s := &source{
+		path: "p", dir: "p", fset: token.NewFileSet(),
+		names: []string{"p/a.go"}, content: [][]byte{[]byte(code)},
+	}
 	file, err := parser.ParseFile(s.fset, "p/a.go", code, parser.SkipObjectResolution)
 	if err != nil {
 		t.Fatal(err)
@@ -42,7 +45,8 @@ func (texts) Import(path string) (*types.Package, error) {
 	switch path {
 	case "fmt":
 		text := types.NewVar(token.NoPos, p, "", types.Typ[types.String])
-		signature := types.NewSignatureType(nil, nil, nil, types.NewTuple(text), types.NewTuple(types.NewVar(token.NoPos, p, "", types.Universe.Lookup("error").Type())), false)
+		err := types.NewVar(token.NoPos, p, "", types.Universe.Lookup("error").Type())
+		signature := types.NewSignatureType(nil, nil, nil, types.NewTuple(text), types.NewTuple(err), false)
 		p.Scope().Insert(types.NewFunc(token.NoPos, p, "Errorf", signature))
 	case "time":
 		name := types.NewTypeName(token.NoPos, p, "Duration", nil)
@@ -124,11 +128,13 @@ func (t *T) f(list []func()) {
 			"4: T.f: f == nil → true", "4: T.f: f == nil → false",
 			"5: T.f: f() → no statement", "6: T.f: continue → no statement",
 			"8: T.f: defer f() → no statement", "9: T.f: go f() → no statement",
-			"11: T.f: t.n = t.m → no statement", "12: T.f: <-t.n → no statement", "13: T.f: t.n <- len(list) → no statement",
+			"11: T.f: t.n = t.m → no statement", "12: T.f: <-t.n → no statement",
+			"13: T.f: t.n <- len(list) → no statement",
 		},
 	}, {
 		name: "the cases of a switch",
-		code: "func f(a int) {\n\tswitch a {\n\tcase a, -a:\n\t\tf(a)\n\tdefault:\n\t\tf(a)\n\t}\n\tswitch {\n\tcase a == a:\n\t\tf(a)\n\t}\n}",
+		code: "func f(a int) {\n\tswitch a {\n\tcase a, -a:\n\t\tf(a)\n\tdefault:\n\t\tf(a)\n\t}\n" +
+			"\tswitch {\n\tcase a == a:\n\t\tf(a)\n\t}\n}",
 		want: []string{
 			"3: f: case a, -a: f(a) → no case", "3: f: case a → no value", "3: f: case -a → no value",
 			"4: f: f(a) → no statement", "6: f: f(a) → no statement #2", "6: f: default: f(a) → no case",
@@ -175,12 +181,14 @@ func TestSwitched(t *testing.T) {
 			"if a && b { if !mutantOn(7) { g() } }",
 		},
 		"for a || b { break }": {
-			"for ((a || b) && !mutantOn(7)) { break }", "for ((a) && !mutantOn(7)) || b { break }", "for a || ((b) && !mutantOn(7)) { break }",
-			"for a || b { if !mutantOn(7) { break } }",
+			"for ((a || b) && !mutantOn(7)) { break }", "for ((a) && !mutantOn(7)) || b { break }",
+			"for a || ((b) && !mutantOn(7)) { break }", "for a || b { if !mutantOn(7) { break } }",
 		},
 		"switch n {\ncase n, -n: g()\n}": {
-			"switch mutantWithout[int](7, n, n, -n) {\ncase n, -n: g()\n}", "switch mutantWithout[int](7, n, n) {\ncase n, -n: g()\n}",
-			"switch mutantWithout[int](7, n, -n) {\ncase n, -n: g()\n}", "switch n {\ncase n, -n: if !mutantOn(7) { g() }\n}",
+			"switch mutantWithout[int](7, n, n, -n) {\ncase n, -n: g()\n}",
+			"switch mutantWithout[int](7, n, n) {\ncase n, -n: g()\n}",
+			"switch mutantWithout[int](7, n, -n) {\ncase n, -n: g()\n}",
+			"switch n {\ncase n, -n: if !mutantOn(7) { g() }\n}",
 		},
 		"select {\ncase n = <-c:\n}": {"select {\ncase n = <-mutantChannel(7, c):\n}"},
 		"n += n":                     {"if !mutantOn(7) { n += n }", "if mutantOn(7) { n -= n } else { n += n }"},
@@ -231,12 +239,18 @@ func TestNamesAreStable(t *testing.T) {
 }
 
 func TestParseEquivalents(t *testing.T) {
-	got, err := parseEquivalents([]byte("# comment\n\na.go: f: x → y\n    because\n    of z\nb.go: g: x → y\nb.go: g: x → y #2\n\tsince\n"))
-	want := map[string]string{"a.go: f: x → y": "because of z", "b.go: g: x → y": "since", "b.go: g: x → y #2": "since"}
+	got, err := parseEquivalents([]byte("# comment\n\na.go: f: x → y\n    because\n    of z\n" +
+		"b.go: g: x → y\nb.go: g: x → y #2\n\tsince\n"))
+	want := map[string]string{
+		"a.go: f: x → y": "because of z",
+		"b.go: g: x → y": "since", "b.go: g: x → y #2": "since",
+	}
 	if err != nil || !maps.Equal(got, want) {
 		t.Errorf("the entries are %q, %v, want %q", got, err, want)
 	}
-	for _, text := range []string{"    a reason of nothing\n", "a\nb\n", "a\n", "a\n    b\na\n    b\n", "a\na\n    b\n"} {
+	for _, text := range []string{
+		"    a reason of nothing\n", "a\nb\n", "a\n", "a\n    b\na\n    b\n", "a\na\n    b\n",
+	} {
 		if got, err := parseEquivalents([]byte(text)); err == nil {
 			t.Errorf("parseEquivalents(%q) = %q, want an error", text, got)
 		}
@@ -264,7 +278,8 @@ func TestOutputReader(t *testing.T) {
 			t.Fatal(n, err)
 		}
 	}
-	if o.test != "TestB" || failed != 1 || !slices.Equal(o.passed, []string{"TestA"}) || !slices.Contains(o.last, "wrong") {
+	if o.test != "TestB" || failed != 1 ||
+		!slices.Equal(o.passed, []string{"TestA"}) || !slices.Contains(o.last, "wrong") {
 		t.Errorf("failed %d times: %+v", failed, o)
 	}
 }

@@ -297,7 +297,8 @@ func (l *lab) prepare(ctx context.Context, layer *layer) error {
 			if layer.reached[id] == nil {
 				layer.reached[id] = new([2][]string)
 			}
-			if tests := &layer.reached[id][batch]; !slices.Contains(*tests, test) { // several processes of a test write to the file
+			// Several processes of a test may write the same ID.
+			if tests := &layer.reached[id][batch]; !slices.Contains(*tests, test) {
 				*tests = append(*tests, test)
 			}
 		}
@@ -351,7 +352,9 @@ type result struct {
 
 // run runs some tests of a layer, or all if tests is nil, until one fails. A test that drives programs
 // has to fail twice; flaky are those that failed only once.
-func (w *workspace) run(ctx context.Context, limit cost, layer *layer, tests []string) (r result, flaky []string, err error) {
+func (w *workspace) run(ctx context.Context, limit cost, layer *layer, tests []string) (
+	r result, flaky []string, err error,
+) {
 	for {
 		r, err = w.test(ctx, limit, layer, tests, flaky)
 		if err != nil || r.test == "" || !layer.drives {
@@ -374,7 +377,8 @@ func (w *workspace) test(ctx context.Context, limit cost, layer *layer, tests, s
 	if err != nil {
 		return r, err
 	}
-	args := append([]string{superviseArg, strconv.Itoa(int(limit.cpu.Seconds())), w.lab.binary(layer), "-test.v=test2json"}, layer.args...)
+	args := []string{superviseArg, strconv.Itoa(int(limit.cpu.Seconds())), w.lab.binary(layer), "-test.v=test2json"}
+	args = append(args, layer.args...)
 	if tests != nil {
 		args = append(args, "-test.run", "^("+strings.Join(tests, "|")+")$")
 	}
@@ -393,7 +397,10 @@ func (w *workspace) test(ctx context.Context, limit cost, layer *layer, tests, s
 	cmd.Stdout, cmd.Stderr = output, output
 	start := time.Now()
 	err = cmd.Run()
-	r = result{test: output.test, passed: output.passed, output: strings.Join(output.last, "\n"), cost: cost{wall: time.Since(start)}}
+	r = result{
+		test: output.test, passed: output.passed,
+		output: strings.Join(output.last, "\n"), cost: cost{wall: time.Since(start)},
+	}
 	if cmd.ProcessState != nil {
 		r.cost.cpu = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
 	}
