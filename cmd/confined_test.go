@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
+	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
 // confined becomes another program, after some limit was put on it.
@@ -64,22 +65,6 @@ func confine(argv []string, limits ...string) []string {
 	return drive.Command("confined", append(append(limits, "--"), argv...)...)
 }
 
-// userNamespace has a command run in a user namespace of its own, as its root.
-func userNamespace(cmd *exec.Cmd) {
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  unix.CLONE_NEWUSER,
-		UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}},
-	}
-}
-
-func needRoot(t testing.TB, what string) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: " + what)
-	}
-}
-
 // cgroup is a control group of one controller, of cgroup v1 or v2.
 type cgroup struct {
 	t    testing.TB
@@ -90,7 +75,7 @@ type cgroup struct {
 // newCgroup makes a control group for the time of a test.
 func newCgroup(t testing.TB, controller string) cgroup {
 	t.Helper()
-	needRoot(t, "to make a control group")
+	testenv.NeedRoot(t, "to make a control group")
 	const root = "/sys/fs/cgroup"
 	g := cgroup{t: t}
 	parent := filepath.Join(root, controller)
@@ -151,67 +136,6 @@ func (g cgroup) file(v1, v2 string) string {
 	return filepath.Join(g.path, v1)
 }
 
-// mountedVolume is a directory on a file system of its own, for the rest of the test and what
-// it starts.
-func mountedVolume(t testing.TB, kind, options string) (dir string) {
-	t.Helper()
-	dir = newVolume(t)
-	privateMounts(t)
-	if err := unix.Mount(kind, dir, kind, 0, options); err != nil {
-		t.Skipf("%s cannot be mounted here: %v", kind, err)
-	}
-	unmountAfter(t, dir)
-	return dir
-}
-
-// mountedDisk is the same with ext4, in a file of so many bytes.
-func mountedDisk(t testing.TB, size int64) (dir string) {
-	t.Helper()
-	dir, image := newVolume(t), filepath.Join(newVolume(t), "image")
-	privateMounts(t)
-	plant(t, image, "")
-	if err := os.Truncate(image, size); err != nil {
-		t.Fatal(err)
-	}
-	for _, argv := range [][]string{
-		{"mkfs.ext4", "-q", "-F", "-b", "1024", "-m", "0", "-N", "64", "-O", "^has_journal,^resize_inode", image},
-		{"mount", "-o", "loop", image, dir},
-	} {
-		// Not every user's PATH leads to where administrators' tools are.
-		out, err := exec.Command("env", append([]string{"PATH=" + os.Getenv("PATH") + ":/sbin:/usr/sbin"}, argv...)...).CombinedOutput()
-		if err != nil {
-			t.Skipf("no disk with ext4 can be had here: %s: %v: %s", argv[0], err, out)
-		}
-	}
-	unmountAfter(t, dir)
-	if err := os.Chmod(dir, 0o777); err != nil {
-		t.Fatal(err)
-	}
-	return dir
-}
-
-// privateMounts gives the rest of the test, and what it starts, mounts of its own. They go
-// with the test's thread.
-func privateMounts(t testing.TB) {
-	t.Helper()
-	needRoot(t, "to mount a volume")
-	runtime.LockOSThread() // for good
-	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-		t.Skipf("needs CAP_SYS_ADMIN: a mount namespace of its own: %v", err)
-	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func unmountAfter(t testing.TB, dir string) {
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
-}
-
 // withoutVDSO makes copies of both programs that ask the kernel for the time by a system
 // call: of the vDSO, which they would ask else, nobody can take the place.
 func withoutVDSO(t testing.TB) (directory string) {
@@ -252,81 +176,35 @@ func wallClock(args []string) int {
 		}
 		says = append(says, seconds)
 	}
-	runtime.LockOSThread() // whose the filter is, and so its child's
-	notify := notifyOfClock()
-	cmd := exec.Command(args[1], args[2:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	go answerClock(notify, says)
-	if err := cmd.Run(); cmd.ProcessState == nil {
-		panic(err)
-	}
-	return cmd.ProcessState.ExitCode()
+	// Only calls for the wall clock, not for the monotonic one.
+	return runUnder(func(notify int) { answerClock(notify, says) }, args[1:],
+		testenv.Notify(unix.SYS_CLOCK_GETTIME, testenv.Equal(0, unix.CLOCK_REALTIME)))
 }
 
-// notifyOfClock has the kernel ask us, by the descriptor that is returned, whenever a child
-// of this thread makes the system call for the wall clock.
-func notifyOfClock() (notify int) {
-	const first = 16 // where struct seccomp_data has the call's first argument
-	return notifyOf(
-		load(callNumber), unless(unix.SYS_CLOCK_GETTIME, 3),
-		load(first), unless(unix.CLOCK_REALTIME, 1), verdict(userNotify),
-		verdict(unix.SECCOMP_RET_ALLOW),
-	)
-}
-
-// stuckDisk runs a program to which no disk ever confirms a sync: the call does not return.
+// stuckDisk runs a program for which no disk ever confirms a sync: the call does not return.
 //
 //	stuckdisk PROGRAM [ARG...]
 func stuckDisk(args []string) int {
-	runtime.LockOSThread() // whose the filter is, and so its child's
-	notifyOf(              // and nobody answers
-		load(callNumber),
-		unless(unix.SYS_FSYNC, 1), verdict(userNotify),
-		unless(unix.SYS_FDATASYNC, 1), verdict(userNotify),
-		unless(unix.SYS_SYNCFS, 1), verdict(userNotify),
-		verdict(unix.SECCOMP_RET_ALLOW),
-	)
-	cmd := exec.Command(args[0], args[1:]...)
+	return runUnder(func(int) {}, args, // nobody answers
+		testenv.Notify(unix.SYS_FSYNC), testenv.Notify(unix.SYS_FDATASYNC), testenv.Notify(unix.SYS_SYNCFS))
+}
+
+// runUnder runs a command line under rules, with answer in the place of the kernel: see testenv.ListenTo. It returns
+// the exit code.
+func runUnder(answer func(notify int), argv []string, rules ...testenv.Rule) int {
+	runtime.LockOSThread() // the rules hold for this thread, and so for its child
+	notify, err := testenv.ListenTo(rules...)
+	if err != nil {
+		panic(err)
+	}
+	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	go answer(notify)
 	if err := cmd.Run(); cmd.ProcessState == nil {
 		panic(err)
 	}
 	return cmd.ProcessState.ExitCode()
-}
-
-// The instructions of a seccomp filter, see seccomp(2).
-const (
-	callNumber = 0 // where struct seccomp_data has the call
-	userNotify = 0x7fc00000
-)
-
-func load(at uint32) unix.SockFilter {
-	return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: at}
-}
-
-func unless(value uint32, skip uint8) unix.SockFilter {
-	return unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: value, Jf: skip}
-}
-
-func verdict(k uint32) unix.SockFilter {
-	return unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: k}
-}
-
-// notifyOf installs a filter on this thread and its children. By the descriptor that is
-// returned the kernel asks what is to become of the calls for which the verdict is userNotify.
-func notifyOf(filter ...unix.SockFilter) (notify int) {
-	const newListener = 8
-	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		panic(err)
-	}
-	fd, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, newListener, uintptr(unsafe.Pointer(&program)))
-	if errno != 0 {
-		panic(errno)
-	}
-	return int(fd)
 }
 
 // answerClock answers all who ask.

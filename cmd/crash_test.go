@@ -3,7 +3,6 @@
 package cmd_test
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +21,7 @@ import (
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/ptrace"
+	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 	"github.com/sentinel-shim/sentinel-shim/sentinel/lifetime"
 )
 
@@ -35,36 +35,20 @@ var failing = []string{"/bin/sh", "-c", "exit 3"}
 // neverEnding is a main, or a sidecar, that only a signal ends.
 var neverEnding = []string{"sleep", "1000"}
 
-// newVolume is a directory for a run, in memory if there is such a place (by default
-// /dev/shm): a sync to disk takes longer than all else.
-func newVolume(t testing.TB) string {
-	t.Helper()
-	memory := cmp.Or(os.Getenv("TEST_MEMORY"), "/dev/shm")
-	if unix.Access(memory, unix.W_OK) != nil {
-		memory = ""
-	}
-	dir, err := os.MkdirTemp(memory, "crash-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
-}
-
 const readLocked = "a dead run that somebody holds a read lock on"
 
 // before is what a sentinel may find on its volume.
 var before = map[string]func(t testing.TB, dir string){
 	"nothing": func(testing.TB, string) {},
 	"an end": func(t testing.TB, dir string) {
-		plant(t, filepath.Join(dir, "main-terminated"), "9\n")
+		testenv.Plant(t, filepath.Join(dir, "main-terminated"), "9\n")
 	},
 	"a dead run": func(t testing.TB, dir string) {
-		plant(t, filepath.Join(dir, "main-running"), "running\n")
+		testenv.Plant(t, filepath.Join(dir, "main-running"), "running\n")
 	},
 	readLocked: func(t testing.TB, dir string) {
 		path := filepath.Join(dir, "main-running")
-		plant(t, path, "running\n")
+		testenv.Plant(t, path, "running\n")
 		f, err := os.Open(path)
 		if err != nil {
 			t.Fatal(err)
@@ -74,13 +58,6 @@ var before = map[string]func(t testing.TB, dir string){
 			t.Fatal(err)
 		}
 	},
-}
-
-func plant(t testing.TB, path, content string) {
-	t.Helper()
-	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // touching selects the calls on a volume.
@@ -176,7 +153,7 @@ type steps struct {
 // stepsOf runs a sentinel once.
 func stepsOf(t testing.TB, found string) (s steps) {
 	t.Helper()
-	dir := newVolume(t)
+	dir := testenv.FastVolume(t)
 	before[found](t, dir)
 	coded := 0
 	result := traceMain(t, dir, found, func(_ *ptrace.Tracee, c ptrace.Call, made progress) {
@@ -242,38 +219,12 @@ func awaitState(t testing.TB, w *lifetime.Watcher, want string) {
 	}
 }
 
-// listing is what is on a volume: names and contents.
-func listing(t testing.TB, dir string) string {
-	t.Helper()
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var all []string
-	for _, entry := range entries {
-		content, err := os.ReadFile(filepath.Join(dir, entry.Name()))
-		if err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, fmt.Sprintf("%s=%q", entry.Name(), content))
-	}
-	return strings.Join(all, " ")
-}
-
-// wantListing fails the test unless the volume holds this and nothing else.
-func wantListing(t testing.TB, dir, want string) {
-	t.Helper()
-	if got := listing(t, dir); got != want {
-		t.Errorf("the volume holds %s, and not %s", got, want)
-	}
-}
-
 // begin begins a run of main in this process.
 func begin(t testing.TB, dir string) *lifetime.Run {
 	t.Helper()
 	run, _, err := lifetime.Begin(context.Background(), lifetime.Dir(dir), "main", nil)
 	if err != nil {
-		t.Fatalf("the next Begin: %v; the volume: %s", err, listing(t, dir))
+		t.Fatalf("the next Begin: %v; the volume: %s", err, testenv.Listing(dir))
 	}
 	return run
 }
@@ -292,7 +243,7 @@ func TestLookAtEveryCall(t *testing.T) {
 	for found := range before {
 		t.Run(found, func(t *testing.T) {
 			t.Parallel()
-			dir := newVolume(t)
+			dir := testenv.FastVolume(t)
 			before[found](t, dir)
 			old := map[string]string{"nothing": "not started", "an end": "ended 9"}[found]
 			all := watch(t, dir, time.Hour)
@@ -315,7 +266,7 @@ func TestLookAtEveryCall(t *testing.T) {
 				defer first.Close()
 				for _, w := range []*lifetime.Watcher{first, all} {
 					if got := describe(w.Look()[0]); !slices.Contains(want, got) {
-						t.Errorf("at %s it is seen as %q, not as one of %q; the volume: %s", c, got, want, listing(t, dir))
+						t.Errorf("at %s it is seen as %q, not as one of %q; the volume: %s", c, got, want, testenv.Listing(dir))
 					}
 				}
 				if now := describe(all.Look()[0]); now != seen[len(seen)-1] {
@@ -329,7 +280,7 @@ func TestLookAtEveryCall(t *testing.T) {
 			if len(seen) > 4 || !slices.Contains(seen, "running") {
 				t.Errorf("the run was seen as %q", seen)
 			}
-			wantListing(t, dir, `main-terminated="3\n"`)
+			testenv.WantListing(t, dir, `main-terminated="3\n"`)
 		})
 	}
 }
@@ -351,7 +302,7 @@ func TestKillAtEveryCall(t *testing.T) {
 
 func killAt(t *testing.T, found string, n int) {
 	t.Helper()
-	dir := newVolume(t)
+	dir := testenv.FastVolume(t)
 	before[found](t, dir)
 	w := watch(t, dir, time.Hour)
 	defer w.Close()
@@ -376,7 +327,7 @@ func killAt(t *testing.T, found string, n int) {
 	check := func(who string, w *lifetime.Watcher, want ...string) {
 		t.Helper()
 		if got := describe(w.Look()[0]); !slices.Contains(want, got) {
-			t.Fatalf("killed at %s: who %s sees %q, not one of %q; the volume: %s", killed, who, got, want, listing(t, dir))
+			t.Fatalf("killed at %s: who %s sees %q, not one of %q; the volume: %s", killed, who, got, want, testenv.Listing(dir))
 		}
 	}
 	first := watch(t, dir, time.Hour)
@@ -417,7 +368,7 @@ func killAt(t *testing.T, found string, n int) {
 		}
 	}
 	end(t, begin(t, dir), 5)
-	wantListing(t, dir, `main-terminated="5\n"`)
+	testenv.WantListing(t, dir, `main-terminated="5\n"`)
 }
 
 // TestKillAtEveryCallUnderAShim does the same before the eyes of a shim.
@@ -425,7 +376,7 @@ func TestKillAtEveryCallUnderAShim(t *testing.T) {
 	t.Parallel()
 	s := stepsOf(t, "nothing")
 	for n := range len(s.calls) {
-		dir := newVolume(t)
+		dir := testenv.FastVolume(t)
 		sidecar := drive.Start(t, shim(dir))
 		sidecar.Await("sleep started")
 		var killed string
@@ -467,7 +418,7 @@ func TestTermAtEveryCallOfTheEnd(t *testing.T) {
 		t.Fatalf("the calls of the end are not known among %v", s.calls)
 	}
 	for n := first; n <= len(s.calls); n++ {
-		dir := newVolume(t)
+		dir := testenv.FastVolume(t)
 		var sent ptrace.Call
 		result := trace(t, sentinel(dir, failing), touching(dir), func(p *ptrace.Tracee, c ptrace.Call) {
 			if c.N == n {
@@ -480,7 +431,7 @@ func TestTermAtEveryCallOfTheEnd(t *testing.T) {
 		if result.ExitCode != 3 || result.Signal != 0 {
 			t.Fatalf("SIGTERM at %s: exit code %d, %v", sent, result.ExitCode, result.Signal)
 		}
-		wantListing(t, dir, `main-terminated="3\n"`)
+		testenv.WantListing(t, dir, `main-terminated="3\n"`)
 	}
 }
 
@@ -503,7 +454,7 @@ func TestMainAtEveryCallOfTheShimsStart(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			for n, last := 1, false; !last; n++ {
-				dir := newVolume(t)
+				dir := testenv.FastVolume(t)
 				main := drive.Start(t, sentinel(dir, neverEnding))
 				w := watch(t, dir, time.Hour)
 				awaitState(t, w, "running")
@@ -551,7 +502,7 @@ func TestTwoSentinelsAtEveryCall(t *testing.T) {
 }
 
 func twoSentinels(t *testing.T, found string, n int, stays bool) {
-	dir := newVolume(t)
+	dir := testenv.FastVolume(t)
 	before[found](t, dir)
 	w := watch(t, dir, time.Hour)
 	// More than the other has to wait for what is no live run, and less than the five
@@ -615,7 +566,7 @@ func twoSentinels(t *testing.T, found string, n int, stays bool) {
 				t.Errorf("after it was held at %s: both are live", held)
 			}
 			if got := describe(w.Look()[0]); got != "running" {
-				t.Errorf("after it was held at %s, a live run is seen as %q; the volume: %s", held, got, listing(t, dir))
+				t.Errorf("after it was held at %s, a live run is seen as %q; the volume: %s", held, got, testenv.Listing(dir))
 			}
 		}
 	})
@@ -627,7 +578,7 @@ func twoSentinels(t *testing.T, found string, n int, stays bool) {
 		t.Errorf("held at %s, it ended with %d", held, result.ExitCode)
 	}
 	awaitState(t, w, "ended 3")
-	wantListing(t, dir, `main-terminated="3\n"`)
+	testenv.WantListing(t, dir, `main-terminated="3\n"`)
 }
 
 // TestGapBetweenTwoRuns: a shim has seen one run of main. That ends and the next begins
@@ -636,7 +587,7 @@ func twoSentinels(t *testing.T, found string, n int, stays bool) {
 func TestGapBetweenTwoRuns(t *testing.T) {
 	t.Parallel()
 	const steps = 26 // of the shim: two looks, and the return of the wait for the lock
-	dir := newVolume(t)
+	dir := testenv.FastVolume(t)
 	running := filepath.Join(dir, "main-running")
 	isRename := func(c ptrace.Call) bool { return c.Path2 == running && strings.HasPrefix(c.Name, "rename") }
 	isEnd := func(c ptrace.Call) bool { return c.Path == running && c.Name == "pwrite64" }
@@ -686,7 +637,7 @@ func TestInterleaved(t *testing.T) {
 	t.Parallel()
 	const runs, seed = 60, 1
 	random := rand.New(rand.NewPCG(seed, 0))
-	dir := newVolume(t)
+	dir := testenv.FastVolume(t)
 	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
 	if err != nil {
 		t.Fatal(err)
@@ -740,7 +691,7 @@ func TestNextRunAtEveryCallOfTheEnd(t *testing.T) {
 	t.Parallel()
 	s := stepsOf(t, "nothing")
 	for n := s.ended + 1; n <= len(s.calls); n++ {
-		dir := newVolume(t)
+		dir := testenv.FastVolume(t)
 		var next *lifetime.Run
 		var held ptrace.Call
 		result := trace(t, sentinel(dir, failing), touching(dir), func(_ *ptrace.Tracee, c ptrace.Call) {
@@ -753,11 +704,11 @@ func TestNextRunAtEveryCallOfTheEnd(t *testing.T) {
 		}
 		w := watch(t, dir, 0)
 		if got := describe(w.Look()[0]); got != "running" {
-			t.Fatalf("a run that began at %s of the one before is seen as %q; the volume: %s", held, got, listing(t, dir))
+			t.Fatalf("a run that began at %s of the one before is seen as %q; the volume: %s", held, got, testenv.Listing(dir))
 		}
 		w.Close()
 		end(t, next, 4)
-		wantListing(t, dir, `main-terminated="4\n"`)
+		testenv.WantListing(t, dir, `main-terminated="4\n"`)
 	}
 }
 
@@ -896,7 +847,7 @@ func TestNoSync(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			dir := newVolume(t)
+			dir := testenv.FastVolume(t)
 			before[c.found](t, dir)
 			argv := sentinel(dir, append(slices.Clone(c.command), dir))
 			result := trace(t, argv, isSync, func(_ *ptrace.Tracee, call ptrace.Call) {
@@ -905,7 +856,7 @@ func TestNoSync(t *testing.T) {
 			if result.ExitCode != c.code {
 				t.Errorf("it ended with %d", result.ExitCode)
 			}
-			wantListing(t, dir, fmt.Sprintf("main-terminated=%q", fmt.Sprintln(c.code)))
+			testenv.WantListing(t, dir, fmt.Sprintf("main-terminated=%q", fmt.Sprintln(c.code)))
 		})
 	}
 }
@@ -917,12 +868,12 @@ func TestStuckDisk(t *testing.T) {
 	if out, err := exec.Command(try[0], try[1:]...).CombinedOutput(); err != nil {
 		t.Skipf("no system call can be held up here: %v: %s", err, out)
 	}
-	dir := newVolume(t)
+	dir := testenv.FastVolume(t)
 	sidecar := drive.Start(t, drive.Command("stuckdisk", shim(dir)...))
 	sidecar.Await("sleep started")
 	main := drive.Start(t, drive.Command("stuckdisk", sentinel(dir, failing)...))
 	main.Want(3)
 	sidecar.Await("the mains' ends are not on disk after 1s")
 	sidecar.Want(3)
-	wantListing(t, dir, `main-terminated="3\n" sidecar-terminated="3\n"`)
+	testenv.WantListing(t, dir, `main-terminated="3\n" sidecar-terminated="3\n"`)
 }

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
+	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
 // These tests kill, or stop for a while, one of the two programs, and have the rest of the
@@ -123,8 +124,8 @@ type crashPod struct {
 // run runs the pod to its end.
 func (p plan) run(t *testing.T) *crashPod {
 	t.Helper()
-	pod := &crashPod{plan: p, t: t, volume: newVolume(t), directory: newVolume(t), exits: map[string][]int{}}
-	plant(t, filepath.Join(pod.directory, "attempts"), "0\n")
+	pod := &crashPod{plan: p, t: t, volume: testenv.FastVolume(t), directory: testenv.FastVolume(t), exits: map[string][]int{}}
+	testenv.Plant(t, filepath.Join(pod.directory, "attempts"), "0\n")
 	var err error
 	if pod.log, err = os.OpenFile(filepath.Join(pod.directory, "log"), os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600); err != nil {
 		t.Fatal(err)
@@ -293,7 +294,7 @@ func (p *crashPod) lines(name string) []string {
 func (p *crashPod) violated(invariant, format string, args ...any) {
 	p.t.Helper()
 	p.t.Errorf("violated: %s: %s\n%s, %s, codes %v: exits %v, the volume: %s\n%s", invariant, fmt.Sprintf(format, args...),
-		p.fault, p.policy, p.codes, p.exits, listing(p.t, p.volume), p.story())
+		p.fault, p.policy, p.codes, p.exits, testenv.Listing(p.volume), p.story())
 }
 
 // check checks the invariants.

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
+	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 	"github.com/sentinel-shim/sentinel-shim/sentinel/exitcode"
 	"github.com/sentinel-shim/sentinel-shim/sentinel/lifetime"
 )
@@ -127,7 +128,7 @@ func TestExitCodesInDocuments(t *testing.T) {
 // TestFileNamesInDesign: the design names the files that a run really has.
 func TestFileNamesInDesign(t *testing.T) {
 	t.Parallel()
-	dir := newVolume(t)
+	dir := testenv.FastVolume(t)
 	run := begin(t, dir)
 	names := []string{onlyFile(t, dir)}
 	end(t, run, 3)

@@ -22,6 +22,7 @@ import (
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/ptrace"
+	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
 // A neighbour is another container of the pod that can do with the volume what it likes.
@@ -94,7 +95,7 @@ type outside struct {
 // newOutside makes a volume, and a directory beside it.
 func newOutside(t testing.TB) (dir string, o outside) {
 	t.Helper()
-	parent := newVolume(t)
+	parent := testenv.FastVolume(t)
 	dir = filepath.Join(parent, "volume")
 	o = outside{t: t, directory: filepath.Join(parent, "outside")}
 	o.file = filepath.Join(o.directory, "secret")
@@ -319,7 +320,7 @@ func (g guarded) run(t *testing.T) (code, calls int, output string) {
 // shimCalls is about how many calls a shim makes on a volume in such a life.
 func shimCalls(t *testing.T) int {
 	t.Helper()
-	code, calls, output := guarded{dir: newVolume(t)}.run(t)
+	code, calls, output := guarded{dir: testenv.FastVolume(t)}.run(t)
 	if code != 143 || calls < 40 {
 		t.Fatalf("%d calls, exit code %d:\n%s", calls, code, output)
 	}
@@ -462,7 +463,7 @@ func TestLocksAtEveryCallOfASentinel(t *testing.T) {
 						name := names[k]
 						// Who has a write lock of it is, for all that can be known, a live run.
 						mayWrite := found != "a dead run" || name != "main-running" || n > s.begun
-						dir := newVolume(t)
+						dir := testenv.FastVolume(t)
 						before[found](t, dir)
 						why, unlock := "not yet", func() {}
 						result := trace(t, sentinel(dir, failing), touching(dir), func(_ *ptrace.Tracee, c ptrace.Call) {
@@ -475,7 +476,7 @@ func TestLocksAtEveryCallOfASentinel(t *testing.T) {
 						if result.ExitCode != 3 {
 							t.Errorf("%s: the sentinel ended with %d", why, result.ExitCode)
 						}
-						if got := listing(t, dir); got != `main-terminated="3\n"` {
+						if got := testenv.Listing(dir); got != `main-terminated="3\n"` {
 							t.Errorf("%s: the volume holds %s", why, got)
 						}
 					}
@@ -495,7 +496,7 @@ func TestLocksAtEveryCallOfAShim(t *testing.T) {
 	atEveryCall(t, calls, func(t *testing.T, n int) {
 		for _, k := range turns(n, len(names)) {
 			for _, these := range lockTurns() {
-				name, dir := names[k], newVolume(t)
+				name, dir := names[k], testenv.FastVolume(t)
 				taken, unlock, call := "", func() {}, ptrace.Call{}
 				g := guarded{dir: dir, at: func(c ptrace.Call) {
 					if c.N == n {
@@ -589,9 +590,9 @@ func TestDirectoryAtEveryCall(t *testing.T) {
 // that he can take keeps no run from its work.
 func TestReader(t *testing.T) {
 	t.Parallel()
-	dir := newVolume(t)
-	plant(t, filepath.Join(dir, "main-running"), "running\n") // of a run that was killed
-	plant(t, filepath.Join(dir, "main-terminated"), "9\n")
+	dir := testenv.FastVolume(t)
+	testenv.Plant(t, filepath.Join(dir, "main-running"), "running\n") // of a run that was killed
+	testenv.Plant(t, filepath.Join(dir, "main-terminated"), "9\n")
 	for _, name := range []string{"main-running", "main-terminated", "."} {
 		for _, l := range locks {
 			fd, err := unix.Open(filepath.Join(dir, name), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
@@ -611,15 +612,15 @@ func TestReader(t *testing.T) {
 	main := drive.Start(t, sentinel(dir, failing))
 	main.Want(3)
 	t.Logf("the run took %s", time.Since(began))
-	wantListing(t, dir, `main-terminated="3\n"`)
+	testenv.WantListing(t, dir, `main-terminated="3\n"`)
 }
 
 // TestLeasedEnd: main's end that somebody keeps from being opened is a failure, in a second.
 func TestLeasedEnd(t *testing.T) {
 	t.Parallel()
-	dir := newVolume(t)
+	dir := testenv.FastVolume(t)
 	path := filepath.Join(dir, "main-terminated")
-	plant(t, path, "0\n")
+	testenv.Plant(t, path, "0\n")
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -639,7 +640,7 @@ func TestOpensNothingElse(t *testing.T) {
 	for _, program := range []string{"sentinel", "shim"} {
 		t.Run(program, func(t *testing.T) {
 			t.Parallel()
-			dir := newVolume(t)
+			dir := testenv.FastVolume(t)
 			argv := drive.Wrap(program, []string{"--dir", dir, "--log-level", "disabled"}, []string{"/bin/true"})
 			var opened []string
 			onVolume := touching(dir)

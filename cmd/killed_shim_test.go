@@ -10,6 +10,7 @@ import (
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/ptrace"
+	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 	"github.com/sentinel-shim/sentinel-shim/sentinel/lifetime"
 )
 
@@ -31,7 +32,7 @@ func TestKillTheShimAtEveryCall(t *testing.T) {
 // killed.
 func callsOfAShim(t *testing.T, n int) (calls []string) {
 	t.Helper()
-	dir := newVolume(t)
+	dir := testenv.FastVolume(t)
 	main := drive.Start(t, sentinel(dir, neverEnding))
 	main.Await("sleep started")
 	w, err := lifetime.Watch(lifetime.Dir(dir), []string{"sidecar"}, time.Hour)
@@ -69,7 +70,7 @@ func callsOfAShim(t *testing.T, n int) (calls []string) {
 	}
 	w.Look()
 	if got := describe(w.Look()[0]); !slices.Contains([]string{"not started", "unverified", "lost", "ended 143"}, got) {
-		t.Fatalf("the shim was killed at %s: its run is seen as %q; the volume: %s", killed, got, listing(t, dir))
+		t.Fatalf("the shim was killed at %s: its run is seen as %q; the volume: %s", killed, got, testenv.Listing(dir))
 	}
 	if !ended {
 		main.Signal(syscall.SIGTERM)
@@ -81,7 +82,7 @@ func callsOfAShim(t *testing.T, n int) (calls []string) {
 	}
 	for _, run := range lifetime.Runs(t.Context(), lifetime.Dir(dir)) {
 		if run.Phase != lifetime.Ended || run.Code != 143 {
-			t.Fatalf("the shim was killed at %s: %s is %s; the volume: %s", killed, run.Name, describe(run.State), listing(t, dir))
+			t.Fatalf("the shim was killed at %s: %s is %s; the volume: %s", killed, run.Name, describe(run.State), testenv.Listing(dir))
 		}
 	}
 	return calls

@@ -1,7 +1,6 @@
 package cmd_test
 
 import (
-	"errors"
 	"fmt"
 	"math"
 	"net/http"
@@ -19,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
+	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
 // These tests give one of the two programs, or both, less than they need, of whatever a
@@ -28,7 +28,7 @@ import (
 // gated is a main that needs no process for it to end with a code, once its gate is opened.
 func gated(t testing.TB, code int) (command []string, open func()) {
 	t.Helper()
-	gate := filepath.Join(newVolume(t), "gate")
+	gate := filepath.Join(testenv.FastVolume(t), "gate")
 	if err := unix.Mkfifo(gate, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +95,7 @@ func (s scarce) sentinels(t *testing.T) {
 		for _, limit := range s.limits {
 			t.Run(strconv.Itoa(limit), func(t *testing.T) {
 				t.Parallel()
-				dir := newVolume(t)
+				dir := testenv.FastVolume(t)
 				sidecar := drive.Start(t, shim(dir, impatient...))
 				sidecar.Await("sleep started")
 				main := drive.Start(t, confine(sentinel(dir, failing), s.confine(t, limit)...))
@@ -130,12 +130,12 @@ func (s scarce) shims(t *testing.T) {
 		for _, limit := range s.limits {
 			t.Run(strconv.Itoa(limit), func(t *testing.T) {
 				t.Parallel()
-				dir := newVolume(t)
+				dir := testenv.FastVolume(t)
 				command, open := gated(t, 3)
 				main := drive.Start(t, sentinel(dir, command))
 				main.Await("ready")
 				sidecar := drive.Start(t, confine(shim(dir, impatient...), s.confine(t, limit)...))
-				awaitStarted(sidecar)
+				sidecar.AwaitUnlessExited("sleep started")
 				open()
 				code, got := main.Code(), sidecar.Code()
 				story := fmt.Sprintf("the sentinel ended with %d and the shim with %d:\n%s%s", code, got, main.Output(), sidecar.Output())
@@ -157,19 +157,6 @@ func (s scarce) shims(t *testing.T) {
 		}
 	})
 	s.wantBoth(t, outcomes)
-}
-
-// awaitStarted waits until a shim has started its sidecar, or has ended.
-func awaitStarted(sidecar *drive.Process) {
-	poll := time.NewTicker(5 * time.Millisecond)
-	defer poll.Stop()
-	for !strings.Contains(sidecar.Output(), "sleep started") {
-		select {
-		case <-sidecar.Exited():
-			return
-		case <-poll.C:
-		}
-	}
 }
 
 // gaveUp reports whether Go's runtime has given up a program with one of the messages. Its
@@ -227,7 +214,7 @@ func TestProcessLimitReached(t *testing.T) {
 			t.Run(fmt.Sprint(c.name, " ", round), func(t *testing.T) {
 				t.Parallel()
 				pod := newCgroup(t, "pids")
-				dir := newVolume(t)
+				dir := testenv.FastVolume(t)
 				command, open := gated(t, c.code)
 				sidecar := drive.Start(t, confine(shim(dir), pod.limit()))
 				main := drive.Start(t, confine(sentinel(dir, command), pod.limit()))
@@ -269,9 +256,9 @@ func TestMemoryLimit(t *testing.T) {
 		return append([]string{"/bin/sh", "-c", `echo 0 >"$0/cgroup.procs"; exec "$@"`, outside.path}, command...)
 	}
 
-	dir := newVolume(t)
+	dir := testenv.FastVolume(t)
 	for i := range files {
-		plant(t, filepath.Join(dir, fmt.Sprintf("%0200d", i)), "")
+		testenv.Plant(t, filepath.Join(dir, fmt.Sprintf("%0200d", i)), "")
 	}
 	answers := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprint(w, strings.Repeat("x", 1<<20))
@@ -366,7 +353,7 @@ func TestInheritedFiles(t *testing.T) {
 // run of its name is live. So it leaves the end of that to its owner.
 func TestNoOpenFileBesideALiveRun(t *testing.T) {
 	t.Parallel()
-	dir := newVolume(t)
+	dir := testenv.FastVolume(t)
 	command, open := gated(t, 3)
 	main := drive.Start(t, sentinel(dir, command))
 	main.Await("ready")
@@ -376,7 +363,7 @@ func TestNoOpenFileBesideALiveRun(t *testing.T) {
 	second.Want(125)
 	second.Await("too many open files")
 	if _, err := os.Lstat(filepath.Join(dir, "main-terminated")); err == nil {
-		t.Errorf("an end was recorded over a live run; the volume: %s", listing(t, dir))
+		t.Errorf("an end was recorded over a live run; the volume: %s", testenv.Listing(dir))
 	}
 	open()
 	main.Want(3)
@@ -387,7 +374,7 @@ func TestNoOpenFileBesideALiveRun(t *testing.T) {
 func TestSeveralMainsWithFewFiles(t *testing.T) {
 	t.Parallel()
 	const mains = 16
-	dir := newVolume(t)
+	dir := testenv.FastVolume(t)
 	var flags []string
 	for i := range mains {
 		flags = append(flags, "--main", fmt.Sprint("main", i))
@@ -413,6 +400,10 @@ func TestSeveralMainsWithFewFiles(t *testing.T) {
 // TestNoInotifyInstance: the kernel has none for this user. It is said once, and all works.
 func TestNoInotifyInstance(t *testing.T) {
 	t.Parallel()
+	userNamespace := func(cmd *exec.Cmd) {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+		testenv.Namespaces(cmd.SysProcAttr, unix.CLONE_NEWUSER)
+	}
 	try := exec.Command("true")
 	if userNamespace(try); try.Run() != nil {
 		t.Skip("needs user namespaces")
@@ -423,7 +414,7 @@ func TestNoInotifyInstance(t *testing.T) {
 	}{{"success", 0}, {"failure", 3}, {"killed", lost}} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			dir := newVolume(t)
+			dir := testenv.FastVolume(t)
 			command, open := gated(t, c.code)
 			sidecar := drive.Start(t, confine(shim(dir), "inotify=0"), userNamespace)
 			sidecar.Await("looking at it once a second instead")
@@ -453,9 +444,8 @@ func TestNoFileForInotify(t *testing.T) {
 	for limit := 4; limit <= 9; limit++ {
 		t.Run(strconv.Itoa(limit), func(t *testing.T) {
 			t.Parallel()
-			sidecar := drive.Start(t, confine(shim(newVolume(t)), "nofile="+strconv.Itoa(limit)))
-			awaitStarted(sidecar)
-			if !strings.Contains(sidecar.Output(), "sleep started") {
+			sidecar := drive.Start(t, confine(shim(testenv.FastVolume(t)), "nofile="+strconv.Itoa(limit)))
+			if !sidecar.AwaitUnlessExited("sleep started") {
 				sidecar.AwaitAll()
 			}
 			for _, cause := range []string{"ulimit -n", "max_user_"} {
@@ -470,6 +460,22 @@ func TestNoFileForInotify(t *testing.T) {
 	}
 }
 
+// inMemory returns a volume that is a small file system in memory.
+func inMemory(t testing.TB, options string) (dir string) {
+	t.Helper()
+	dir = testenv.FastVolume(t)
+	testenv.Tmpfs(t, dir, options)
+	return dir
+}
+
+// onDisk returns a volume that is a small file system on a disk.
+func onDisk(t testing.TB) (dir string) {
+	t.Helper()
+	dir = testenv.FastVolume(t)
+	testenv.Disk(t, dir, 1<<20, "-b", "1024", "-m", "0", "-N", "64", "-O", "^has_journal,^resize_inode")
+	return dir
+}
+
 // TestFullVolume has the volume full from some instant on.
 func TestFullVolume(t *testing.T) {
 	t.Parallel()
@@ -480,10 +486,10 @@ func TestFullVolume(t *testing.T) {
 		// recorded: that a sentinel could not begin finds its way to the volume.
 		recorded bool
 	}{
-		{"no block", func(t testing.TB) string { return mountedVolume(t, "tmpfs", "size=64k") }, takeBlocks, true},
-		{"no inode", func(t testing.TB) string { return mountedVolume(t, "tmpfs", "nr_inodes=16") }, takeInodes, false},
-		{"a disk without a block", func(t testing.TB) string { return mountedDisk(t, 1<<20) }, takeBlocks, true},
-		{"a disk without an inode", func(t testing.TB) string { return mountedDisk(t, 1<<20) }, takeInodes, false},
+		{"no block", func(t testing.TB) string { return inMemory(t, "size=64k") }, testenv.FillBlocks, true},
+		{"no inode", func(t testing.TB) string { return inMemory(t, "nr_inodes=16") }, testenv.FillInodes, false},
+		{"a disk without a block", onDisk, testenv.FillBlocks, true},
+		{"a disk without an inode", onDisk, testenv.FillInodes, false},
 	} {
 		for _, first := range []string{"nobody", "the shim", "the sentinel", "both"} {
 			for _, code := range []int{0, 3} {
@@ -540,8 +546,7 @@ func TestEmptyEndOnAFullVolume(t *testing.T) {
 		full    = "is empty and the volume is full: counted as a failure (125): free space or raise sizeLimit"
 		empty   = "is empty: counted as a success"
 	)
-	memory := func(t testing.TB) string { return mountedVolume(t, "tmpfs", "size=64k,nr_inodes=16") }
-	disk := func(t testing.TB) string { return mountedDisk(t, 1<<20) }
+	memory := func(t testing.TB) string { return inMemory(t, "size=64k,nr_inodes=16") }
 	for _, c := range []struct {
 		name   string
 		mount  func(t testing.TB) (dir string)
@@ -551,12 +556,12 @@ func TestEmptyEndOnAFullVolume(t *testing.T) {
 		code   int
 		says   string
 	}{
-		{"memory without a block", memory, writes, takeBlocks, nil, 125, full},
-		{"memory without an inode", memory, touches, nil, takeInodes, 0, empty},
+		{"memory without a block", memory, writes, testenv.FillBlocks, nil, 125, full},
+		{"memory without an inode", memory, touches, nil, testenv.FillInodes, 0, empty},
 		{"memory", memory, touches, nil, nil, 0, empty},
-		{"a disk without a block", disk, writes, takeBlocks, nil, 125, full},
-		{"a disk without an inode", disk, touches, nil, takeInodes, 0, empty},
-		{"a disk", disk, touches, nil, nil, 0, empty},
+		{"a disk without a block", onDisk, writes, testenv.FillBlocks, nil, 125, full},
+		{"a disk without an inode", onDisk, touches, nil, testenv.FillInodes, 0, empty},
+		{"a disk", onDisk, touches, nil, nil, 0, empty},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -576,55 +581,13 @@ func TestEmptyEndOnAFullVolume(t *testing.T) {
 	}
 }
 
-// takeBlocks leaves no block on a volume.
-func takeBlocks(t testing.TB, dir string) {
-	t.Helper()
-	f, err := os.Create(filepath.Join(dir, "full"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	for size := 64 << 10; size > 0; {
-		_, err := f.Write(make([]byte, size))
-		switch {
-		case err == nil:
-		case errors.Is(err, unix.ENOSPC):
-			size /= 2
-		default:
-			t.Fatal(err)
-		}
-	}
-}
-
-// takeInodes leaves no inode on a volume.
-func takeInodes(t testing.TB, dir string) {
-	t.Helper()
-	for i := range 1000 {
-		err := unix.Mknod(filepath.Join(dir, fmt.Sprint("full", i)), unix.S_IFREG|0o600, 0)
-		if err == unix.ENOSPC {
-			return
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Fatal("there is always another inode")
-}
-
 // TestMainsMountReadOnly: the sentinel can leave no word. It says what is to be done.
 func TestMainsMountReadOnly(t *testing.T) {
 	t.Parallel()
-	dir, mount := newVolume(t), newVolume(t)
+	dir := testenv.FastVolume(t)
 	sidecar := drive.Start(t, shim(dir, impatient...))
 	sidecar.Await("sleep started")
-	privateMounts(t)
-	if err := unix.Mount(dir, mount, "", unix.MS_BIND, ""); err != nil {
-		t.Fatal(err)
-	}
-	unmountAfter(t, mount)
-	if err := unix.Mount("", mount, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
-		t.Fatal(err)
-	}
+	mount := testenv.ReadOnly(t, dir)
 	main := drive.Start(t, sentinel(mount, []string{"true"}))
 	main.Want(125)
 	main.Await("the volume " + mount + " has to be writable for this user (readOnly, fsGroup)")
@@ -635,7 +598,7 @@ func TestMainsMountReadOnly(t *testing.T) {
 // TestClocksOfContainers: each container may have a monotonic clock of its own, which says
 // anything.
 func TestClocksOfContainers(t *testing.T) {
-	needRoot(t, "to make a time namespace")
+	testenv.NeedRoot(t, "to make a time namespace")
 	t.Parallel()
 	var up unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &up); err != nil {
@@ -662,7 +625,7 @@ func TestClocksOfContainers(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			dir := newVolume(t)
+			dir := testenv.FastVolume(t)
 			command, open := gated(t, 3)
 			argv := shim(dir, "--drain", "100ms")
 			sidecar := drive.Start(t, clock(clocks[0][0], clocks[0][1], argv))
@@ -702,10 +665,10 @@ func TestWallClock(t *testing.T) {
 		}
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			dir := newVolume(t)
-			plant(t, filepath.Join(dir, "main-running"), "running\n")
+			dir := testenv.FastVolume(t)
+			testenv.Plant(t, filepath.Join(dir, "main-running"), "running\n")
 			leftover := filepath.Join(dir, ".main-0123456789abcdef")
-			plant(t, leftover, "running\n")
+			testenv.Plant(t, leftover, "running\n")
 
 			// The first attempt fails, the next is killed, the third succeeds.
 			sidecar := drive.Start(t, clock(shim(dir, "--keep-on-failure", "--lost-after", "1h")))
@@ -733,7 +696,7 @@ func TestWallClock(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			wantListing(t, dir, `main-terminated="0\n" sidecar-terminated="0\n"`)
+			testenv.WantListing(t, dir, `main-terminated="0\n" sidecar-terminated="0\n"`)
 		})
 	}
 }
@@ -757,12 +720,12 @@ func TestTimesOfFiles(t *testing.T) {
 		}
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			dir := newVolume(t)
+			dir := testenv.FastVolume(t)
 			dead := filepath.Join(dir, "main-running")
-			plant(t, dead, "running\n")
+			testenv.Plant(t, dead, "running\n")
 			touch(t, dead)
 			for _, file := range []string{".main-0123456789abcdef", ".sidecar-0123456789abcdef"} {
-				plant(t, filepath.Join(dir, file), "running\n")
+				testenv.Plant(t, filepath.Join(dir, file), "running\n")
 				touch(t, filepath.Join(dir, file))
 			}
 			// A dead file is given up after --lost-after, and stale under OnFailure.
@@ -785,7 +748,7 @@ func TestTimesOfFiles(t *testing.T) {
 			sidecar.Await("in an earlier attempt")
 			sidecar.Await("sleep started")
 			touch(t, end)
-			plant(t, end+".new", "4\n")
+			testenv.Plant(t, end+".new", "4\n")
 			touch(t, end+".new")
 			if err := os.Rename(end+".new", end); err != nil {
 				t.Fatal(err)

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
+	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
 // fullPipe is a pipe into which nothing more fits, as stderr is when nobody reads the log.
@@ -69,7 +70,7 @@ func TestLogThatNobodyReads(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			dir := newVolume(t)
+			dir := testenv.FastVolume(t)
 			_, w := fullPipe(t)
 			flags := append([]string{"--dir", dir}, strings.Fields(c.flags)...)
 			p := drive.Start(t, drive.Wrap(c.program, flags, c.command), func(cmd *exec.Cmd) { cmd.Stderr = w })
@@ -82,7 +83,7 @@ func TestLogThatNobodyReads(t *testing.T) {
 	}
 	t.Run("main ends", func(t *testing.T) {
 		t.Parallel()
-		dir := newVolume(t)
+		dir := testenv.FastVolume(t)
 		_, w := fullPipe(t)
 		s := drive.Start(t, drive.Wrap("shim", []string{"--dir", dir}, []string{"sh", "-c", ready}), func(cmd *exec.Cmd) { cmd.Stderr = w })
 		s.Await("ready")
@@ -94,7 +95,7 @@ func TestLogThatNobodyReads(t *testing.T) {
 // TestDroppedLines: who reads again after a while is told how many lines are missing.
 func TestDroppedLines(t *testing.T) {
 	t.Parallel()
-	dir := newVolume(t)
+	dir := testenv.FastVolume(t)
 	r, w := fullPipe(t)
 	// Each signal is a look, and each look is a line.
 	s := drive.Start(t, drive.Wrap("shim", []string{"--dir", dir, "--log-level", "trace"}, drive.Command("signals")), func(cmd *exec.Cmd) { cmd.Stderr = w })
@@ -121,7 +122,7 @@ func TestDroppedLines(t *testing.T) {
 func TestStderrThatDoesNotBlock(t *testing.T) {
 	t.Parallel()
 	const looks = 100
-	dir := newVolume(t)
+	dir := testenv.FastVolume(t)
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -175,7 +176,7 @@ func countSignals([]string) int {
 // command. With GOGC=off a wrapper would never give back what a look and a log line take.
 func TestGarbage(t *testing.T) {
 	t.Parallel()
-	dir := newVolume(t)
+	dir := testenv.FastVolume(t)
 	nowhere, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -187,12 +188,12 @@ func TestGarbage(t *testing.T) {
 	})
 	s.Await("ready")
 	const signals, most = 10_000, 8 << 10
-	before := usageOf(t, s.PID())
+	before := drive.UsageOf(t, s.PID())
 	for n := range signals {
 		s.Signal(syscall.SIGUSR1)
 		s.Await(fmt.Sprintf("got %d\n", n+1))
 	}
-	if grown := usageOf(t, s.PID()).kib - before.kib; grown > most {
+	if grown := drive.UsageOf(t, s.PID()).Resident - before.Resident; grown > most {
 		t.Errorf("it has grown by %d KiB in %d looks, at most %d are allowed", grown, signals, most)
 	} else {
 		t.Logf("it has grown by %d KiB in %d looks", grown, signals)

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
+	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
 // These tests have two containers of one pod use the same name.
@@ -21,7 +22,7 @@ const (
 // does not come back.
 func TestTwoSidecarsOfOneName(t *testing.T) {
 	t.Parallel()
-	dir := newVolume(t)
+	dir := testenv.FastVolume(t)
 	command, open := gated(t, 3)
 	main := drive.Start(t, sentinel(dir, command))
 	main.Await("ready")
@@ -46,7 +47,7 @@ func TestTwoSidecarsOfOneName(t *testing.T) {
 // TestTwoSidecarsOfOneNameForLong: it gives up in the end, and says the same.
 func TestTwoSidecarsOfOneNameForLong(t *testing.T) {
 	t.Parallel()
-	dir := newVolume(t)
+	dir := testenv.FastVolume(t)
 	first := drive.Start(t, shim(dir))
 	first.Await("sleep started")
 	second := drive.Start(t, shim(dir))
@@ -62,7 +63,7 @@ func TestTwoSidecarsOfOneNameForLong(t *testing.T) {
 // that the first one's end stops, as if that had been its own earlier run.
 func TestTwoMainsOfOneName(t *testing.T) {
 	t.Parallel()
-	dir := newVolume(t)
+	dir := testenv.FastVolume(t)
 	command, open := gated(t, 3)
 	first := drive.Start(t, sentinel(dir, command))
 	first.Await("ready")
@@ -87,7 +88,7 @@ func TestTwoMainsOfOneName(t *testing.T) {
 // TestTermWhileWaitingForAName: a sentinel that waits for another's run heeds TERM.
 func TestTermWhileWaitingForAName(t *testing.T) {
 	t.Parallel()
-	dir := newVolume(t)
+	dir := testenv.FastVolume(t)
 	first := drive.Start(t, sentinel(dir, neverEnding))
 	first.Await("sleep started")
 	second := drive.Start(t, sentinel(dir, []string{"/bin/sh", "-c", "echo second started"}))

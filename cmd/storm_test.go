@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -19,51 +18,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
+	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 	"github.com/sentinel-shim/sentinel-shim/sentinel/lifetime"
 )
 
 // A storm is a neighbour that changes the volume without end. Here the built programs live in
 // one, and what they use is measured: see also hostile_test.go.
-
-// usage is what a process has used, and what it holds.
-type usage struct {
-	at                        time.Time
-	cpu                       time.Duration // of all its threads, also of those that have ended
-	files, threads, kib, peak int
-}
-
-func usageOf(t testing.TB, pid int) (u usage) {
-	t.Helper()
-	proc := fmt.Sprintf("/proc/%d/", pid)
-	stat, statErr := os.ReadFile(proc + "stat")
-	status, statusErr := os.ReadFile(proc + "status")
-	files, filesErr := os.ReadDir(proc + "fd")
-	if err := errors.Join(statErr, statusErr, filesErr); err != nil {
-		t.Fatal(err)
-	}
-	_, rest, _ := strings.Cut(string(stat), ") ")
-	fields := strings.Fields(rest)
-	for _, field := range fields[11:13] { // utime and stime, in hundredths of a second
-		ticks, err := strconv.Atoi(field)
-		if err != nil {
-			t.Fatalf("%q in %s", field, stat)
-		}
-		u.cpu += time.Duration(ticks) * 10 * time.Millisecond
-	}
-	for name, value := range map[string]*int{"Threads:": &u.threads, "VmRSS:": &u.kib, "VmHWM:": &u.peak} {
-		_, rest, _ := strings.Cut(string(status), name)
-		if _, err := fmt.Sscan(rest, value); err != nil {
-			t.Fatalf("no %s in %s", name, status)
-		}
-	}
-	u.at, u.files = time.Now(), len(files)
-	return u
-}
-
-// share is the part of one processor's time that was used since before.
-func (u usage) share(before usage) float64 {
-	return float64(u.cpu-before.cpu) / float64(u.at.Sub(before.at))
-}
 
 const (
 	// most is the share of a processor that a program may use in a storm, or while it waits.
@@ -175,7 +135,7 @@ func TestStorms(t *testing.T) {
 	t.Parallel()
 	for _, storm := range storms {
 		t.Run(storm.name, func(t *testing.T) {
-			dir := newVolume(t)
+			dir := testenv.FastVolume(t)
 			flags := []string{"--keep-on-failure", "--log-level", "warn"}
 			var main *drive.Process
 			if storm.live {
@@ -191,17 +151,17 @@ func TestStorms(t *testing.T) {
 
 			act := storm.act(dir)
 			rage(t, 0, warmUp, act)
-			before := usageOf(t, s.PID())
+			before := drive.UsageOf(t, s.PID())
 			perSecond, cpu := rage(t, time.Second, 0, act)
-			after := usageOf(t, s.PID())
-			ratio := float64(after.cpu-before.cpu) / float64(cpu)
+			after := drive.UsageOf(t, s.PID())
+			ratio := float64(after.CPU-before.CPU) / float64(cpu)
 			t.Logf("%.0f times a second: %.1f%% of a processor, %.3f of what the storm takes; %d descriptors, %d before; %d threads, %d before; %d KiB, %d before",
-				perSecond, 100*after.share(before), ratio, after.files, before.files, after.threads, before.threads, after.kib, before.kib)
-			if share := after.share(before); share > most && ratio > mostOfStorm {
+				perSecond, 100*after.Share(before), ratio, after.Files, before.Files, after.Threads, before.Threads, after.Resident, before.Resident)
+			if share := after.Share(before); share > most && ratio > mostOfStorm {
 				t.Errorf("the shim used %.1f%% of a processor, %.2f of what the storm took", 100*share, ratio)
 			}
 			// A look may be under way, which has a file open.
-			if after.files > before.files+2 || after.threads > before.threads+3 || after.peak > mebibytes<<10 {
+			if after.Files > before.Files+2 || after.Threads > before.Threads+3 || after.Peak > mebibytes<<10 {
 				t.Errorf("the shim has grown from %+v to %+v", before, after)
 			}
 
@@ -226,7 +186,7 @@ func TestStormInLittleMemory(t *testing.T) {
 	t.Parallel()
 	g := newCgroup(t, "memory")
 	g.set("memory.limit_in_bytes", "memory.max", 16<<20)
-	dir := newVolume(t)
+	dir := testenv.FastVolume(t)
 	s := drive.Start(t, confine(shim(dir), g.limit()))
 	s.Await("sleep started")
 	long := strings.Repeat("x", 245)
@@ -246,7 +206,7 @@ func TestStormInLittleMemory(t *testing.T) {
 func TestManyFiles(t *testing.T) {
 	t.Parallel()
 	const each = 25_000
-	dir := newVolume(t)
+	dir := testenv.FastVolume(t)
 	longAgo := time.Now().Add(-time.Hour)
 	long := strings.Repeat("x", 200)
 	for i := range each {
@@ -255,7 +215,7 @@ func TestManyFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	plant(t, filepath.Join(dir, "main-terminated"), "1\n")
+	testenv.Plant(t, filepath.Join(dir, "main-terminated"), "1\n")
 	sidecar, _, err := lifetime.Begin(context.Background(), lifetime.Dir(dir), "sidecar", nil)
 	if err != nil {
 		t.Fatal(err)
@@ -266,15 +226,15 @@ func TestManyFiles(t *testing.T) {
 
 	main := drive.Start(t, sentinel(dir, []string{"/bin/sh", "-c", "echo launched; exit 3"}))
 	main.Await(`"sidecars":["sidecar"]`)
-	before := usageOf(t, main.PID())
+	before := drive.UsageOf(t, main.PID())
 	time.Sleep(2 * time.Second) // not a wait for anything: what it costs meanwhile is measured
-	after := usageOf(t, main.PID())
-	t.Logf("waiting for a sidecar: %.1f%% of a processor, at most %d KiB, %d descriptors, %d before", 100*after.share(before), after.peak, after.files, before.files)
-	if share := after.share(before); share > most {
+	after := drive.UsageOf(t, main.PID())
+	t.Logf("waiting for a sidecar: %.1f%% of a processor, at most %d KiB, %d descriptors, %d before", 100*after.Share(before), after.Peak, after.Files, before.Files)
+	if share := after.Share(before); share > most {
 		t.Errorf("while it waits, the sentinel uses %.1f%% of a processor", 100*share)
 	}
-	if after.peak > mebibytes<<10 {
-		t.Errorf("the sentinel needed %d KiB", after.peak)
+	if after.Peak > mebibytes<<10 {
+		t.Errorf("the sentinel needed %d KiB", after.Peak)
 	}
 	if strings.Contains(main.Output(), "launched") {
 		t.Error("the command was launched while a sidecar was stopping")

@@ -15,6 +15,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 	"github.com/sentinel-shim/sentinel-shim/sentinel/probe"
 	"github.com/sentinel-shim/sentinel-shim/sentinel/process"
 )
@@ -25,23 +26,17 @@ import (
 // patience is for how long a test waits for anything before it fails.
 const patience = 20 * time.Second
 
-const modeArg = "sentinel:run"
-
-// TestMain makes the test binary a sentinel if the arguments say so: a program has only one
-// command.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 5 && os.Args[1] == modeArg {
-		os.Exit(run(os.Args[2], os.Args[3], os.Args[4], os.Args[5], os.Args[6:]))
-	}
-	// The programs need not sleep for a second at the exit, to report data races.
-	if err := os.Setenv("GORACE", "atexit_sleep_ms=0"); err != nil {
-		panic(err)
-	}
+	testenv.RunMode(testenv.Modes{"run": runMode}) // a program has only one command
 	os.Exit(m.Run())
 }
 
-func run(dir, terminationLog, waitFor, waitTimeout string, command []string) int {
-	timeout, err := time.ParseDuration(waitTimeout)
+// runMode is a sentinel.
+//
+//	run DIR TERMINATION-LOG WAIT-FOR WAIT-TIMEOUT COMMAND [ARG...]
+func runMode(args []string) int {
+	dir, terminationLog, waitFor, command := args[0], args[1], args[2], args[4:]
+	timeout, err := time.ParseDuration(args[3])
 	if err != nil {
 		panic(err)
 	}
@@ -61,6 +56,12 @@ func run(dir, terminationLog, waitFor, waitTimeout string, command []string) int
 		cfg.WaitFor = []probe.Target{target}
 	}
 	return Run(cfg)
+}
+
+// sentinel is the command line of a sentinel: see runMode.
+func sentinel(args ...string) *exec.Cmd {
+	argv := testenv.Command("run", args...)
+	return exec.Command(argv[0], argv[1:]...)
 }
 
 // TestTerminationMessage: the termination message says why a command was not started, or
@@ -144,11 +145,8 @@ func TestTerminationMessage(t *testing.T) {
 				dir = c.dir(dir)
 			}
 			terminationLog := filepath.Join(t.TempDir(), "termination-log")
-			if err := os.WriteFile(terminationLog, nil, 0o644); err != nil {
-				t.Fatal(err)
-			}
-			argv := append([]string{modeArg, dir, terminationLog, c.waitFor, "100ms"}, c.command...)
-			cmd := exec.Command(os.Args[0], argv...)
+			testenv.Plant(t, terminationLog, "")
+			cmd := sentinel(append([]string{dir, terminationLog, c.waitFor, "100ms"}, c.command...)...)
 			out, err := cmd.CombinedOutput()
 			if code := cmd.ProcessState.ExitCode(); code != c.code {
 				t.Errorf("the exit code is %d (%v), want %d:\n%s", code, err, c.code, out)
@@ -176,12 +174,9 @@ func TestTerminationMessage(t *testing.T) {
 func TestTerminationMessageOfTheCommand(t *testing.T) {
 	t.Parallel()
 	terminationLog := filepath.Join(t.TempDir(), "termination-log")
-	if err := os.WriteFile(terminationLog, nil, 0o644); err != nil {
-		t.Fatal(err)
-	}
+	testenv.Plant(t, terminationLog, "")
 	script := fmt.Sprintf("echo no table users >%s; kill -KILL $$", terminationLog)
-	argv := []string{modeArg, t.TempDir(), terminationLog, "", "0s", "sh", "-c", script}
-	out, _ := exec.Command(os.Args[0], argv...).CombinedOutput()
+	out, _ := sentinel(t.TempDir(), terminationLog, "", "0s", "sh", "-c", script).CombinedOutput()
 	if got := content(t, terminationLog); got != "no table users\n" {
 		t.Errorf("the message is %q, want the command's own:\n%s", got, out)
 	}
@@ -192,9 +187,7 @@ func TestTerminationMessageOfASignal(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	terminationLog := filepath.Join(t.TempDir(), "termination-log")
-	if err := os.WriteFile(terminationLog, nil, 0o644); err != nil {
-		t.Fatal(err)
-	}
+	testenv.Plant(t, terminationLog, "")
 	asked := make(chan struct{}, 1)
 	unready := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		select {
@@ -205,7 +198,7 @@ func TestTerminationMessageOfASignal(t *testing.T) {
 	}))
 	defer unready.Close()
 
-	cmd := exec.Command(os.Args[0], modeArg, dir, terminationLog, unready.URL, patience.String(), "echo", "launched")
+	cmd := sentinel(dir, terminationLog, unready.URL, patience.String(), "echo", "launched")
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Start(); err != nil {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
+	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 	"github.com/sentinel-shim/sentinel-shim/sentinel/lifetime"
 )
 
@@ -55,9 +56,7 @@ func stopping(t *testing.T, dir, name string) *drive.Process {
 func restarted(t *testing.T) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "main-terminated"), []byte("1\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	testenv.Plant(t, filepath.Join(dir, "main-terminated"), "1\n")
 	return dir
 }
 
@@ -173,7 +172,7 @@ func TestNoRestartBarrier(t *testing.T) {
 	alive := restarted(t)
 	proxy := stopping(t, alive, "proxy")
 	proxy.Signal(syscall.SIGUSR1)
-	eventually(t, "the word is taken back", func() bool {
+	drive.Eventually(t, "the word is taken back", func() bool {
 		word, err := os.ReadFile(filepath.Join(alive, "proxy-running"))
 		return err == nil && string(word) == "running\n"
 	})

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
+	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
 // TestCodes: every exit code of the command is sentinel's, and recorded.
@@ -187,14 +188,14 @@ func TestForkRefused(t *testing.T) {
 // TestProcessLimit: under a limit on processes and threads, however tight, the command
 // runs, or its end is recorded as 125, or Go's own runtime says that it got no thread.
 func TestProcessLimit(t *testing.T) {
-	needRoot(t, "it makes processes of a user who has no others")
+	testenv.NeedRoot(t, "it makes processes of a user who has no others")
 	t.Parallel()
 	const least, most = 4, 30                        // processes and threads; sentinel has about 7
 	uid := strconv.Itoa(20_000 + os.Getpid()%30_000) // another one for each run of the tests
 	ran, refused := false, false
 	for limit := least; limit <= most && !(ran && refused); limit++ {
 		for range 3 {
-			dir := sharedDir(t)
+			dir := testenv.Volume(t)
 			argv := drive.Wrap("sentinel", []string{"--dir", dir}, []string{"true"})
 			code, _, stderr := ended(t, drive.Command("limited", append([]string{uid, strconv.Itoa(limit)}, argv...)...))
 			switch end := recorded(t, dir, "main"); {
@@ -216,12 +217,10 @@ func TestProcessLimit(t *testing.T) {
 // TestVolumeRefused: a volume that cannot be used is named, and nothing is run.
 func TestVolumeRefused(t *testing.T) {
 	t.Parallel()
-	directory := sharedDir(t)
+	directory := testenv.Volume(t)
 	file := filepath.Join(directory, "file")
-	if err := os.WriteFile(file, nil, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	locked := sharedDir(t)
+	testenv.Plant(t, file, "")
+	locked := testenv.Volume(t)
 	if err := os.Chmod(locked, 0o555); err != nil {
 		t.Fatal(err)
 	}
@@ -291,10 +290,10 @@ func TestSecondSentinel(t *testing.T) {
 	}
 
 	third := sentinel(t, dir, nil, "echo", "launched")
-	eventually(t, "the third begins", func() bool { return strings.HasPrefix(listing(t, dir), ".main-") })
+	drive.Eventually(t, "the third begins", func() bool { return strings.HasPrefix(testenv.Names(t, dir), ".main-") })
 	third.Signal(syscall.SIGTERM)
 	third.Want(143)
-	if names := listing(t, dir); names != "main-running" {
+	if names := testenv.Names(t, dir); names != "main-running" {
 		t.Errorf("a third that is ended while it waits leaves %q, want main-running alone", names)
 	}
 

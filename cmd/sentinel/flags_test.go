@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
+	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
 // TestFlags: each flag and its variable do what they say, and the flag comes first.
@@ -66,7 +67,7 @@ func TestFlags(t *testing.T) {
 			if err := os.Remove(c.file + "-terminated"); err != nil {
 				t.Error(err)
 			}
-			if names := listing(t, one) + listing(t, two); names != "" {
+			if names := testenv.Names(t, one) + testenv.Names(t, two); names != "" {
 				t.Errorf("on the volumes is also %q", names)
 			}
 		})
@@ -192,7 +193,7 @@ func TestUsageErrorsAreRecorded(t *testing.T) {
 			}
 			argv := append([]string{drive.Program("sentinel")}, words(c.args)...)
 			code, stdout, stderr := ended(t, argv, env(vars...))
-			if names := listing(t, dir); names != c.want {
+			if names := testenv.Names(t, dir); names != c.want {
 				t.Errorf("on the volume is %q, want %q; exit code %d:\n%s%s", names, c.want, code, stdout, stderr)
 			}
 			if c.want == "" {
@@ -218,7 +219,7 @@ func TestUsageErrorBesideALiveRun(t *testing.T) {
 	if code != 125 || !strings.Contains(stderr, "--bogus") {
 		t.Errorf("exit code %d, want 125:\n%s", code, stderr)
 	}
-	if names := listing(t, dir); names != "main-running" {
+	if names := testenv.Names(t, dir); names != "main-running" {
 		t.Errorf("on the volume is %q, want main-running alone", names)
 	}
 	p.Signal(syscall.SIGUSR1)
@@ -229,7 +230,7 @@ func TestUsageErrorBesideALiveRun(t *testing.T) {
 // TestDefaults: in a root file system that has nothing in it but the two programs and the
 // volume, with nothing given but the command.
 func TestDefaults(t *testing.T) {
-	needRoot(t, "it changes the root directory")
+	testenv.NeedRoot(t, "it changes the root directory")
 	t.Parallel()
 	for _, c := range []struct {
 		args    []string
@@ -252,9 +253,7 @@ func TestDefaults(t *testing.T) {
 			t.Fatal(stderr)
 		}
 		terminationLog := filepath.Join(root, "dev/termination-log")
-		if err := os.WriteFile(terminationLog, nil, 0o644); err != nil {
-			t.Fatal(err)
-		}
+		testenv.Plant(t, terminationLog, "")
 		code, stdout, stderr := ended(t, append([]string{"/sentinel"}, c.args...), func(cmd *exec.Cmd) {
 			cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: root}
 			cmd.Dir = "/"
@@ -422,7 +421,7 @@ func TestCopyTo(t *testing.T) {
 	p.Signal(syscall.SIGUSR1)
 	p.Want(3)
 	wantRecord(t, volume, 3)
-	if names := listing(t, dir); names != "sentinel shim" {
+	if names := testenv.Names(t, dir); names != "sentinel shim" {
 		t.Errorf("in the directory is %q, want sentinel and shim alone", names)
 	}
 	if code, _, stderr := ended(t, []string{copied, "--dir", volume, "--", "true"}); code != 0 {
@@ -433,11 +432,9 @@ func TestCopyTo(t *testing.T) {
 // TestCopyToRefused: 125, and what to do, with nothing left behind.
 func TestCopyToRefused(t *testing.T) {
 	t.Parallel()
-	dir := sharedDir(t)
+	dir := testenv.Volume(t)
 	file := filepath.Join(dir, "file")
-	if err := os.WriteFile(file, nil, 0o644); err != nil {
-		t.Fatal(err)
-	}
+	testenv.Plant(t, file, "")
 	alone := t.TempDir()
 	if code, _, stderr := ended(t, []string{drive.Program("sentinel"), "--copy-to", alone}); code != 0 {
 		t.Fatal(stderr)
@@ -445,7 +442,7 @@ func TestCopyToRefused(t *testing.T) {
 	if err := os.Remove(filepath.Join(alone, "shim")); err != nil {
 		t.Fatal(err)
 	}
-	locked := sharedDir(t)
+	locked := testenv.Volume(t)
 	if err := os.Chmod(locked, 0o555); err != nil {
 		t.Fatal(err)
 	}
@@ -482,7 +479,7 @@ func TestCopyToRefused(t *testing.T) {
 		}
 	}
 	// The copy without its neighbour has copied itself before it found out.
-	if names := listing(t, dir); names != "file sentinel" {
+	if names := testenv.Names(t, dir); names != "file sentinel" {
 		t.Errorf("in the directory is %q", names)
 	}
 }

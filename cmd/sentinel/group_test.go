@@ -1,13 +1,13 @@
 package main_test
 
 import (
-	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
+	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
 // A command that dies of a signal may leave others in its process group: a shell that does
@@ -22,9 +22,7 @@ const work = `trap "echo work got USR1" USR1; trap "echo work cleans up; sleep 0
 func TestGroupOfAShell(t *testing.T) {
 	t.Parallel()
 	script := filepath.Join(t.TempDir(), "work")
-	if err := os.WriteFile(script, []byte(work), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	testenv.Plant(t, script, work)
 	// Not the last command, or the shell would become it.
 	const inForeground = `sh "$1"; echo next`
 
@@ -66,7 +64,7 @@ func TestGroupOfAShell(t *testing.T) {
 		gate := filepath.Join(t.TempDir(), "open")
 		p := sentinel(t, dir, nil, shell(`sh "$1" & until [ -e "$2" ]; do sleep 0.01; done; kill -TERM $$`, script, gate)...)
 		p.Await("ready")
-		create(t, gate)
+		testenv.Plant(t, gate, "")
 		p.Want(143)
 		if out := p.Output(); strings.Contains(out, "work cleans up") {
 			t.Errorf("what the shell has left was signalled, though nobody had asked for that:\n%s", out)
@@ -86,7 +84,7 @@ func TestGroupOfAShell(t *testing.T) {
 // TestWithoutCapKill: root without CAP_KILL may not signal another user's process. That is
 // said once, with what to do, and changes nothing else.
 func TestWithoutCapKill(t *testing.T) {
-	needRoot(t, "it drops a capability and becomes another user")
+	testenv.NeedRoot(t, "it drops a capability and becomes another user")
 	t.Parallel()
 	start := func(dir string, command ...string) *drive.Process {
 		return drive.Start(t, drive.Command("without-kill", drive.Wrap("sentinel", []string{"--dir", dir}, command)...))
@@ -95,7 +93,7 @@ func TestWithoutCapKill(t *testing.T) {
 
 	t.Run("the command", func(t *testing.T) {
 		t.Parallel()
-		dir, gate := sharedDir(t), filepath.Join(sharedDir(t), "open")
+		dir, gate := testenv.Volume(t), filepath.Join(testenv.Volume(t), "open")
 		command := drive.Command("as-somebody", `trap "echo got TERM" TERM; echo ready; until [ -e `+gate+` ]; do sleep 0.02; done; exit 3`)
 		p := start(dir, command...)
 		p.Await("ready")
@@ -103,7 +101,7 @@ func TestWithoutCapKill(t *testing.T) {
 		p.Await("SIGTERM could not be sent to " + filepath.Base(command[0]) + ": " + refused)
 		p.Signal(syscall.SIGTERM)
 		p.Signal(syscall.SIGUSR1)
-		create(t, gate)
+		testenv.Plant(t, gate, "")
 		p.Want(3)
 		wantRecord(t, dir, 3)
 		if n := strings.Count(p.Output(), refused); n != 1 {
@@ -112,7 +110,7 @@ func TestWithoutCapKill(t *testing.T) {
 	})
 	t.Run("what a shell has left", func(t *testing.T) {
 		t.Parallel()
-		dir := sharedDir(t)
+		dir := testenv.Volume(t)
 		left := drive.Command("as-somebody", `echo ready; exec sleep 1000`)
 		p := start(dir, shell(`"$@"; echo next`, left...)...)
 		p.Await("ready")

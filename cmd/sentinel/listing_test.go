@@ -13,6 +13,7 @@ import (
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/ptrace"
+	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
 // TestSignalWhileListing: TERM ends the matter while the restart barrier looks through a huge
@@ -23,9 +24,7 @@ func TestSignalWhileListing(t *testing.T) {
 	dir := restarted(t)
 	// Files that are all opened: they are one, the dead file of a run.
 	dead := filepath.Join(dir, "dead-running")
-	if err := os.WriteFile(dead, []byte("stopping\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	testenv.Plant(t, dead, "stopping\n")
 	for i := range files {
 		if err := os.Link(dead, filepath.Join(dir, fmt.Sprintf("%d-running", i))); err != nil {
 			t.Fatal(err)

@@ -8,17 +8,15 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"strconv"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
+	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
 // These tests drive the built sentinel as a user would. What is wrapped is mostly a
@@ -67,32 +65,8 @@ func wantRecord(t *testing.T, dir string, code int) {
 	if got, want := recorded(t, dir, "main"), fmt.Sprintf("%d\n", code); got != want {
 		t.Errorf("the recorded end of main is %q, want %q", got, want)
 	}
-	if names := listing(t, dir); names != "main-terminated" {
+	if names := testenv.Names(t, dir); names != "main-terminated" {
 		t.Errorf("on the volume is %q, want main-terminated alone", names)
-	}
-}
-
-// listing is the names of the files in a directory, separated by spaces.
-func listing(t *testing.T, dir string) string {
-	t.Helper()
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var names []string
-	for _, entry := range entries {
-		names = append(names, entry.Name())
-	}
-	return strings.Join(names, " ")
-}
-
-// eventually waits for something that nobody tells of.
-func eventually(t *testing.T, what string, is func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(drive.Patience); !is(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within %s", what, drive.Patience)
-		}
 	}
 }
 
@@ -128,23 +102,6 @@ func as(uid uint32) func(*exec.Cmd) {
 // somebody is a user who owns no file.
 const somebody = 54321
 
-// sharedDir is a directory that other users can reach, and write to.
-func sharedDir(t *testing.T) string {
-	t.Helper()
-	dir := t.TempDir()
-	if err := errors.Join(os.Chmod(filepath.Dir(dir), 0o755), os.Chmod(dir, 0o777)); err != nil {
-		t.Fatal(err)
-	}
-	return dir
-}
-
-func needRoot(t *testing.T, what string) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: " + what)
-	}
-}
-
 // prepared executes a command line with limits, umask, signal dispositions and
 // environment that differ from the usual.
 func prepared(argv []string) int {
@@ -160,37 +117,15 @@ func prepared(argv []string) int {
 		"EMPTY=", "A=b=c", "LINES=a\nb", "NOT_TEXT_\xff=\xff", "no equals sign", "=no name")))
 }
 
-// noFork executes a command line that cannot start processes (threads it can): what a
-// limit on their number does, at a place of our choice.
+// noFork executes a command line that can start threads, but no processes: as under a limit on their number, but
+// at a place that the test knows.
 func noFork(argv []string) int {
-	const (
-		number = 0  // the offset of seccomp_data.nr
-		arg0   = 16 // and of the lower half of args[0], on the machines that we know
+	err := testenv.Install(
+		testenv.Refuse(unix.SYS_CLONE3, unix.ENOSYS), // callers try clone then
+		testenv.Refuse(unix.SYS_CLONE, unix.EAGAIN, testenv.Lacks(0, unix.CLONE_THREAD)),
 	)
-	load := func(offset uint32) unix.SockFilter {
-		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: offset}
-	}
-	jump := func(test uint16, k uint32, yes, no uint8) unix.SockFilter {
-		return unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_K | test, K: k, Jt: yes, Jf: no}
-	}
-	answer := func(k uint32) unix.SockFilter { return unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: k} }
-	filter := []unix.SockFilter{
-		load(number),
-		jump(unix.BPF_JEQ, unix.SYS_CLONE3, 4, 0),
-		jump(unix.BPF_JEQ, unix.SYS_CLONE, 0, 4),
-		load(arg0),
-		jump(unix.BPF_JSET, unix.CLONE_THREAD, 2, 0),
-		answer(unix.SECCOMP_RET_ERRNO | uint32(unix.EAGAIN)),
-		answer(unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)), // callers try clone then
-		answer(unix.SECCOMP_RET_ALLOW),
-	}
-	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
-	runtime.LockOSThread() // whose the filter is
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+	if err != nil {
 		panic(err)
-	}
-	if _, _, errno := syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&program))); errno != 0 {
-		panic(errno)
 	}
 	panic(unix.Exec(argv[0], argv, os.Environ()))
 }
@@ -214,7 +149,7 @@ func mounted(args []string) int {
 // endedOn runs a command line to its end where a directory is such a file system.
 func endedOn(t *testing.T, dir string, flag int, argv []string) (code int, stdout, stderr string) {
 	t.Helper()
-	needRoot(t, "it mounts a file system")
+	testenv.NeedRoot(t, "it mounts a file system")
 	namespace := func(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS} }
 	try := exec.Command("true")
 	if namespace(try); try.Run() != nil {

@@ -11,20 +11,25 @@ import (
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
+	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
 // TestOrphans: what the command leaves behind comes to sentinel and is reaped, whether
 // sentinel is process 1 or not.
 func TestOrphans(t *testing.T) {
 	t.Parallel()
+	var processOne syscall.SysProcAttr
+	testenv.Namespaces(&processOne, unix.CLONE_NEWPID)
 	for _, c := range []struct {
 		name string
 		attr syscall.SysProcAttr
 		one  bool
 	}{
 		{name: "as an ordinary process"},
-		{name: "as process 1", attr: processOne(), one: true},
+		{name: "as process 1", attr: processOne, one: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -61,23 +66,12 @@ func TestOrphans(t *testing.T) {
 				t.Errorf("sentinel has %d children, want the command and %d orphans: %s", len(got), orphans, got)
 			}
 			w.Close() // all end at once
-			eventually(t, "the orphans are reaped", func() bool { return len(children(t, p.PID())) == 1 })
+			drive.Eventually(t, "the orphans are reaped", func() bool { return len(children(t, p.PID())) == 1 })
 			p.Signal(syscall.SIGTERM)
 			p.Want(42)
 			wantRecord(t, dir, 42)
 		})
 	}
-}
-
-// processOne makes a process the first of a PID namespace.
-func processOne() syscall.SysProcAttr {
-	attr := syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID}
-	if os.Geteuid() != 0 {
-		attr.Cloneflags |= syscall.CLONE_NEWUSER
-		attr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}
-		attr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}}
-	}
-	return attr
 }
 
 // children are the states of the processes whose parent is pid (proc_pid_stat(5)).

@@ -23,6 +23,7 @@ import (
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/ptrace"
+	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
 // notForwarded are the signals that sentinel keeps to itself, and why.
@@ -108,71 +109,15 @@ func TestFaults(t *testing.T) {
 		t.Run(sig.String(), func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
-			c := capture(t, drive.Wrap("sentinel", []string{"--dir", dir}, shell("echo ready; exec sleep 1000")))
-			c.await("ready\n")
-			if err := c.cmd.Process.Signal(sig); err != nil {
-				t.Fatal(err)
-			}
-			c.end() // of the command, too
-			if names := listing(t, dir); names != "main-running" {
+			p := sentinel(t, dir, nil, shell("echo ready; exec sleep 1000")...)
+			p.Await("ready\n")
+			p.Signal(sig)
+			p.AwaitAll() // its command has ended, too
+			if names := testenv.Names(t, dir); names != "main-running" {
 				t.Errorf("on the volume is %q, want main-running alone", names)
 			}
 		})
 	}
-}
-
-// captured is a process whose output tells when it and all that it has started have
-// ended: only then have all copies of its end of the pipe been closed.
-type captured struct {
-	t   *testing.T
-	cmd *exec.Cmd
-	r   *os.File
-	out strings.Builder
-}
-
-func capture(t *testing.T, argv []string) *captured {
-	t.Helper()
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Stdout, cmd.Stderr = w, w
-	err = cmd.Start()
-	w.Close()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		r.Close()
-	})
-	if err := r.SetReadDeadline(time.Now().Add(drive.Patience)); err != nil {
-		t.Fatal(err)
-	}
-	return &captured{t: t, cmd: cmd, r: r}
-}
-
-func (c *captured) await(text string) {
-	c.t.Helper()
-	for buf := make([]byte, 4096); !strings.Contains(c.out.String(), text); {
-		n, err := c.r.Read(buf)
-		c.out.Write(buf[:n])
-		if err != nil {
-			c.t.Fatalf("waiting for %q: %v:\n%s", text, err, c.out.String())
-		}
-	}
-}
-
-// end waits until nothing is left, and returns how the process itself has ended.
-func (c *captured) end() syscall.WaitStatus {
-	c.t.Helper()
-	if _, err := io.Copy(&c.out, c.r); err != nil {
-		c.t.Fatalf("something is left behind: %v:\n%s", err, c.out.String())
-	}
-	_ = c.cmd.Wait()
-	return c.cmd.ProcessState.Sys().(syscall.WaitStatus)
 }
 
 // checkEarly checks how a sentinel has ended that got sig at some instant of its first
@@ -180,7 +125,7 @@ func (c *captured) end() syscall.WaitStatus {
 // caught: it was looking at its volume already, and so must have caught the signal.
 func checkEarly(t *testing.T, sig syscall.Signal, caught bool, dir string, diedOf syscall.Signal, code int, output string) {
 	t.Helper()
-	names, want := listing(t, dir), 128+int(sig)
+	names, want := testenv.Names(t, dir), 128+int(sig)
 	switch {
 	case !caught && diedOf == sig && names == "":
 		// It came before it could be caught.
@@ -211,13 +156,12 @@ func TestEarlySignals(t *testing.T) {
 				t.Skip("the signal is ignored in this test, and so in what it starts")
 			}
 			dir := t.TempDir()
-			c := capture(t, drive.Wrap("sentinel", []string{"--dir", dir}, []string{"sleep", "1000"}))
+			p := sentinel(t, dir, nil, "sleep", "1000")
 			time.Sleep(instant)
-			if err := c.cmd.Process.Signal(sig); err != nil {
-				t.Fatal(err)
-			}
-			status := c.end()
-			checkEarly(t, sig, false, dir, status.Signal(), status.ExitStatus(), c.out.String())
+			p.Signal(sig)
+			p.AwaitAll()
+			status := p.Status()
+			checkEarly(t, sig, false, dir, status.Signal(), status.ExitStatus(), p.Output())
 		})
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
+	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
 // terminal is a pseudoterminal and what has come out of it so far.
@@ -97,9 +98,7 @@ func TestTerminal(t *testing.T) {
 	t.Parallel()
 	directory := t.TempDir()
 	notExecutable := filepath.Join(directory, "file")
-	if err := os.WriteFile(notExecutable, nil, 0o644); err != nil {
-		t.Fatal(err)
-	}
+	testenv.Plant(t, notExecutable, "")
 	term, cmd := onTerminal(t, true, `
 		"$1" --dir "$2" -- sh -c '
 			trap "echo interrupted; interrupted=1" INT

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
+	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
 // What --wait-for does and says.
@@ -67,7 +68,7 @@ func TestWaitSpeaks(t *testing.T) {
 	ready, flaky := "file://"+dir+"/ready", "file://"+dir+"/flaky"
 	p := sentinel(t, dir, []string{"--wait-for", flaky + " " + ready}, "echo", "launched")
 	p.Await("waiting for " + flaky + ", " + ready + ", at most 1m0s\"")
-	create(t, filepath.Join(dir, "flaky"))
+	testenv.Plant(t, filepath.Join(dir, "flaky"), "")
 	p.Await(flaky + " answered after ")
 	// What has answered may go again.
 	if err := errors.Join(os.Remove(filepath.Join(dir, "flaky")),
@@ -76,17 +77,10 @@ func TestWaitSpeaks(t *testing.T) {
 	}
 	p.Await("still waiting after 1") // 10 s, or a little more on a busy machine
 	p.Await("s: " + ready + ": no such file or directory; proxy has ended with 1: see its log\"")
-	create(t, filepath.Join(dir, "ready"))
+	testenv.Plant(t, filepath.Join(dir, "ready"), "")
 	p.Await(ready + " answered after 1")
 	p.Await("launched\n")
 	p.Want(0)
-}
-
-func create(t *testing.T, path string) {
-	t.Helper()
-	if err := os.WriteFile(path, nil, 0o644); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // The name that a test waits for, and where a nameserver says that it is.
@@ -123,13 +117,11 @@ func TestNameservers(t *testing.T) {
 			[]string{"http://cache.example/: cannot resolve cache.example: no such host"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			needRoot(t, "it makes a network")
+			testenv.NeedRoot(t, "it makes a network")
 			t.Parallel()
 			dir := t.TempDir()
 			conf := filepath.Join(t.TempDir(), "resolv.conf")
-			if err := os.WriteFile(conf, []byte(c.resolvConf+"\n"), 0o644); err != nil {
-				t.Fatal(err)
-			}
+			testenv.Plant(t, conf, c.resolvConf+"\n")
 			argv := drive.Wrap("sentinel", []string{"--dir", dir, "--wait-for", c.wait, "--wait-timeout", c.timeout}, []string{"true"})
 			p := drive.Start(t, drive.Command("nameserved", append([]string{conf, mute, answering}, argv...)...), inNetwork(t))
 			if c.code == 128+int(syscall.SIGTERM) {

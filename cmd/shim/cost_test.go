@@ -4,11 +4,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
+	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
 // TestIdle: a shim that waits costs next to nothing.
@@ -23,7 +23,7 @@ func TestIdle(t *testing.T) {
 	time.Sleep(span) // not a wait for anything: what it costs meanwhile is measured
 	used := cpuTime(t, s.PID()) - before
 
-	kib := resident(t, s.PID())
+	kib := drive.UsageOf(t, s.PID()).Resident
 	t.Logf("%d KiB resident, %s of CPU in %s", kib, used, span)
 	if kib > 6*1024 {
 		t.Errorf("%d KiB resident, 6144 are allowed", kib)
@@ -31,20 +31,6 @@ func TestIdle(t *testing.T) {
 	if used > span/100 {
 		t.Errorf("%s of CPU in %s", used, span)
 	}
-}
-
-// resident is what a process has in memory, in KiB.
-func resident(t *testing.T, pid int) (kib int) {
-	t.Helper()
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, rest, _ := strings.Cut(string(status), "VmRSS:")
-	if _, err := fmt.Sscan(rest, &kib); err != nil {
-		t.Fatalf("no VmRSS in %s", status)
-	}
-	return kib
 }
 
 // cpuTime is what all threads of a process have run for.
@@ -98,9 +84,7 @@ func reaction(t *testing.T, start func(pod) *drive.Process) time.Duration {
 	t.Helper()
 	p := newPod(t)
 	s := start(p)
-	if err := os.WriteFile(p.path(".main"), []byte("0\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	testenv.Plant(t, p.path(".main"), "0\n")
 	sent := now()
 	if err := os.Rename(p.path(".main"), p.path("main-terminated")); err != nil {
 		t.Fatal(err)

@@ -5,7 +5,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
-	"strings"
 	"testing"
 	"time"
 
@@ -64,7 +63,7 @@ func TestKilledSentinel(t *testing.T) {
 			wantNot(t, s, "main is running")
 			continue
 		}
-		if awaitVerdict(s) {
+		if !s.AwaitUnlessExited("main is taken for running") {
 			took = append(took, time.Since(killed))
 			s.Want(137)
 			s.Await("main was killed before it could record an exit code")
@@ -81,23 +80,6 @@ func TestKilledSentinel(t *testing.T) {
 		t.Errorf("seed %d: half of the shims took more than %s to end: it is not the lock that wakes them", seed, m)
 	}
 	t.Logf("%d sentinels were seen running; the shims ended after %s (median)", len(took), median(took))
-}
-
-// awaitVerdict waits until a shim whose main is dead has ended, or has said that it
-// cannot tell.
-func awaitVerdict(s *drive.Process) (ended bool) {
-	poll := time.NewTicker(time.Millisecond)
-	defer poll.Stop()
-	for {
-		select {
-		case <-s.Exited():
-			return true
-		case <-poll.C:
-			if strings.Contains(s.Output(), "main is taken for running") {
-				return false
-			}
-		}
-	}
 }
 
 // TestSentinelKilledUnseen: what stands on the volume cannot be told from a run whose

@@ -8,19 +8,18 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
-	"unsafe"
 
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
+	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 	"github.com/sentinel-shim/sentinel-shim/sentinel/lifetime"
 	"github.com/sentinel-shim/sentinel-shim/sentinel/process"
 	"github.com/sentinel-shim/sentinel-shim/shim"
@@ -199,62 +198,34 @@ func readerMode(args []string) int {
 	return 0
 }
 
-// refusals are what a kernel may refuse, by name, as seccomp(2) filters.
-var refusals = map[string][]unix.SockFilter{
-	"inotify": refusal(unix.SYS_INOTIFY_INIT1, unix.EMFILE),
-	"watches": refusal(unix.SYS_INOTIFY_ADD_WATCH, unix.ENOSPC),
-	// It succeeds, but nothing is ever told: gVisor does so.
-	"events":  refusal(unix.SYS_INOTIFY_ADD_WATCH, 0),
-	"locks":   refusal(unix.SYS_FCNTL, unix.EINVAL, unix.F_OFD_GETLK, unix.F_OFD_SETLKW),
-	"waitid":  refusal(unix.SYS_WAITID, unix.EPERM),
-	"wait4":   refusal(unix.SYS_WAIT4, unix.EPERM),
-	"prctl":   refusal(unix.SYS_PRCTL, unix.EPERM),
-	"renames": refusal(unix.SYS_RENAMEAT2, unix.EPERM), // by an old runtime's profile
-	// All are granted at once, and none is ever in the way: gVisor does so between containers.
-	"sharing": append(refusal(unix.SYS_FCNTL, 0, unix.F_OFD_GETLK, unix.F_OFD_SETLKW), refusal(unix.SYS_FLOCK, 0)...),
+// refusals are what a kernel may refuse, by name.
+var refusals = map[string][]testenv.Rule{
+	"inotify": {testenv.Refuse(unix.SYS_INOTIFY_INIT1, unix.EMFILE)},
+	"watches": {testenv.Refuse(unix.SYS_INOTIFY_ADD_WATCH, unix.ENOSPC)},
+	// It succeeds, but no event ever comes: gVisor does so.
+	"events":  {testenv.Refuse(unix.SYS_INOTIFY_ADD_WATCH, 0)},
+	"locks":   {testenv.Refuse(unix.SYS_FCNTL, unix.EINVAL, locking)},
+	"waitid":  {testenv.Refuse(unix.SYS_WAITID, unix.EPERM)},
+	"wait4":   {testenv.Refuse(unix.SYS_WAIT4, unix.EPERM)},
+	"prctl":   {testenv.Refuse(unix.SYS_PRCTL, unix.EPERM)},
+	"renames": {testenv.Refuse(unix.SYS_RENAMEAT2, unix.EPERM)}, // by an old runtime's profile
+	// All locks are granted at once, and none ever blocks another: gVisor does so between containers.
+	"sharing": {testenv.Refuse(unix.SYS_FCNTL, 0, locking), testenv.Refuse(unix.SYS_FLOCK, 0)},
 }
 
-// refusal refuses a call: all of it, or where its second argument is in a range.
-func refusal(call uint32, errno syscall.Errno, between ...uint32) []unix.SockFilter {
-	const (
-		load = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS
-		jump = unix.BPF_JMP | unix.BPF_K
-		// Where struct seccomp_data has the call, and the second argument's
-		// low word.
-		number, second = 0, 24
-	)
-	var in []unix.SockFilter
-	if len(between) == 2 {
-		in = []unix.SockFilter{
-			{Code: load, K: second},
-			{Code: jump | unix.BPF_JGE, Jf: 2, K: between[0]},
-			{Code: jump | unix.BPF_JGT, Jt: 1, K: between[1]},
-		}
-	}
-	filter := []unix.SockFilter{
-		{Code: load, K: number},
-		{Code: jump | unix.BPF_JEQ, Jf: uint8(len(in) + 1), K: call},
-	}
-	filter = append(filter, in...)
-	return append(filter, unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(errno)})
-}
+// locking holds for an fcntl about OFD locks: F_OFD_GETLK, F_OFD_SETLK or F_OFD_SETLKW.
+var locking = testenv.Between(1, unix.F_OFD_GETLK, unix.F_OFD_SETLKW)
 
 // refusedMode becomes a program to which the kernel refuses something.
 //
 //	refused WHAT[,WHAT] PROGRAM [ARG...]
 func refusedMode(args []string) int {
-	runtime.LockOSThread()
-	var filter []unix.SockFilter
+	var rules []testenv.Rule
 	for _, what := range strings.Split(args[0], ",") {
-		filter = append(filter, refusals[what]...)
+		rules = append(rules, refusals[what]...)
 	}
-	filter = append(filter, unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW})
-	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+	if err := testenv.Install(rules...); err != nil {
 		panic(err)
-	}
-	if _, _, errno := unix.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&program))); errno != 0 {
-		panic(errno)
 	}
 	panic(unix.Exec(args[1], args[1:], os.Environ()))
 }
@@ -319,9 +290,7 @@ func (p pod) path(name string) string { return filepath.Join(p.dir, name) }
 func (p pod) record(file, content string) {
 	p.t.Helper()
 	temporary := p.path(".foreign")
-	if err := os.WriteFile(temporary, []byte(content), 0o644); err != nil {
-		p.t.Fatal(err)
-	}
+	testenv.Plant(p.t, temporary, content)
 	if err := os.Rename(temporary, p.path(file)); err != nil {
 		p.t.Fatal(err)
 	}
@@ -335,23 +304,10 @@ func (p pod) want(file, content string) {
 	}
 }
 
-// files are the names on the volume, sorted.
-func (p pod) files() (names []string) {
-	p.t.Helper()
-	entries, err := os.ReadDir(p.dir)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	for _, entry := range entries {
-		names = append(names, entry.Name())
-	}
-	return names
-}
-
 // wantFiles fails the test unless the volume holds these files and no other.
 func (p pod) wantFiles(names ...string) {
 	p.t.Helper()
-	if files := p.files(); !slices.Equal(files, names) {
+	if files := testenv.Names(p.t, p.dir); files != strings.Join(names, " ") {
 		p.t.Fatalf("the volume holds %q, not %q", files, names)
 	}
 }
@@ -399,11 +355,4 @@ func wantDead(t *testing.T, pid int) {
 func median(times []time.Duration) time.Duration {
 	times = slices.Sorted(slices.Values(times))
 	return times[len(times)/2]
-}
-
-func needRoot(t *testing.T, why string) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skipf("needs root: %s", why)
-	}
 }

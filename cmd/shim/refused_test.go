@@ -5,9 +5,8 @@ import (
 	"strings"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
+	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
 // What the kernel, or a seccomp profile, refuses to both programs.
@@ -71,10 +70,8 @@ func TestCallsRefused(t *testing.T) {
 // TestStopWithoutCapKill: a sidecar that may not be signalled is not waited for, and it is said
 // what to do.
 func TestStopWithoutCapKill(t *testing.T) {
+	testenv.NeedRoot(t, "it drops a capability and becomes another user")
 	t.Parallel()
-	if unix.Geteuid() != 0 {
-		t.Skip("needs root: it drops a capability and becomes another user")
-	}
 	const refused = " was not stopped: SIGTERM could not be sent to "
 	const remedy = ": it runs as another user than its wrapper: give the container the capability KILL (securityContext.capabilities.add)"
 	start := func(p pod, command ...string) *drive.Process {

@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -227,24 +226,10 @@ func (f footprint) String() string {
 	return fmt.Sprintf("%d KiB, %d threads, %d descriptors", f.memory, f.threads, f.files)
 }
 
-func footprintOf(t *testing.T, pid int) (f footprint) {
+func footprintOf(t *testing.T, pid int) footprint {
 	t.Helper()
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for field, value := range map[string]*int{"RssAnon:": &f.memory, "Threads:": &f.threads} {
-		_, rest, _ := strings.Cut(string(status), field)
-		if _, err := fmt.Sscan(rest, value); err != nil {
-			t.Fatalf("no %s in %s", field, status)
-		}
-	}
-	files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	f.files = len(files)
-	return f
+	u := drive.UsageOf(t, pid)
+	return footprint{memory: u.Anonymous, threads: u.Threads, files: u.Files}
 }
 
 // typical is the median of each figure: what is there for a moment does not count.

@@ -5,7 +5,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -14,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
+	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 	"github.com/sentinel-shim/sentinel-shim/sentinel/process"
 )
 
@@ -378,23 +378,10 @@ func TestSignalBeforeTheLaunch(t *testing.T) {
 	p := newPod(t)
 	other := p.begin("proxy")
 	s := p.shim("", "sh", "-c", "sleep 1000")
-	awaitFile(t, p, ".proxy-")
+	drive.Eventually(t, "the shim begins", func() bool { return strings.HasPrefix(testenv.Names(t, p.dir), ".proxy-") })
 	s.Signal(syscall.SIGUSR1)
 	p.end(other, 0)
 	s.Want(128 + int(syscall.SIGUSR1))
-}
-
-// awaitFile waits until the volume has a file whose name begins with prefix.
-func awaitFile(t *testing.T, p pod, prefix string) {
-	t.Helper()
-	deadline := time.Now().Add(drive.Patience)
-	for time.Now().Before(deadline) {
-		if slices.ContainsFunc(p.files(), func(name string) bool { return strings.HasPrefix(name, prefix) }) {
-			return
-		}
-		time.Sleep(time.Millisecond)
-	}
-	t.Fatalf("there is no %s* within %s", prefix, drive.Patience)
 }
 
 // TestTwoOfOneName: the second of two sidecars that have the same name says so.

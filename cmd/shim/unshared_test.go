@@ -3,16 +3,12 @@ package main
 import (
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
+	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
 // On the volumes here no lock is seen and no event is told: what is left to tell a live main from a dead one is the
@@ -249,9 +245,7 @@ func TestCoarseTimes(t *testing.T) {
 		wantLost(t, s, last, lostAfter)
 	})
 	write := func(p pod, content string) {
-		if err := os.WriteFile(p.path("main-terminated"), []byte(content), 0o644); err != nil {
-			p.t.Fatal(err)
-		}
+		testenv.Plant(p.t, p.path("main-terminated"), content)
 	}
 	for _, c := range []struct {
 		name string
@@ -317,9 +311,7 @@ func TestSuccessInDisguise(t *testing.T) {
 	s.Await("in an earlier attempt")
 	s.Await("sleep started")
 	s.Signal(syscall.SIGSTOP) // so that it sees the last state only
-	if err := os.WriteFile(p.path("main-terminated"), []byte("0\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	testenv.Plant(t, p.path("main-terminated"), "0\n")
 	if err := os.Chtimes(p.path("main-terminated"), disguise, disguise); err != nil {
 		t.Fatal(err)
 	}
@@ -342,40 +334,17 @@ func (p pod) awaitSecond() {
 	p.t.Helper()
 	p.record("time", "now")
 	began := p.modified("time")
-	for deadline := time.Now().Add(drive.Patience); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		if p.record("time", "now"); p.modified("time").After(began) {
-			return
-		}
-	}
-	p.t.Fatalf("%s has had the time %s for %s", p.path("time"), began, drive.Patience)
+	drive.Eventually(p.t, "the time of "+p.path("time")+" is later", func() bool {
+		p.record("time", "now")
+		return p.modified("time").After(began)
+	})
 }
 
 // coarsePod is a pod whose volume is a disk with ext4, with inodes too small for more than seconds.
 func coarsePod(t *testing.T) pod {
 	t.Helper()
-	needRoot(t, "to mount the image of a disk")
-	mkfs, err := exec.LookPath("mkfs.ext4")
-	if err != nil {
-		if mkfs, err = exec.LookPath("/sbin/mkfs.ext4"); err != nil {
-			t.Skip("needs mkfs.ext4 (Debian: e2fsprogs)")
-		}
-	}
-	image, p := filepath.Join(t.TempDir(), "image"), newPod(t)
-	if out, err := exec.Command(mkfs, "-q", "-I", "128", "-O", "^has_journal", image, "4M").CombinedOutput(); err != nil {
-		t.Fatalf("mkfs.ext4: %v: %s", err, out)
-	}
-	privateMounts(t)
-	if out, err := exec.Command("mount", "-t", "ext4", "-o", "loop", image, p.dir).CombinedOutput(); err != nil {
-		if strings.Contains(string(out), "loop device") {
-			t.Skipf("no loop device can be had here: %s", out)
-		}
-		t.Fatalf("mount: %v: %s", err, out)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(p.dir, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
+	p := newPod(t)
+	testenv.Disk(t, p.dir, 4<<20, "-I", "128", "-O", "^has_journal")
 	if err := os.Remove(p.path("lost+found")); err != nil {
 		t.Fatal(err)
 	}

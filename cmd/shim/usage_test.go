@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
+	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
 // TestUsage: what cannot be used names the flag at fault and what to do, and nothing is
@@ -166,9 +167,7 @@ func TestTerminationMessage(t *testing.T) {
 	t.Parallel()
 	message := func(t *testing.T, p pod, before string, sidecar ...string) (s *drive.Process, file string) {
 		file = filepath.Join(t.TempDir(), "termination-log")
-		if err := os.WriteFile(file, []byte(before), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		testenv.Plant(t, file, before)
 		return drive.Start(t, drive.Command("message", append([]string{p.dir, file}, sidecar...)...)), file
 	}
 	want := func(t *testing.T, file, begin, end string) {

@@ -4,7 +4,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -12,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
+	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
 // nobody is a user that owns nothing.
@@ -21,8 +21,8 @@ const nobody = 65534
 // why, and follows main all the same.
 func TestUnreadableVolume(t *testing.T) {
 	t.Parallel()
-	p := pod{t, sharedFolder(t)}
-	needRoot(t, "to run the shim as another user than main")
+	testenv.NeedRoot(t, "to run the shim as another user than main")
+	p := pod{t, testenv.Volume(t)}
 	if err := os.Chmod(p.dir, 0o733); err != nil {
 		t.Fatal(err)
 	}
@@ -37,20 +37,6 @@ func TestUnreadableVolume(t *testing.T) {
 	if strings.Contains(s.Output(), "max_user_") {
 		t.Errorf("a limit is not the cause:\n%s", s.Output())
 	}
-}
-
-// sharedFolder is a directory that every user can reach, which a test's own is not.
-func sharedFolder(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "volume-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	return dir
 }
 
 // wantUnrecorded plays a shim that can write nothing to the volume: it says so once, and
@@ -95,10 +81,11 @@ func wantUnrecorded(t *testing.T, p pod, start func(flags string, sidecar ...str
 
 func TestVolumeWithoutWritePermission(t *testing.T) {
 	t.Parallel()
-	p := pod{t, sharedFolder(t)}
-	if os.Geteuid() != 0 {
-		// One who may not write cannot record main's end either.
-		t.Skip("needs root: to run the shim as another user than main")
+	// One who may not write cannot record main's end either.
+	testenv.NeedRoot(t, "to run the shim as another user than main")
+	p := pod{t, testenv.Volume(t)}
+	if err := os.Chmod(p.dir, 0o755); err != nil {
+		t.Fatal(err)
 	}
 	wantUnrecorded(t, p, func(flags string, sidecar ...string) *drive.Process {
 		return drive.Start(t, drive.Wrap("shim", p.flags(flags), sidecar), func(c *exec.Cmd) {
@@ -126,36 +113,10 @@ func TestDirectoryWithoutWritePermission(t *testing.T) {
 	s.Want(4)
 }
 
-// privateMounts gives the rest of the test, and what it starts, mounts of its own. They go
-// with the test's thread.
-func privateMounts(t *testing.T) {
-	t.Helper()
-	runtime.LockOSThread() // for good
-	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-		t.Skipf("needs CAP_SYS_ADMIN: a mount namespace of its own: %v", err)
-	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func TestReadOnlyMount(t *testing.T) {
 	t.Parallel()
-	needRoot(t, "to mount the volume read-only")
 	p := newPod(t)
-	mount := t.TempDir()
-	privateMounts(t)
-	if err := unix.Mount(p.dir, mount, "", unix.MS_BIND, ""); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(mount, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
-	if err := unix.Mount("", mount, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
-		t.Fatal(err)
-	}
+	mount := testenv.ReadOnly(t, p.dir)
 	wantUnrecorded(t, p, func(flags string, sidecar ...string) *drive.Process {
 		return pod{t, mount}.shim(flags, sidecar...)
 	})
@@ -164,21 +125,10 @@ func TestReadOnlyMount(t *testing.T) {
 // TestFullVolume: main has begun, then the volume is full.
 func TestFullVolume(t *testing.T) {
 	t.Parallel()
-	needRoot(t, "to mount a small volume")
 	p := newPod(t)
-	privateMounts(t)
-	if err := unix.Mount("tmpfs", p.dir, "tmpfs", 0, "size=64k"); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(p.dir, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
+	testenv.Tmpfs(t, p.dir, "size=64k")
 	run := p.begin("main")
-	if err := os.WriteFile(p.path("data"), make([]byte, 1<<20), 0o644); err == nil {
-		t.Fatal("the volume is not full")
-	}
+	testenv.FillBlocks(t, p.dir)
 	s := p.shim("", "sleep", "1000")
 	s.Await("sleep started")
 	p.end(run, 4)
@@ -186,7 +136,7 @@ func TestFullVolume(t *testing.T) {
 	if n := strings.Count(s.Output(), "not recorded"); n != 1 {
 		t.Errorf("that its run is not recorded is said %d times:\n%s", n, s.Output())
 	}
-	p.wantFiles("data", "main-terminated")
+	p.wantFiles("full", "main-terminated")
 }
 
 // TestSandbox is about what sandboxes and exhausted nodes refuse.
@@ -258,9 +208,7 @@ func TestHostileVolume(t *testing.T) {
 	t.Parallel()
 	outside := func(t *testing.T) string {
 		file := filepath.Join(t.TempDir(), "outside")
-		if err := os.WriteFile(file, []byte("outside\n"), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		testenv.Plant(t, file, "outside\n")
 		return file
 	}
 	things := map[string]func(path, outside string) error{

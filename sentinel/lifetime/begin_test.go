@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
 // Two live runs of one name never coexist, whenever they begin, whatever dead file they find, and even if
@@ -20,7 +22,7 @@ import (
 func TestTwoLiveRunsNeverCoexist(t *testing.T) {
 	t.Parallel()
 	const withoutNoReplace = "nothing there, on a file system without RENAME_NOREPLACE"
-	dead := func(t *testing.T, dir string) { plant(t, runningPath(dir, "main"), contentRunning) }
+	dead := func(t *testing.T, dir string) { testenv.Plant(t, runningPath(dir, "main"), contentRunning) }
 	for _, c := range []struct {
 		name    string
 		rounds  int
@@ -29,7 +31,7 @@ func TestTwoLiveRunsNeverCoexist(t *testing.T) {
 	}{
 		{"nothing there", 150, 2, func(*testing.T, string) {}},
 		{withoutNoReplace, 150, 2, func(*testing.T, string) {}},
-		{"an end there", 150, 2, func(t *testing.T, dir string) { plant(t, TerminatedPath(dir, "main"), "0\n") }},
+		{"an end there", 150, 2, func(t *testing.T, dir string) { testenv.Plant(t, TerminatedPath(dir, "main"), "0\n") }},
 		{"a dead run there", 150, 2, dead},
 		{"many at once", 40, 5, dead},
 		{"a dead run there that somebody holds a read lock on", 20, 3, func(t *testing.T, dir string) {
@@ -44,7 +46,7 @@ func TestTwoLiveRunsNeverCoexist(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			root := newFastVolume(t)
+			root := testenv.FastVolume(t)
 			var helpers []*helper
 			var confined []func(*exec.Cmd)
 			if c.name == withoutNoReplace {
@@ -68,10 +70,10 @@ func TestTwoLiveRunsNeverCoexist(t *testing.T) {
 				for _, h := range helpers {
 					var live span
 					if line := h.receive(); !scan(line, "live %d %d", &live.from, &live.to) {
-						t.Fatalf("round %d: %s; the volume: %s", round, line, listing(dir))
+						t.Fatalf("round %d: %s; the volume: %s", round, line, testenv.Listing(dir))
 					}
 					if line := h.receive(); line != "ok" {
-						t.Fatalf("round %d: End: %s; the volume: %s", round, line, listing(dir))
+						t.Fatalf("round %d: End: %s; the volume: %s", round, line, testenv.Listing(dir))
 					}
 					lives = append(lives, live)
 				}
@@ -82,7 +84,7 @@ func TestTwoLiveRunsNeverCoexist(t *testing.T) {
 						}
 					}
 				}
-				wantListing(t, dir, `main-terminated="3\n"`)
+				testenv.WantListing(t, dir, `main-terminated="3\n"`)
 			}
 		})
 	}
@@ -96,7 +98,7 @@ func scan(line, format string, into ...any) bool {
 // A Begin over a live run waits for its end for five seconds. Then it fails, and names the run.
 func TestBeginOverALiveRun(t *testing.T) {
 	t.Parallel()
-	dir, owner, other := newVolume(t), newHelper(t), newHelper(t)
+	dir, owner, other := testenv.Volume(t), newHelper(t), newHelper(t)
 	owner.do("begin", dir, "main")
 	began := time.Now()
 	answer := other.ask("begin", dir, "main")
@@ -107,10 +109,10 @@ func TestBeginOverALiveRun(t *testing.T) {
 		!strings.Contains(answer, runningPath(dir, "main")) || !strings.Contains(answer, "--name") {
 		t.Errorf("Begin returned %q; want the name, the file, and what to do", answer)
 	}
-	wantListing(t, dir, `main-running="running\n"`)
+	testenv.WantListing(t, dir, `main-running="running\n"`)
 	wantState(t, dir, "main", "running")
 	owner.do("end", "3")
-	wantListing(t, dir, `main-terminated="3\n"`)
+	testenv.WantListing(t, dir, `main-terminated="3\n"`)
 }
 
 // Begin succeeds as soon as the live run has ended or was killed.
@@ -124,7 +126,7 @@ func TestBeginWaitsForTheEnd(t *testing.T) {
 		{"killed", (*helper).kill},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			dir, owner, next := newVolume(t), newHelper(t), newHelper(t)
+			dir, owner, next := testenv.Volume(t), newHelper(t), newHelper(t)
 			owner.do("begin", dir, "main")
 			next.send("begin", dir, "main")
 			awaitPrivate(t, dir)
@@ -132,9 +134,9 @@ func TestBeginWaitsForTheEnd(t *testing.T) {
 			if answer := next.receive(); answer != "ok" {
 				t.Fatalf("the next Begin: %s", answer)
 			}
-			wantListing(t, dir, `main-running="running\n"`)
+			testenv.WantListing(t, dir, `main-running="running\n"`)
 			next.do("end", "3")
-			wantListing(t, dir, `main-terminated="3\n"`)
+			testenv.WantListing(t, dir, `main-terminated="3\n"`)
 		})
 	}
 }
@@ -144,10 +146,10 @@ func TestBeginWaitsForTheEnd(t *testing.T) {
 func TestBeginTellsThatItWaits(t *testing.T) {
 	for _, before := range []string{"nothing", "an end"} {
 		t.Run(before, func(t *testing.T) {
-			dir, owner := newVolume(t), newHelper(t)
+			dir, owner := testenv.Volume(t), newHelper(t)
 			owner.do("begin", dir, "main")
 			if before == "an end" {
-				plant(t, TerminatedPath(dir, "main"), "1\n")
+				testenv.Plant(t, TerminatedPath(dir, "main"), "1\n")
 			}
 			calls := 0
 			run, earlier, err := Begin(t.Context(), Dir(dir), "main", func(live *LiveError) {
@@ -169,9 +171,9 @@ func TestBeginTellsThatItWaits(t *testing.T) {
 
 // Begin does not call waiting for a file that cannot be a live run's. That file is an earlier run's.
 func TestBeginOverADeadFileIsSilent(t *testing.T) {
-	dir := newVolume(t)
+	dir := testenv.Volume(t)
 	path := runningPath(dir, "main")
-	plant(t, path, contentRunning)
+	testenv.Plant(t, path, contentRunning)
 	readLock(t, path)
 	run, earlier, err := Begin(t.Context(), Dir(dir), "main", func(live *LiveError) {
 		t.Errorf("Begin called waiting: %s", live.Waiting())
@@ -215,12 +217,12 @@ func awaitPrivate(t *testing.T, dir string) {
 			}
 		}
 	}
-	t.Fatalf("no Begin is in progress: %s", listing(dir))
+	t.Fatalf("no Begin is in progress: %s", testenv.Listing(dir))
 }
 
 // A Begin that is cancelled leaves nothing behind.
 func TestBeginCancelled(t *testing.T) {
-	dir := newVolume(t)
+	dir := testenv.Volume(t)
 	run := mustBegin(t, dir, "main")
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
@@ -233,7 +235,7 @@ func TestBeginCancelled(t *testing.T) {
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Errorf("Begin returned %v", err)
 	}
-	wantListing(t, dir, `main-running="running\n"`)
+	testenv.WantListing(t, dir, `main-running="running\n"`)
 	mustEnd(t, run, 0)
 }
 
@@ -286,9 +288,9 @@ func TestBeginOverADeadFile(t *testing.T) {
 			// On a loaded machine a single Begin may be slow without waiting: the fastest one counts.
 			least := unlimited
 			for range c.rounds {
-				dir := newVolume(t)
+				dir := testenv.Volume(t)
 				path := runningPath(dir, "main")
-				plant(t, path, contentRunning)
+				testenv.Plant(t, path, contentRunning)
 				c.prepare(t, path)
 				began := time.Now()
 				h.do("begin", dir, "main")
@@ -299,7 +301,7 @@ func TestBeginOverADeadFile(t *testing.T) {
 				least = min(least, took)
 				wantState(t, dir, "main", "running")
 				h.do("end", "3")
-				wantListing(t, dir, `main-terminated="3\n"`)
+				testenv.WantListing(t, dir, `main-terminated="3\n"`)
 			}
 			if least >= c.most {
 				t.Errorf("Begin never took less than %s", least)
@@ -310,16 +312,16 @@ func TestBeginOverADeadFile(t *testing.T) {
 
 // Begin sees that another user's run is live, although it can only read the file.
 func TestBeginOverALiveRunOfAnotherUser(t *testing.T) {
-	dir, h := newVolume(t), newHelper(t, asNobody(t))
+	dir, h := testenv.Volume(t), newHelper(t, asNobody(t))
 	run := mustBegin(t, dir, "main")
 	if answer := h.ask("record", dir, "main", "125"); !strings.HasPrefix(answer, "live: ") {
 		t.Errorf("Record returned %q", answer)
 	}
-	wantListing(t, dir, `main-running="running\n"`)
+	testenv.WantListing(t, dir, `main-running="running\n"`)
 	mustEnd(t, run, 0)
 	h.do("begin", dir, "main")
 	h.do("end", "3")
-	wantListing(t, dir, `main-terminated="3\n"`)
+	testenv.WantListing(t, dir, `main-terminated="3\n"`)
 }
 
 // The contract holds where the file system or the kernel refuses a call.
@@ -327,9 +329,9 @@ func TestRefusals(t *testing.T) {
 	// By the file system, or by a seccomp profile that does not know the call.
 	for _, refused := range []string{"noreplace", "renameat2"} {
 		t.Run(refused, func(t *testing.T) {
-			dir, h, q := newVolume(t), newHelper(t, refusing(refused)), newHelper(t, refusing(refused))
+			dir, h, q := testenv.Volume(t), newHelper(t, refusing(refused)), newHelper(t, refusing(refused))
 			h.do("begin", dir, "main")
-			wantListing(t, dir, `main-running="running\n"`)
+			testenv.WantListing(t, dir, `main-running="running\n"`)
 			wantState(t, dir, "main", "running")
 			q.send("begin", dir, "main")
 			awaitPrivate(t, dir)
@@ -337,28 +339,28 @@ func TestRefusals(t *testing.T) {
 			if answer := q.receive(); answer != "ok" {
 				t.Fatal(answer)
 			}
-			wantListing(t, dir, `main-running="running\n"`)
+			testenv.WantListing(t, dir, `main-running="running\n"`)
 			q.do("end", "4")
-			wantListing(t, dir, `main-terminated="4\n"`)
+			testenv.WantListing(t, dir, `main-terminated="4\n"`)
 		})
 	}
 	t.Run("locks", func(t *testing.T) {
-		dir, h := newVolume(t), newHelper(t, refusing("locks"))
+		dir, h := testenv.Volume(t), newHelper(t, refusing("locks"))
 		h.do("begin", dir, "main")
-		wantListing(t, dir, `main-running="running\n"`)
+		testenv.WantListing(t, dir, `main-running="running\n"`)
 		wantState(t, dir, "main", "unverified") // the heartbeat remains
 		h.do("end", "3")
-		wantListing(t, dir, `main-terminated="3\n"`)
-		plant(t, runningPath(dir, "main"), contentRunning)
+		testenv.WantListing(t, dir, `main-terminated="3\n"`)
+		testenv.Plant(t, runningPath(dir, "main"), contentRunning)
 		h.do("begin", dir, "main")
 		h.do("end", "4")
-		wantListing(t, dir, `main-terminated="4\n"`)
+		testenv.WantListing(t, dir, `main-terminated="4\n"`)
 	})
 }
 
 // An append-only directory always refuses a rename: the error names the file, and no run is live.
 func TestAppendOnlyDirectory(t *testing.T) {
-	dir := newVolume(t)
+	dir := testenv.Volume(t)
 	d, err := os.Open(dir)
 	if err != nil {
 		t.Fatal(err)
@@ -379,13 +381,13 @@ func TestAppendOnlyDirectory(t *testing.T) {
 		t.Errorf("Begin returned %v; want the file, and that it is not permitted", err)
 	}
 	if state := lookOnce(t, dir, "main"); state == "running" {
-		t.Errorf("the state of a run that could not begin is %q; the volume: %s", state, listing(dir))
+		t.Errorf("the state of a run that could not begin is %q; the volume: %s", state, testenv.Listing(dir))
 	}
 }
 
 // Begin removes the private files of killed Begins, but not those of live ones.
 func TestLeftovers(t *testing.T) {
-	dir, owner, waiting := newVolume(t), newHelper(t), newHelper(t)
+	dir, owner, waiting := testenv.Volume(t), newHelper(t), newHelper(t)
 	owner.do("begin", dir, "main")
 	waiting.send("begin", dir, "main")
 	awaitPrivate(t, dir)
@@ -394,7 +396,7 @@ func TestLeftovers(t *testing.T) {
 	old := time.Now().Add(-leftoverAge)
 	leave := func(name string, at time.Time) {
 		path := filepath.Join(dir, name)
-		plant(t, path, contentRunning)
+		testenv.Plant(t, path, contentRunning)
 		if err := os.Chtimes(path, at, at); err != nil {
 			t.Fatal(err)
 		}
@@ -430,7 +432,7 @@ func TestLeftovers(t *testing.T) {
 		t.Fatal(answer)
 	}
 	if exists(Dir(dir), ".main-"+random) || exists(Dir(dir), live) {
-		t.Errorf("Begin has left %s", listing(dir))
+		t.Errorf("Begin has left %s", testenv.Listing(dir))
 	}
 }
 
@@ -474,12 +476,12 @@ func TestHostileVolume(t *testing.T) {
 			isDirectory := strings.HasPrefix(k.name, "a directory")
 			t.Run(name+" is "+k.name, func(t *testing.T) {
 				t.Parallel()
-				parent := newVolume(t)
+				parent := testenv.Volume(t)
 				dir, secret := filepath.Join(parent, "volume"), filepath.Join(parent, "outside")
 				if err := os.Mkdir(dir, 0o777); err != nil {
 					t.Fatal(err)
 				}
-				plant(t, secret, outside)
+				testenv.Plant(t, secret, outside)
 				err := k.plant(filepath.Join(dir, name), secret)
 				if errors.Is(err, errNeedsRoot) || errors.Is(err, unix.EPERM) {
 					t.Skipf("needs root: %v", err)
@@ -524,7 +526,7 @@ func TestHostileVolume(t *testing.T) {
 				// A failure is recorded over what the run has left.
 				_ = Record(Dir(dir), "main", 125)
 				if state := lookOnce(t, dir, "main"); state != "ended: 125" && state != "unreadable: 125" {
-					t.Errorf("in the end the state is %q; the volume: %s", state, listing(dir))
+					t.Errorf("in the end the state is %q; the volume: %s", state, testenv.Listing(dir))
 				}
 				if took := time.Since(began); took >= liveWait {
 					t.Errorf("Begin and Record took %s", took)
@@ -557,12 +559,12 @@ func TestHostileEnd(t *testing.T) {
 		{"a directory", func(path, _ string) error { return os.Mkdir(path, 0o777) }, "unreadable: 125"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			parent := newVolume(t)
+			parent := testenv.Volume(t)
 			dir, secret := filepath.Join(parent, "volume"), filepath.Join(parent, "outside")
 			if err := os.Mkdir(dir, 0o777); err != nil {
 				t.Fatal(err)
 			}
-			plant(t, secret, outside)
+			testenv.Plant(t, secret, outside)
 			run := mustBegin(t, dir, "main")
 			if err := c.plant(TerminatedPath(dir, "main"), secret); err != nil {
 				t.Fatal(err)
@@ -580,7 +582,7 @@ func TestHostileEnd(t *testing.T) {
 
 // Runs of different names do not affect each other.
 func TestNamesAreApart(t *testing.T) {
-	dir := newVolume(t)
+	dir := testenv.Volume(t)
 	var all sync.WaitGroup
 	for i := range 8 {
 		all.Go(func() {
@@ -596,5 +598,5 @@ func TestNamesAreApart(t *testing.T) {
 	for i := range 8 {
 		want = append(want, fmt.Sprintf("n%d-terminated=%q", i, formatCode(i)))
 	}
-	wantListing(t, dir, want...)
+	testenv.WantListing(t, dir, want...)
 }

@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
 func TestParseCode(t *testing.T) {
@@ -83,17 +85,17 @@ func TestCheckName(t *testing.T) {
 
 // A run can have the longest name, although its private file has a longer one.
 func TestLongestName(t *testing.T) {
-	dir, name := newVolume(t), strings.Repeat("n", maxName)
+	dir, name := testenv.Volume(t), strings.Repeat("n", maxName)
 	mustEnd(t, mustBegin(t, dir, name), 3)
-	wantListing(t, dir, name+`-terminated="3\n"`)
+	testenv.WantListing(t, dir, name+`-terminated="3\n"`)
 }
 
 func TestCheckVolume(t *testing.T) {
-	dir := newVolume(t)
+	dir := testenv.Volume(t)
 	if err := CheckVolume(dir); err != nil {
 		t.Errorf("a directory: %v", err)
 	}
-	plant(t, dir+"/file", "")
+	testenv.Plant(t, dir+"/file", "")
 	for _, c := range []struct{ dir, want string }{
 		{dir + "/none", "does not exist"},
 		{dir + "/file", "is not a directory"},

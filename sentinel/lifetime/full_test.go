@@ -5,20 +5,21 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
 // mounted returns a helper that has mounted a file system: theirs is the path of the mount point for the
 // helper, ours the path for this process.
 func mounted(t *testing.T, kind, options string, source ...string) (h *helper, theirs, ours string) {
 	t.Helper()
-	h, theirs = newHelper(t, withMounts), newVolume(t)
+	h, theirs = newHelper(t, withMounts), testenv.Volume(t)
 	if answer := h.ask(append([]string{"mount", theirs, kind, options}, source...)...); answer != "ok" {
 		t.Skipf("no file system can be mounted here: %s", answer)
 	}
@@ -44,12 +45,12 @@ func TestFullAtBegin(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			h, theirs, ours := mounted(t, "tmpfs", c.options)
 			if c.earlier != "" {
-				plant(t, TerminatedPath(ours, "main"), c.earlier)
+				testenv.Plant(t, TerminatedPath(ours, "main"), c.earlier)
 			}
 			if strings.Contains(c.options, "size") {
-				fill(t, ours)
+				testenv.FillBlocks(t, ours)
 			} else {
-				fillInodes(t, ours)
+				testenv.FillInodes(t, ours)
 			}
 			answer := h.ask("begin", theirs, "main")
 			if !strings.Contains(answer, unix.ENOSPC.Error()) || !strings.Contains(answer, theirs) {
@@ -77,21 +78,6 @@ func TestFullAtBegin(t *testing.T) {
 	}
 }
 
-// fillInodes creates files until the file system has no inode left.
-func fillInodes(t *testing.T, dir string) {
-	t.Helper()
-	plant(t, filepath.Join(dir, "full"), "")
-	for i := 0; ; i++ {
-		err := unix.Mknod(filepath.Join(dir, fmt.Sprint(i)), unix.S_IFREG|0o600, 0)
-		if err == unix.ENOSPC {
-			return
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
 // End records the code on a full volume: it needs no new block.
 func TestFullAtEnd(t *testing.T) {
 	for code := range 256 {
@@ -115,7 +101,7 @@ func TestFullAtEnd(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			fill(t, ours)
+			testenv.FillBlocks(t, ours)
 			answer := h.ask("end", "3")
 			if (answer == "ok") == c.steal {
 				t.Errorf("End returned %q", answer)
@@ -139,7 +125,7 @@ func TestFullDirectory(t *testing.T) {
 	defer w.Close()
 	h.do("begin", theirs, "main")
 	await(t, w, "running")
-	fill(t, ours)
+	testenv.FillBlocks(t, ours)
 	// Fill every slot that is left in the directory: first those for long names, then those into which
 	// only shorter names fit.
 	for length := 200; length >= len("main-terminated"); length-- {
@@ -207,26 +193,9 @@ func TestDiskFails(t *testing.T) {
 // mountedDisk mounts a small disk with ext4: see mounted.
 func mountedDisk(t *testing.T) (h *helper, theirs, ours string) {
 	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("needs root: to mount an image of a disk")
-	}
-	mkfs, err := exec.LookPath("mkfs.ext4")
-	if err != nil {
-		if mkfs, err = exec.LookPath("/sbin/mkfs.ext4"); err != nil {
-			t.Skip("needs mkfs.ext4 (Debian: e2fsprogs)")
-		}
-	}
-	image := filepath.Join(newVolume(t), "image")
-	plant(t, image, "")
-	if err := os.Truncate(image, 1<<20); err != nil {
-		t.Fatal(err)
-	}
 	// Blocks are small: a directory soon needs another. There is no reserve and no journal.
-	const options = "-q -F -b 1024 -m 0 -N 1024 -O ^has_journal,^resize_inode"
-	format := exec.Command(mkfs, append(strings.Fields(options), image)...)
-	if out, err := format.CombinedOutput(); err != nil {
-		t.Fatalf("mkfs.ext4: %v: %s", err, out)
-	}
+	const options = "-b 1024 -m 0 -N 1024 -O ^has_journal,^resize_inode"
+	image := testenv.DiskImage(t, 1<<20, strings.Fields(options)...)
 	h, theirs, ours = mounted(t, "ext4", "-", loopDevice(t, image))
 	if err := os.Chmod(ours, 0o777); err != nil {
 		t.Fatal(err)
@@ -279,7 +248,7 @@ func loopDevice(t *testing.T, image string) string {
 // On a read-only mount a watcher can follow a run, but no run can begin.
 func TestReadOnlyMount(t *testing.T) {
 	t.Parallel()
-	dir, owner := newVolume(t), newHelper(t)
+	dir, owner := testenv.Volume(t), newHelper(t)
 	watcher, theirs, _ := mounted(t, "bind-ro", "-", dir)
 	for _, command := range [][]string{{"begin", theirs, "shim"}, {"record", theirs, "shim", "3"}} {
 		answer := watcher.ask(command...)
@@ -304,12 +273,12 @@ func TestReadOnlyMount(t *testing.T) {
 	expect("running")
 	next.do("end", "3")
 	expect("ended: 3")
-	wantListing(t, dir, `main-terminated="3\n"`)
+	testenv.WantListing(t, dir, `main-terminated="3\n"`)
 }
 
 // If the volume was removed, Begin and Record return an error that names it.
 func TestNoVolume(t *testing.T) {
-	dir := newVolume(t)
+	dir := testenv.Volume(t)
 	if err := os.Remove(dir); err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
 // hooked is a volume of which a test has replaced some calls; nil means the usual call. It produces
@@ -115,13 +117,13 @@ func TestBeginOverARestlessVolume(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir := newVolume(t)
+			dir := testenv.Volume(t)
 			start := time.Unix(1, 0)
 			clock := start
 			v := &hooked{Dir: Dir(dir), clock: &clock}
 			replaced(v)
 			if strings.HasSuffix(name, "time") {
-				plant(t, runningPath(dir, "main"), contentRunning)
+				testenv.Plant(t, runningPath(dir, "main"), contentRunning)
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 			defer cancel()
@@ -135,7 +137,7 @@ func TestBeginOverARestlessVolume(t *testing.T) {
 			if took := clock.Sub(start); took < liveWait+time.Second || took > liveWait+2*time.Second {
 				t.Errorf("Begin took %s", took)
 			}
-			if got := listing(dir); strings.Contains(got, ".main-") {
+			if got := testenv.Listing(dir); strings.Contains(got, ".main-") {
 				t.Errorf("Begin has left %s", got)
 			}
 		})
@@ -144,7 +146,7 @@ func TestBeginOverARestlessVolume(t *testing.T) {
 
 // Begin does not replace a file that it cannot examine.
 func TestBeginOverWhatCannotBeSeen(t *testing.T) {
-	dir := newVolume(t)
+	dir := testenv.Volume(t)
 	v := hooked{Dir: Dir(dir), lstat: func(name string) (Info, error) {
 		return Info{}, &fs.PathError{Op: "lstat", Path: Dir(dir).Path(name), Err: unix.EIO}
 	}}
@@ -154,13 +156,13 @@ func TestBeginOverWhatCannotBeSeen(t *testing.T) {
 	if run != nil || !errors.Is(err, unix.EIO) || !strings.Contains(err.Error(), runningPath(dir, "main")) {
 		t.Errorf("Begin returned %v", err)
 	}
-	wantListing(t, dir)
+	testenv.WantListing(t, dir)
 }
 
 // Begin locks the private file before others can open it: no read lock can come first, and a live run's file
 // is never seen unlocked.
 func TestPrivateFileIsLockedFirst(t *testing.T) {
-	dir := newVolume(t)
+	dir := testenv.Volume(t)
 	opened := 0
 	v := hooked{Dir: Dir(dir)}
 	v.create = func(prefix string) (string, File, error) {
@@ -190,8 +192,8 @@ func TestPrivateFileIsLockedFirst(t *testing.T) {
 
 // openSeen does not open a file that was replaced by something else after Lstat.
 func TestOpenOfWhatWasReplaced(t *testing.T) {
-	dir := newVolume(t)
-	plant(t, dir+"/file", "0\n")
+	dir := testenv.Volume(t)
+	testenv.Plant(t, dir+"/file", "0\n")
 	seen, err := Dir(dir).Lstat("file")
 	if err != nil {
 		t.Fatal(err)
@@ -213,7 +215,7 @@ func TestOpenOfWhatWasReplaced(t *testing.T) {
 // A run that cannot rename its file leaves the code in the unlocked file. If that happens while a watcher
 // looks, the watcher sees the code and not a lost run: the content of an unlocked file is final.
 func TestEndInPlaceWhileLooking(t *testing.T) {
-	dir := newVolume(t)
+	dir := testenv.Volume(t)
 	refuses := hooked{Dir: Dir(dir), rename: func(from, to string) error {
 		return &os.LinkError{Op: "rename", Old: from, New: to, Err: unix.ENOSPC}
 	}}
@@ -276,11 +278,11 @@ func TestRecordWithoutARun(t *testing.T) {
 		{"not permitted", false, unix.EACCES, nil, "permission denied", running},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			dir := newVolume(t)
+			dir := testenv.Volume(t)
 			if c.live {
 				mustBegin(t, dir, "main") // never ends
 			} else {
-				plant(t, runningPath(dir, "main"), contentRunning)
+				testenv.Plant(t, runningPath(dir, "main"), contentRunning)
 			}
 			v := hooked{Dir: Dir(dir), create: fails(c.create)}
 			if c.open != nil {
@@ -291,19 +293,19 @@ func TestRecordWithoutARun(t *testing.T) {
 			if err := Record(v, "main", 3); err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("Record returned %v, not %q", err, c.want)
 			}
-			wantListing(t, dir, c.left...)
+			testenv.WantListing(t, dir, c.left...)
 		})
 	}
 }
 
 // Record records the code if no run can begin but a file can be created.
 func TestRecordBesideADirectory(t *testing.T) {
-	dir := newVolume(t)
+	dir := testenv.Volume(t)
 	if err := os.Mkdir(runningPath(dir, "main"), 0o777); err != nil {
 		t.Fatal(err)
 	}
 	if err := Record(Dir(dir), "main", 3); err != nil {
 		t.Error(err)
 	}
-	wantListing(t, dir, "main-running(drwxr-xr-x)", `main-terminated="3\n"`)
+	testenv.WantListing(t, dir, "main-running(drwxr-xr-x)", `main-terminated="3\n"`)
 }

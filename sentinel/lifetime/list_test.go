@@ -8,11 +8,13 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
 // StoppingRuns returns the live runs that have announced their end.
 func TestStopping(t *testing.T) {
-	dir := newVolume(t)
+	dir := testenv.Volume(t)
 	stopping, running, killed := newHelper(t), newHelper(t), newHelper(t)
 	stopping.do("begin", dir, "a")
 	stopping.do("stopping")
@@ -22,9 +24,9 @@ func TestStopping(t *testing.T) {
 	killed.do("begin", dir, "c")
 	killed.do("stopping")
 	// Files that belong to no live run.
-	plant(t, dir+"/-running", contentStopping)
-	plant(t, dir+"/d-running", contentStopping)
-	plant(t, dir+"/stopping", contentStopping)
+	testenv.Plant(t, dir+"/-running", contentStopping)
+	testenv.Plant(t, dir+"/d-running", contentStopping)
+	testenv.Plant(t, dir+"/stopping", contentStopping)
 	if err := syscall.Mkfifo(dir+"/e-running", 0o666); err != nil {
 		t.Fatal(err)
 	}
@@ -54,24 +56,24 @@ func TestStopping(t *testing.T) {
 
 // Runs derives the states from the files, and ignores files that belong to no run.
 func TestRuns(t *testing.T) {
-	dir := newVolume(t)
+	dir := testenv.Volume(t)
 	live, killed, both := newHelper(t), newHelper(t), newHelper(t)
 	live.do("begin", dir, "live")
 	killed.do("begin", dir, "killed")
 	killed.kill()
 	both.do("begin", dir, "both") // beside an end, which a shell may leave
-	plant(t, dir+"/both-terminated", "4\n")
-	plant(t, dir+"/ended-terminated", "3\n")
-	plant(t, dir+"/place-running", "7\n")
-	plant(t, dir+"/empty-terminated", "")
-	plant(t, dir+"/garbage-terminated", "done\n")
+	testenv.Plant(t, dir+"/both-terminated", "4\n")
+	testenv.Plant(t, dir+"/ended-terminated", "3\n")
+	testenv.Plant(t, dir+"/place-running", "7\n")
+	testenv.Plant(t, dir+"/empty-terminated", "")
+	testenv.Plant(t, dir+"/garbage-terminated", "done\n")
 	if err := syscall.Mkfifo(dir+"/fifo-terminated", 0o666); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{
 		"-running", ".hidden-terminated", "a b-running", "\x1b[31m-terminated", "log", "live-running.new",
 	} {
-		plant(t, dir+"/"+name, "0\n")
+		testenv.Plant(t, dir+"/"+name, "0\n")
 	}
 	want := "both ended: 4, empty unsettled, ended ended: 3, fifo unsettled, garbage unsettled, " +
 		"killed unverified, live running, place ended: 7"
@@ -89,9 +91,9 @@ func TestRuns(t *testing.T) {
 
 // Runs returns at most maxRuns, sorted by name.
 func TestRunsAreBounded(t *testing.T) {
-	dir := newFastVolume(t)
+	dir := testenv.FastVolume(t)
 	for i := range 3 * maxRuns {
-		plant(t, fmt.Sprintf("%s/n%d-terminated", dir, i), "0\n")
+		testenv.Plant(t, fmt.Sprintf("%s/n%d-terminated", dir, i), "0\n")
 	}
 	runs := Runs(t.Context(), Dir(dir))
 	if len(runs) != maxRuns {
@@ -124,7 +126,7 @@ func (v countingVolume) Names() iter.Seq[string] {
 // A listing ends as soon as its context is done.
 func TestListingsEnd(t *testing.T) {
 	const until = 10
-	dir := newVolume(t)
+	dir := testenv.Volume(t)
 	for name, list := range map[string]func(context.Context, Volume){
 		"StoppingRuns":    func(ctx context.Context, v Volume) { StoppingRuns(ctx, v) },
 		"Runs":            func(ctx context.Context, v Volume) { Runs(ctx, v) },

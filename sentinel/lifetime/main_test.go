@@ -2,28 +2,24 @@ package lifetime
 
 import (
 	"bufio"
-	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"io/fs"
 	"math/rand/v2"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
 // testTimeout is how long a test waits for anything before it fails.
@@ -32,14 +28,8 @@ const testTimeout = 20 * time.Second
 // The test binary is also a helper: a process that reads commands from its stdin, one per line, executes
 // them on a volume, and answers each with a line. Tests kill, stop and confine only such processes.
 
-// helperVariable makes the test binary a helper. Its value lists the keys of refusals that the helper's
-// seccomp filter refuses, separated by commas.
-const helperVariable = "LIFETIME_HELPER"
-
 func TestMain(m *testing.M) {
-	if refused, ok := os.LookupEnv(helperVariable); ok {
-		os.Exit(runHelper(refused))
-	}
+	testenv.RunMode(testenv.Modes{"helper": runHelper})
 	// The tests mostly wait, and not for a processor. The command line is read later, so it can still
 	// change this.
 	if err := flag.Set("test.parallel", "16"); err != nil {
@@ -49,73 +39,28 @@ func TestMain(m *testing.M) {
 }
 
 // refusals are the system calls that a helper's kernel can be made to refuse.
-var refusals = map[string]refusal{
-	"inotify-instances": {nr: unix.SYS_INOTIFY_INIT1, arg: -1, errno: unix.EMFILE},
-	"inotify-watches":   {nr: unix.SYS_INOTIFY_ADD_WATCH, arg: -1, errno: unix.ENOSPC},
-	"inotify-profile":   {nr: unix.SYS_INOTIFY_INIT1, arg: -1, errno: unix.EPERM},
-	"inotify-sandbox":   {nr: unix.SYS_INOTIFY_INIT1, arg: -1, errno: unix.ENOSYS},
-	"inotify-denied":    {nr: unix.SYS_INOTIFY_ADD_WATCH, arg: -1, errno: unix.EACCES},
-	"inotify-broken":    {nr: unix.SYS_INOTIFY_ADD_WATCH, arg: -1, errno: unix.EIO},
-	"noreplace":         {nr: unix.SYS_RENAMEAT2, arg: 4, value: unix.RENAME_NOREPLACE, errno: unix.EINVAL},
-	"renameat2":         {nr: unix.SYS_RENAMEAT2, arg: -1, errno: unix.EPERM},
-	"locks":             {nr: unix.SYS_FCNTL, arg: 1, value: unix.F_OFD_SETLK, errno: unix.ENOLCK},
-	"syncs":             {nr: unix.SYS_FSYNC, arg: -1, errno: unix.EIO},
-	"lock-waits":        {nr: unix.SYS_FCNTL, arg: 1, value: unix.F_OFD_SETLKW, errno: unix.ENOLCK},
+var refusals = map[string]testenv.Rule{
+	"inotify-instances": testenv.Refuse(unix.SYS_INOTIFY_INIT1, unix.EMFILE),
+	"inotify-watches":   testenv.Refuse(unix.SYS_INOTIFY_ADD_WATCH, unix.ENOSPC),
+	"inotify-profile":   testenv.Refuse(unix.SYS_INOTIFY_INIT1, unix.EPERM),
+	"inotify-sandbox":   testenv.Refuse(unix.SYS_INOTIFY_INIT1, unix.ENOSYS),
+	"inotify-denied":    testenv.Refuse(unix.SYS_INOTIFY_ADD_WATCH, unix.EACCES),
+	"inotify-broken":    testenv.Refuse(unix.SYS_INOTIFY_ADD_WATCH, unix.EIO),
+	"noreplace":         testenv.Refuse(unix.SYS_RENAMEAT2, unix.EINVAL, testenv.Equal(4, unix.RENAME_NOREPLACE)),
+	"renameat2":         testenv.Refuse(unix.SYS_RENAMEAT2, unix.EPERM),
+	"locks":             testenv.Refuse(unix.SYS_FCNTL, unix.ENOLCK, testenv.Equal(1, unix.F_OFD_SETLK)),
+	"syncs":             testenv.Refuse(unix.SYS_FSYNC, unix.EIO),
+	"lock-waits":        testenv.Refuse(unix.SYS_FCNTL, unix.ENOLCK, testenv.Equal(1, unix.F_OFD_SETLKW)),
 }
 
-// refusal is a system call that fails with errno. Unless arg is -1, it fails only if its argument number arg
-// is value.
-type refusal struct {
-	nr    uint32
-	arg   int
-	value uint32
-	errno syscall.Errno
-}
-
-// install makes the kernel refuse these calls to all threads of this process.
-func install(refused []refusal) error {
-	const nrAt, argsAt = 0, 16 // offsets in struct seccomp_data, see seccomp(2)
-	load := func(at uint32) unix.SockFilter {
-		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: at}
+// runHelper is the mode of a helper. refused are the keys of refusals that its kernel refuses.
+func runHelper(refused []string) int {
+	var rules []testenv.Rule
+	for _, name := range refused {
+		rules = append(rules, refusals[name])
 	}
-	unless := func(value uint32, skip uint8) unix.SockFilter {
-		return unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: value, Jf: skip}
-	}
-	ret := func(k uint32) unix.SockFilter {
-		return unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: k}
-	}
-	var filter []unix.SockFilter
-	for _, r := range refused {
-		fail := ret(unix.SECCOMP_RET_ERRNO | uint32(r.errno))
-		if r.arg < 0 {
-			filter = append(filter, load(nrAt), unless(r.nr, 1), fail)
-			continue
-		}
-		filter = append(filter, load(nrAt), unless(r.nr, 3), load(argsAt+8*uint32(r.arg)), unless(r.value, 1), fail)
-	}
-	filter = append(filter, ret(unix.SECCOMP_RET_ALLOW))
-
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return err
-	}
-	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
-	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC,
-		uintptr(unsafe.Pointer(&program)))
-	if errno != 0 {
-		return errno
-	}
-	return nil
-}
-
-func runHelper(refused string) int {
-	var list []refusal
-	for _, name := range strings.FieldsFunc(refused, func(r rune) bool { return r == ',' }) {
-		list = append(list, refusals[name])
-	}
-	if len(list) > 0 {
-		if err := install(list); err != nil {
+	if len(rules) > 0 {
+		if err := testenv.Install(rules...); err != nil {
 			fmt.Println("seccomp:", err)
 			return 1
 		}
@@ -266,9 +211,8 @@ type helper struct {
 // start.
 func newHelper(t testing.TB, changes ...func(*exec.Cmd)) *helper {
 	t.Helper()
-	// Not os.Args[0]: other users cannot reach its directory.
-	h := &helper{t: t, cmd: exec.Command("/proc/self/exe"), lines: make(chan string, 1024)}
-	h.cmd.Env = append(os.Environ(), helperVariable+"=")
+	argv := testenv.CommandOfOthers("helper")
+	h := &helper{t: t, cmd: exec.Command(argv[0], argv[1:]...), lines: make(chan string, 1024)}
 	h.cmd.Dir = "/"
 	h.cmd.Stderr = os.Stderr
 	h.cmd.SysProcAttr = &syscall.SysProcAttr{}
@@ -302,9 +246,7 @@ func newHelper(t testing.TB, changes ...func(*exec.Cmd)) *helper {
 
 // refusing makes the kernel refuse some calls to a helper. names are keys of refusals.
 func refusing(names ...string) func(*exec.Cmd) {
-	return func(cmd *exec.Cmd) {
-		cmd.Env = append(cmd.Env, helperVariable+"="+strings.Join(names, ","))
-	}
+	return func(cmd *exec.Cmd) { cmd.Args = append(cmd.Args, names...) }
 }
 
 // send sends a command to the helper.
@@ -356,36 +298,6 @@ func (h *helper) inside(path string) string {
 	return fmt.Sprintf("/proc/%d/root%s", h.cmd.Process.Pid, path)
 }
 
-// newVolume creates a directory with an emptyDir's mode: everybody may write to it.
-func newVolume(t testing.TB) string {
-	t.Helper()
-	return newVolumeIn(t, "")
-}
-
-// newFastVolume does the same in memory (TEST_MEMORY, by default /dev/shm) if that is possible, for tests
-// that do a thousand runs.
-func newFastVolume(t testing.TB) string {
-	t.Helper()
-	memory := cmp.Or(os.Getenv("TEST_MEMORY"), "/dev/shm")
-	if unix.Access(memory, unix.W_OK) != nil {
-		return newVolumeIn(t, "")
-	}
-	return newVolumeIn(t, memory)
-}
-
-func newVolumeIn(t testing.TB, parent string) string {
-	t.Helper()
-	dir, err := os.MkdirTemp(parent, "lifetime-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o777); err != nil {
-		t.Fatal(err)
-	}
-	return dir
-}
-
 // describe formats a state.
 func describe(s State) string {
 	switch s.Phase {
@@ -428,49 +340,7 @@ func lookOnce(t testing.TB, dir, name string) string {
 func wantState(t testing.TB, dir, name, want string) {
 	t.Helper()
 	if got := lookOnce(t, dir, name); got != want {
-		t.Errorf("the state of %s is %q, not %q; the volume: %s", name, got, want, listing(dir))
-	}
-}
-
-// listing returns the sorted names of the files on a volume, with the content of small regular files and the
-// mode of all others.
-func listing(dir string) string {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return err.Error()
-	}
-	var all []string
-	for _, entry := range entries {
-		text := entry.Name()
-		info, err := entry.Info()
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			continue
-		case err == nil && info.Mode().IsRegular() && info.Size() <= maxContent:
-			content, _ := os.ReadFile(filepath.Join(dir, entry.Name()))
-			text += fmt.Sprintf("=%q", content)
-		case err == nil:
-			text += "(" + info.Mode().String() + ")"
-		}
-		all = append(all, text)
-	}
-	return strings.Join(all, " ")
-}
-
-// wantListing fails the test unless the volume holds exactly want: see listing.
-func wantListing(t testing.TB, dir string, want ...string) {
-	t.Helper()
-	slices.Sort(want)
-	if got := listing(dir); got != strings.Join(want, " ") {
-		t.Errorf("the volume holds %s, not %s", got, strings.Join(want, " "))
-	}
-}
-
-// plant writes a file as a part of a test's setup.
-func plant(t testing.TB, path, content string) {
-	t.Helper()
-	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
-		t.Fatal(err)
+		t.Errorf("the state of %s is %q, not %q; the volume: %s", name, got, want, testenv.Listing(dir))
 	}
 }
 
@@ -481,7 +351,7 @@ func mustBegin(t testing.TB, dir, name string) *Run {
 	t.Helper()
 	run, _, err := Begin(context.Background(), Dir(dir), name, nil)
 	if err != nil {
-		t.Fatalf("Begin: %v; the volume: %s", err, listing(dir))
+		t.Fatalf("Begin: %v; the volume: %s", err, testenv.Listing(dir))
 	}
 	return run
 }
@@ -490,7 +360,7 @@ func mustBegin(t testing.TB, dir, name string) *Run {
 func mustEnd(t testing.TB, run *Run, code int) {
 	t.Helper()
 	if err := run.End(code); err != nil {
-		t.Fatalf("End: %v; the volume: %s", err, listing(string(run.volume.(Dir))))
+		t.Fatalf("End: %v; the volume: %s", err, testenv.Listing(string(run.volume.(Dir))))
 	}
 }
 
@@ -511,41 +381,11 @@ func readLock(t testing.TB, path string) {
 // asNobody runs a helper as another user, who owns none of our files. It needs root.
 func asNobody(t testing.TB) func(*exec.Cmd) {
 	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("needs root: to be another user")
-	}
+	testenv.NeedRoot(t, "to be another user")
 	return func(cmd *exec.Cmd) {
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: 65534, Gid: 65534}
 	}
 }
 
 // withMounts gives a helper a mount namespace of its own.
-func withMounts(cmd *exec.Cmd) {
-	cmd.SysProcAttr.Unshareflags |= syscall.CLONE_NEWNS
-	if os.Getuid() == 0 {
-		return
-	}
-	cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
-	cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}}
-	cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
-}
-
-// fill fills a file system to the last byte, with a file named full.
-func fill(t testing.TB, dir string) {
-	t.Helper()
-	f, err := os.Create(filepath.Join(dir, "full"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	for size := 1 << 16; size > 0; size /= 2 {
-		for block := bytes.Repeat([]byte("x"), size); ; {
-			if _, err := f.Write(block); err != nil {
-				if !errors.Is(err, unix.ENOSPC) {
-					t.Fatal(err)
-				}
-				break
-			}
-		}
-	}
-}
+func withMounts(cmd *exec.Cmd) { testenv.Namespaces(cmd.SysProcAttr, syscall.CLONE_NEWNS) }

@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
 // fakeFull is a volume of which a test sets whether it is full. It counts the calls of Full.
@@ -34,8 +36,8 @@ func TestEmptyEndOnAFullVolume(t *testing.T) {
 		{"full after that", []int{after}, "empty: 0"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			dir := newVolume(t)
-			plant(t, TerminatedPath(dir, "main"), "")
+			dir := testenv.Volume(t)
+			testenv.Plant(t, TerminatedPath(dir, "main"), "")
 			v := &fakeFull{Dir: Dir(dir)}
 			o := NewObserver(v, "main", time.Minute)
 			full := map[int]bool{}
@@ -60,7 +62,7 @@ func TestEmptyEndOnAFullVolume(t *testing.T) {
 			// A code that comes later counts, and an end that is empty again is a new one.
 			v.full = false
 			for _, content := range []string{"3\n", ""} {
-				plant(t, TerminatedPath(dir, "main"), content)
+				testenv.Plant(t, TerminatedPath(dir, "main"), content)
 				want := map[string]string{"3\n": "ended: 3", "": "empty: 0"}[content]
 				var got []string
 				for range 12 {

@@ -9,51 +9,53 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
 // The files on the volume during a run, and during the next.
 func TestRun(t *testing.T) {
-	dir := newVolume(t)
+	dir := testenv.Volume(t)
 	wantState(t, dir, "main", "not started")
 
 	run, earlier, err := Begin(context.Background(), Dir(dir), "main", nil)
 	if err != nil || earlier {
 		t.Fatalf("Begin: %v, earlier %t; want neither", err, earlier)
 	}
-	wantListing(t, dir, `main-running="running\n"`)
+	testenv.WantListing(t, dir, `main-running="running\n"`)
 	wantState(t, dir, "main", "running")
 
 	if err := run.AnnounceStopping(); err != nil {
 		t.Error(err)
 	}
-	wantListing(t, dir, `main-running="stopping\n"`)
+	testenv.WantListing(t, dir, `main-running="stopping\n"`)
 	wantState(t, dir, "main", "running")
 	if err := run.RetractStopping(); err != nil {
 		t.Error(err)
 	}
-	wantListing(t, dir, `main-running="running\n"`)
+	testenv.WantListing(t, dir, `main-running="running\n"`)
 
 	mustEnd(t, run, 137)
-	wantListing(t, dir, `main-terminated="137\n"`)
+	testenv.WantListing(t, dir, `main-terminated="137\n"`)
 	wantState(t, dir, "main", "ended: 137")
 	if err := run.AnnounceStopping(); err == nil {
 		t.Error("AnnounceStopping succeeded after End")
 	}
-	wantListing(t, dir, `main-terminated="137\n"`)
+	testenv.WantListing(t, dir, `main-terminated="137\n"`)
 
 	run, earlier, err = Begin(context.Background(), Dir(dir), "main", nil)
 	if err != nil || !earlier {
 		t.Fatalf("Begin after an end: %v, earlier %t; want no error, and an earlier run", err, earlier)
 	}
-	wantListing(t, dir, `main-running="running\n"`)
+	testenv.WantListing(t, dir, `main-running="running\n"`)
 	mustEnd(t, run, 0)
-	wantListing(t, dir, `main-terminated="0\n"`)
+	testenv.WantListing(t, dir, `main-terminated="0\n"`)
 	wantState(t, dir, "main", "ended: 0")
 }
 
 // The run's file has mode 0644 whatever the umask: other users can follow the run, and cannot change it.
 func TestModes(t *testing.T) {
-	dir, h := newVolume(t), newHelper(t)
+	dir, h := testenv.Volume(t), newHelper(t)
 	h.do("umask", "077")
 	h.do("begin", dir, "main")
 	wantMode := func(path string) {
@@ -73,7 +75,7 @@ func TestModes(t *testing.T) {
 	}
 	h.do("end", "4")
 	wantMode(TerminatedPath(dir, "main"))
-	wantListing(t, dir, `main-terminated="4\n"`)
+	testenv.WantListing(t, dir, `main-terminated="4\n"`)
 }
 
 // End creates a new NAME-terminated if the run's file was removed, renamed or replaced.
@@ -106,13 +108,13 @@ func TestEndOfAStolenFile(t *testing.T) {
 		}, []string{"main-running(drwxr-xr-x)"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			dir := newVolume(t)
+			dir := testenv.Volume(t)
 			run := mustBegin(t, dir, "main")
 			if err := c.steal(runningPath(dir, "main")); err != nil {
 				t.Fatal(err)
 			}
 			mustEnd(t, run, 3)
-			wantListing(t, dir, append(c.left, `main-terminated="3\n"`)...)
+			testenv.WantListing(t, dir, append(c.left, `main-terminated="3\n"`)...)
 			wantState(t, dir, "main", "ended: 3")
 		})
 	}
@@ -120,7 +122,7 @@ func TestEndOfAStolenFile(t *testing.T) {
 
 // From Begin on, the owner of a run rewrites its file. The content stays the same.
 func TestHeartbeat(t *testing.T) {
-	dir := newVolume(t)
+	dir := testenv.Volume(t)
 	path := runningPath(dir, "main")
 	synctest.Test(t, func(t *testing.T) {
 		run := mustBegin(t, dir, "main")
@@ -131,7 +133,7 @@ func TestHeartbeat(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			before := listing(dir)
+			before := testenv.Listing(dir)
 			if err := os.Chtimes(path, long, long); err != nil {
 				t.Fatal(err)
 			}
@@ -145,7 +147,7 @@ func TestHeartbeat(t *testing.T) {
 			if info, err := os.Lstat(path); err != nil || info.ModTime().Equal(long) {
 				t.Fatalf("no heartbeat has come: %v, %v", info.ModTime(), err)
 			}
-			if after := listing(dir); after != before {
+			if after := testenv.Listing(dir); after != before {
 				t.Fatalf("a heartbeat changed %s to %s", before, after)
 			}
 		}
@@ -159,13 +161,13 @@ func TestHeartbeat(t *testing.T) {
 		if info, err := os.Lstat(end); err != nil || !info.ModTime().Equal(long) {
 			t.Errorf("a heartbeat came after the end: %v, %v", info.ModTime(), err)
 		}
-		wantListing(t, dir, `main-terminated="3\n"`)
+		testenv.WantListing(t, dir, `main-terminated="3\n"`)
 	})
 }
 
 // A Begin that waits has a heartbeat, too.
 func TestHeartbeatWhileWaiting(t *testing.T) {
-	dir := newVolume(t)
+	dir := testenv.Volume(t)
 	mustBegin(t, dir, "main") // never ends
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(context.Background())
@@ -189,7 +191,7 @@ func TestHeartbeatWhileWaiting(t *testing.T) {
 			t.Errorf("a cancelled Begin returned %v", err)
 		}
 	})
-	wantListing(t, dir, `main-running="running\n"`)
+	testenv.WantListing(t, dir, `main-running="running\n"`)
 }
 
 // onlyPrivate returns the only private file on a volume.
@@ -198,13 +200,13 @@ func onlyPrivate(t testing.TB, dir string) (private string) {
 	for file := range Dir(dir).Names() {
 		if isPrivate(file, "main") {
 			if private != "" {
-				t.Fatalf("there is more than one private file: %s", listing(dir))
+				t.Fatalf("there is more than one private file: %s", testenv.Listing(dir))
 			}
 			private = file
 		}
 	}
 	if private == "" {
-		t.Fatalf("there is no private file: %s", listing(dir))
+		t.Fatalf("there is no private file: %s", testenv.Listing(dir))
 	}
 	return private
 }
@@ -213,7 +215,7 @@ func onlyPrivate(t testing.TB, dir string) (private string) {
 func TestReaderSeesWholeEnds(t *testing.T) {
 	t.Parallel()
 	const runs = 1000
-	dir, h := newFastVolume(t), newHelper(t)
+	dir, h := testenv.FastVolume(t), newHelper(t)
 	end := TerminatedPath(dir, "main")
 	stop, read := make(chan struct{}), make(chan error, 1)
 	seen := 0
@@ -245,7 +247,7 @@ func TestReaderSeesWholeEnds(t *testing.T) {
 	if seen == 0 {
 		t.Error("the reader saw no end")
 	}
-	wantListing(t, dir, fmt.Sprintf("main-terminated=%q", formatCode(codeOf(runs-1))))
+	testenv.WantListing(t, dir, fmt.Sprintf("main-terminated=%q", formatCode(codeOf(runs-1))))
 }
 
 // Record records the outcome of a command that never begins.
@@ -260,21 +262,21 @@ func TestRecord(t *testing.T) {
 		{"both there", map[string]string{"main-running": "running\n", "main-terminated": "0\n"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			dir := newVolume(t)
+			dir := testenv.Volume(t)
 			for name, content := range c.earlier {
-				plant(t, filepath.Join(dir, name), content)
+				testenv.Plant(t, filepath.Join(dir, name), content)
 			}
 			if err := Record(Dir(dir), "main", 125); err != nil {
 				t.Error(err)
 			}
-			wantListing(t, dir, `main-terminated="125\n"`)
+			testenv.WantListing(t, dir, `main-terminated="125\n"`)
 		})
 	}
 }
 
 // Record does not change a live run, and does not wait for its end.
 func TestRecordOverALiveRun(t *testing.T) {
-	dir := newVolume(t)
+	dir := testenv.Volume(t)
 	run := mustBegin(t, dir, "main")
 	began := time.Now()
 	var live *LiveError
@@ -284,7 +286,7 @@ func TestRecordOverALiveRun(t *testing.T) {
 	if took := time.Since(began); took >= liveWait {
 		t.Errorf("Record waited for %s", took)
 	}
-	wantListing(t, dir, `main-running="running\n"`)
+	testenv.WantListing(t, dir, `main-running="running\n"`)
 	mustEnd(t, run, 0)
-	wantListing(t, dir, `main-terminated="0\n"`)
+	testenv.WantListing(t, dir, `main-terminated="0\n"`)
 }

@@ -10,6 +10,8 @@ import (
 
 	"github.com/fsnotify/fsnotify"
 	"golang.org/x/time/rate"
+
+	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
 func TestLimiter(t *testing.T) {
@@ -43,7 +45,7 @@ func TestLimiter(t *testing.T) {
 
 // If the token bucket is empty, the hint after a lock wait comes after a pause.
 func TestPause(t *testing.T) {
-	dir, owner := newVolume(t), newHelper(t)
+	dir, owner := testenv.Volume(t), newHelper(t)
 	w := watchRun(t, dir)
 	owner.do("begin", dir, "main")
 	await(t, w, "running")
@@ -106,7 +108,7 @@ func lookInBackground(w *Watcher, unlimited bool) (looked <-chan struct{}, stop 
 // The limiter bounds the number of looks in a storm. Without it there is no bound.
 func TestStorm(t *testing.T) {
 	const times = 1000
-	dir := newFastVolume(t)
+	dir := testenv.FastVolume(t)
 	limited := watchRun(t, dir)
 	for spend(limited.limiter, lookCost, time.Now()) {
 	}
@@ -114,7 +116,7 @@ func TestStorm(t *testing.T) {
 	looked, without := lookInBackground(watchRun(t, dir), true)
 	began := time.Now()
 	for range times {
-		plant(t, runningPath(dir, "main"), contentRunning)
+		testenv.Plant(t, runningPath(dir, "main"), contentRunning)
 		select {
 		case <-looked:
 		case <-time.After(testTimeout):
@@ -135,7 +137,7 @@ func TestEndAfterAStorm(t *testing.T) {
 	t.Parallel()
 	least := time.Hour // the fastest of three: a loaded machine delays some
 	for range 3 {
-		dir, owner := newFastVolume(t), newHelper(t)
+		dir, owner := testenv.FastVolume(t), newHelper(t)
 		w := watchRun(t, dir)
 		keepOnly(w, events)
 		for spend(w.limiter, lookCost, time.Now()) {
@@ -172,7 +174,7 @@ func TestRestWithoutAWatch(t *testing.T) {
 	for _, closed := range []bool{false, true} {
 		t.Run(fmt.Sprintf("closed %t", closed), func(t *testing.T) {
 			t.Parallel()
-			parent := newVolume(t)
+			parent := testenv.Volume(t)
 			dir := filepath.Join(parent, "volume")
 			if err := os.Mkdir(dir, 0o777); err != nil {
 				t.Fatal(err)
@@ -208,7 +210,7 @@ func TestRestWithoutAWatch(t *testing.T) {
 			for len(w.Hints()) > 0 {
 				<-w.Hints()
 			}
-			plant(t, TerminatedPath(dir, "main"), "3\n")
+			testenv.Plant(t, TerminatedPath(dir, "main"), "3\n")
 			awaitHint(t, w)
 		})
 	}
@@ -216,7 +218,7 @@ func TestRestWithoutAWatch(t *testing.T) {
 
 // If the kernel has dropped events because there were too many, the watcher sends a hint.
 func TestLostEventsAreAHint(t *testing.T) {
-	w := watchRun(t, newVolume(t))
+	w := watchRun(t, testenv.Volume(t))
 	keepOnly(w, events)
 	w.notify.Errors <- fsnotify.ErrEventOverflow
 	awaitHint(t, w)
@@ -224,10 +226,10 @@ func TestLostEventsAreAHint(t *testing.T) {
 
 // Names yields each name once, and no names if the path is not a directory.
 func TestNames(t *testing.T) {
-	dir := newVolume(t)
+	dir := testenv.Volume(t)
 	const files = 1000
 	for i := range files {
-		plant(t, filepath.Join(dir, fmt.Sprint(i)), "")
+		testenv.Plant(t, filepath.Join(dir, fmt.Sprint(i)), "")
 	}
 	seen := make(map[string]int)
 	for name := range Dir(dir).Names() {

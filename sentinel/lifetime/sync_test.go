@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
 // Sync syncs the file that holds the code, and the directory. The errors of a failing disk show that.
@@ -18,8 +20,8 @@ func TestSync(t *testing.T) {
 		{"an end in place", "main-running", "3\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			dir := newVolume(t)
-			plant(t, dir+"/"+c.file, c.content)
+			dir := testenv.Volume(t)
+			testenv.Plant(t, dir+"/"+c.file, c.content)
 			if err := Sync(Dir(dir), "main"); err != nil {
 				t.Error(err)
 			}
@@ -34,7 +36,7 @@ func TestSync(t *testing.T) {
 
 // Sync fails if there is nothing to sync. It opens only regular files.
 func TestSyncOfNothing(t *testing.T) {
-	dir := newVolume(t)
+	dir := testenv.Volume(t)
 	if err := Sync(Dir(dir), "main"); err == nil || !strings.Contains(err.Error(), runningPath(dir, "main")) {
 		t.Errorf("without any file Sync returned %v", err)
 	}
@@ -54,8 +56,8 @@ func TestSyncOfNothing(t *testing.T) {
 
 // Sync works on a read-only mount, which a shim may have.
 func TestSyncOnAReadOnlyMount(t *testing.T) {
-	dir := newVolume(t)
-	plant(t, TerminatedPath(dir, "main"), "3\n")
+	dir := testenv.Volume(t)
+	testenv.Plant(t, TerminatedPath(dir, "main"), "3\n")
 	h, theirs, _ := mounted(t, "bind-ro", "-", dir)
 	h.do("sync", theirs, "main")
 }

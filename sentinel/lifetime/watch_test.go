@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
 // watchRun follows the run main on dir until the test ends.
@@ -35,7 +37,7 @@ func await(t testing.TB, w *Watcher, want string) (before []string) {
 		case <-w.Hints():
 		case <-deadline:
 			t.Fatalf("the state was not %q within %s, but %q; the volume: %s",
-				want, testTimeout, before, listing(string(w.dir)))
+				want, testTimeout, before, testenv.Listing(string(w.dir)))
 		}
 	}
 }
@@ -72,7 +74,7 @@ func TestEachWakeUpIsEnough(t *testing.T) {
 			}
 			t.Run(end+" by "+but, func(t *testing.T) {
 				t.Parallel()
-				dir, owner := newVolume(t), newHelper(t)
+				dir, owner := testenv.Volume(t), newHelper(t)
 				w := watchRun(t, dir)
 				keepOnly(w, but)
 				if but == lockWait {
@@ -118,7 +120,7 @@ func TestSeenWellBeforeTheTick(t *testing.T) {
 			// The fastest of five counts: a loaded machine delays some.
 			least := time.Hour
 			for range 5 {
-				dir, owner := newVolume(t), newHelper(t)
+				dir, owner := testenv.Volume(t), newHelper(t)
 				w := watchRun(t, dir)
 				owner.do("begin", dir, "main")
 				await(t, w, "running")
@@ -153,7 +155,7 @@ func TestWatchRefused(t *testing.T) {
 	} {
 		t.Run(strings.Join(c.refuse, ","), func(t *testing.T) {
 			t.Parallel()
-			dir, owner := newVolume(t), newHelper(t)
+			dir, owner := testenv.Volume(t), newHelper(t)
 			watcher := newHelper(t, refusing(c.refuse...))
 			watcher.send("watch", dir, "main")
 			if c.want != "" {
@@ -195,14 +197,14 @@ func TestFirstLook(t *testing.T) {
 		{"a live run", func(_ *testing.T, dir string, owner *helper) { owner.do("begin", dir, "main") }, "running"},
 		{"an end", func(_ *testing.T, dir string, owner *helper) { owner.do("record", dir, "main", "3") }, "ended: 3"},
 		{"a shell's end", func(t *testing.T, dir string, _ *helper) {
-			plant(t, TerminatedPath(dir, "main"), "3")
+			testenv.Plant(t, TerminatedPath(dir, "main"), "3")
 		}, "ended: 3"},
 		{"a dead run", func(t *testing.T, dir string, owner *helper) {
 			owner.do("begin", dir, "main")
 			owner.kill()
 		}, "unverified"},
 		{"an end in place", func(t *testing.T, dir string, _ *helper) {
-			plant(t, runningPath(dir, "main"), "3\n")
+			testenv.Plant(t, runningPath(dir, "main"), "3\n")
 		}, "ended: 3"},
 		{"another run", func(_ *testing.T, dir string, owner *helper) {
 			owner.do("record", dir, "other", "3")
@@ -210,7 +212,7 @@ func TestFirstLook(t *testing.T) {
 		{"no volume", func(t *testing.T, dir string, _ *helper) { os.RemoveAll(dir) }, "not started"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			dir, owner := newVolume(t), newHelper(t)
+			dir, owner := testenv.Volume(t), newHelper(t)
 			c.prepare(t, dir, owner)
 			w, _ := Watch(Dir(dir), []string{"main"}, time.Minute)
 			defer w.Close()
@@ -223,7 +225,7 @@ func TestFirstLook(t *testing.T) {
 
 // Look returns the states in the order of the names given to Watch.
 func TestWatchSeveral(t *testing.T) {
-	dir := newVolume(t)
+	dir := testenv.Volume(t)
 	w, err := Watch(Dir(dir), []string{"b", "a", "c"}, time.Minute)
 	if err != nil {
 		t.Skipf("inotify is refused here: %v", err)
@@ -254,7 +256,7 @@ func TestFileOfALiveRunIsTaken(t *testing.T) {
 			}
 		}},
 		{"replaced by a code", func(t *testing.T, path string) {
-			plant(t, path+"-new", "0\n")
+			testenv.Plant(t, path+"-new", "0\n")
 			if err := os.Rename(path+"-new", path); err != nil {
 				t.Fatal(err)
 			}
@@ -262,7 +264,7 @@ func TestFileOfALiveRunIsTaken(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			dir, owner := newVolume(t), newHelper(t)
+			dir, owner := testenv.Volume(t), newHelper(t)
 			w := watchRun(t, dir)
 			owner.do("begin", dir, "main")
 			await(t, w, "running")
@@ -281,7 +283,7 @@ func TestFileOfALiveRunIsTaken(t *testing.T) {
 
 // If the run's file is removed, and then its owner is killed, the run is lost.
 func TestLostWithoutAFile(t *testing.T) {
-	dir, owner := newVolume(t), newHelper(t)
+	dir, owner := testenv.Volume(t), newHelper(t)
 	w := watchRun(t, dir)
 	owner.do("begin", dir, "main")
 	await(t, w, "running")
@@ -294,7 +296,7 @@ func TestLostWithoutAFile(t *testing.T) {
 
 // Of the runs that begin and end between two looks, a watcher sees the last end.
 func TestMissedRuns(t *testing.T) {
-	dir, owner := newVolume(t), newHelper(t)
+	dir, owner := testenv.Volume(t), newHelper(t)
 	w := watchRun(t, dir)
 	if got := describe(w.Look()[0]); got != "not started" {
 		t.Fatalf("at first the state is %q", got)
@@ -321,7 +323,7 @@ func TestMissedRuns(t *testing.T) {
 // A watcher survives the removal of its directory: inotify does not, but the tick does.
 func TestDirectoryRecreated(t *testing.T) {
 	t.Parallel()
-	dir, owner := newVolume(t), newHelper(t)
+	dir, owner := testenv.Volume(t), newHelper(t)
 	w := watchRun(t, dir)
 	owner.do("begin", dir, "main")
 	await(t, w, "running")
@@ -344,8 +346,8 @@ func TestDirectoryRecreated(t *testing.T) {
 
 // The time in which a watcher is frozen does not count.
 func TestFrozenWatcher(t *testing.T) {
-	dir := newVolume(t)
-	plant(t, runningPath(dir, "main"), contentRunning)
+	dir := testenv.Volume(t)
+	testenv.Plant(t, runningPath(dir, "main"), contentRunning)
 	w := watchRun(t, dir)
 	const looks = 30 // they count at most half a minute
 	for range looks {
@@ -369,8 +371,8 @@ func TestFrozenWatcher(t *testing.T) {
 // A watcher that was frozen does not take a slow writer's empty file for a success.
 func TestFrozenWatcherOfAnEmptyEnd(t *testing.T) {
 	t.Parallel()
-	dir := newVolume(t)
-	plant(t, TerminatedPath(dir, "main"), "")
+	dir := testenv.Volume(t)
+	testenv.Plant(t, TerminatedPath(dir, "main"), "")
 	w := watchRun(t, dir)
 	w.Look()
 	w.lastLook = w.lastLook.Add(-time.Hour)
@@ -379,13 +381,13 @@ func TestFrozenWatcherOfAnEmptyEnd(t *testing.T) {
 	}
 	await(t, w, "empty: 0")
 	// A code that comes late counts.
-	plant(t, TerminatedPath(dir, "main"), "3\n")
+	testenv.Plant(t, TerminatedPath(dir, "main"), "3\n")
 	await(t, w, "ended: 3")
 }
 
 // A writer may create the end first and write the code later.
 func TestSlowWriter(t *testing.T) {
-	dir := newVolume(t)
+	dir := testenv.Volume(t)
 	w := watchRun(t, dir)
 	f, err := os.Create(TerminatedPath(dir, "main"))
 	if err != nil {
@@ -409,7 +411,7 @@ func TestSlowWriter(t *testing.T) {
 func TestNoEndIsMissed(t *testing.T) {
 	t.Parallel()
 	const runs = 1000
-	dir, owner := newFastVolume(t), newHelper(t)
+	dir, owner := testenv.FastVolume(t), newHelper(t)
 	w := watchRun(t, dir)
 	before := "not started"
 	for i := range runs {
@@ -425,7 +427,7 @@ func TestNoEndIsMissed(t *testing.T) {
 			switch got {
 			case before, want, "running", "unsettled":
 			default:
-				t.Fatalf("the state of run %d is %q; the volume: %s", i, got, listing(dir))
+				t.Fatalf("the state of run %d is %q; the volume: %s", i, got, testenv.Listing(dir))
 			}
 			select {
 			case <-w.Hints():
@@ -435,7 +437,7 @@ func TestNoEndIsMissed(t *testing.T) {
 				}
 				lines = nil
 			case <-deadline:
-				t.Fatalf("the end of run %d is not seen; the volume: %s", i, listing(dir))
+				t.Fatalf("the end of run %d is not seen; the volume: %s", i, testenv.Listing(dir))
 			}
 		}
 		before = want
@@ -449,7 +451,7 @@ func TestLooksAreNeverWrong(t *testing.T) {
 	for _, pending := range []bool{true, false} {
 		t.Run(fmt.Sprintf("lock waits %t", pending), func(t *testing.T) {
 			t.Parallel()
-			dir, owner := newFastVolume(t), newHelper(t)
+			dir, owner := testenv.FastVolume(t), newHelper(t)
 			w := watchRun(t, dir)
 			w.runs[0].unsupported.Store(!pending)
 			owner.send("runs", dir, "main", fmt.Sprint(runs))
@@ -472,7 +474,7 @@ func TestLooksAreNeverWrong(t *testing.T) {
 					}
 					last = s.Code
 				default:
-					t.Fatalf("after %d ends the state is %q; the volume: %s", ends, describe(s), listing(dir))
+					t.Fatalf("after %d ends the state is %q; the volume: %s", ends, describe(s), testenv.Listing(dir))
 				}
 			}
 			if want := codeOf(runs - 1); last != want {
@@ -488,7 +490,7 @@ func TestLooksAreNeverWrong(t *testing.T) {
 // A watcher that was stopped for a while sees the current state when it continues.
 func TestStoppedWatcher(t *testing.T) {
 	t.Parallel()
-	dir, owner, watcher := newVolume(t), newHelper(t), newHelper(t)
+	dir, owner, watcher := testenv.Volume(t), newHelper(t), newHelper(t)
 	watcher.send("watch", dir, "main")
 	if line := watcher.receive(); line != "not started" {
 		t.Fatal(line)
@@ -517,7 +519,7 @@ func TestStoppedWatcher(t *testing.T) {
 // Neither many looks nor many runs leave a descriptor open.
 func TestNoDescriptorLeaks(t *testing.T) {
 	t.Parallel()
-	dir, owner, watcher := newFastVolume(t), newHelper(t), newHelper(t)
+	dir, owner, watcher := testenv.FastVolume(t), newHelper(t), newHelper(t)
 	watcher.send("watch", dir, "main")
 	if line := watcher.receive(); line != "not started" {
 		t.Fatal(line)

@@ -24,6 +24,8 @@ import (
 	"testing/iotest"
 	"testing/synctest"
 	"time"
+
+	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
 func TestParse(t *testing.T) {
@@ -268,9 +270,7 @@ func TestWaitAnswered(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	file := filepath.Join(dir, "a b")
-	if err := os.WriteFile(file, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testenv.Plant(t, file, "")
 	tcp := listen(t, "tcp", "127.0.0.1:0", func(int, net.Conn) {})
 	listen(t, "unix", filepath.Join(dir, "sock"), func(int, net.Conn) {})
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -474,9 +474,7 @@ func trickle(_ int, c net.Conn) {
 func TestTry(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "plain"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testenv.Plant(t, filepath.Join(dir, "plain"), "")
 	server := func(s string) net.Addr {
 		return listen(t, "tcp", "127.0.0.1:0", func(_ int, c net.Conn) { request(c); io.WriteString(c, s) }).Addr()
 	}

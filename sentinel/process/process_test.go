@@ -21,36 +21,24 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 	"github.com/sentinel-shim/sentinel-shim/sentinel/exitcode"
 )
 
 // patience is for how long a test waits for anything before it fails.
 const patience = 20 * time.Second
 
-// modes are what the test binary does instead of testing. A program has only one Process,
-// so each test starts a program of its own.
-var modes = map[string]func(args []string) int{
-	"stop":     stopMode,
-	"family":   familyMode,
-	"outsider": outsiderMode,
-}
-
-const modeArg = "process:mode"
-
 func TestMain(m *testing.M) {
-	if len(os.Args) > 2 && os.Args[1] == modeArg {
-		os.Exit(modes[os.Args[2]](os.Args[3:]))
-	}
-	// The tests mostly wait. Their programs need not sleep for a second at the exit, to
-	// report data races.
-	if err := errors.Join(flag.Set("test.parallel", "16"), os.Setenv("GORACE", "atexit_sleep_ms=0")); err != nil {
+	// A program has only one Process, so each test starts a program of its own.
+	testenv.RunMode(testenv.Modes{
+		"stop":     stopMode,
+		"family":   familyMode,
+		"outsider": outsiderMode,
+	})
+	if err := flag.Set("test.parallel", "16"); err != nil { // the tests mostly wait
 		panic(err)
 	}
 	os.Exit(m.Run())
-}
-
-func mode(name string, args ...string) []string {
-	return append([]string{os.Args[0], modeArg, name}, args...)
 }
 
 // stopMode starts a command and stops it when it gets SIGUSR1.
@@ -207,7 +195,7 @@ func TestStop(t *testing.T) {
 	}} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			p := start(t, mode("stop", c.signal, c.grace.String(), "sh", "-c", "exec 2>/dev/null; "+c.script))
+			p := start(t, testenv.Command("stop", c.signal, c.grace.String(), "sh", "-c", "exec 2>/dev/null; "+c.script))
 			p.await("ready")
 			asked := time.Now()
 			if err := p.cmd.Process.Signal(syscall.SIGUSR1); err != nil {
@@ -226,7 +214,8 @@ func TestStop(t *testing.T) {
 // familyMode is a command whose group has a member that is not our child: its parent has
 // left the group, survives SIGTERM, and reaps the member.
 func familyMode([]string) int {
-	cmd := exec.Command(os.Args[0], modeArg, "outsider", strconv.Itoa(unix.Getpgrp()))
+	argv := testenv.Command("outsider", strconv.Itoa(unix.Getpgrp()))
+	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
@@ -256,7 +245,8 @@ func outsiderMode(args []string) int {
 // nothing reports.
 func TestStopSeesWhatOthersReap(t *testing.T) {
 	t.Parallel()
-	p := start(t, mode("stop", "TERM", (2*patience).String(), os.Args[0], modeArg, "family"))
+	family := testenv.Command("family")
+	p := start(t, testenv.Command("stop", append([]string{"TERM", (2 * patience).String()}, family...)...))
 	p.await("ready")
 	if err := p.cmd.Process.Signal(syscall.SIGUSR1); err != nil {
 		t.Fatal(err)

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
 func TestWrite(t *testing.T) {
@@ -23,9 +25,7 @@ func TestWrite(t *testing.T) {
 		{"what is no text", "", "a\xffb", "ab\n"},
 	} {
 		path := filepath.Join(t.TempDir(), "termination-log")
-		if err := os.WriteFile(path, []byte(c.before), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		testenv.Plant(t, path, c.before)
 		Write(path, c.line)
 		if got, err := os.ReadFile(path); string(got) != c.want {
 			t.Errorf("%s: the file holds %.60q (%d bytes), want %.60q (%d bytes); %v",
@@ -44,9 +44,7 @@ func TestWriteElsewhere(t *testing.T) {
 		t.Errorf("a file that was not there has been made (%v)", err)
 	}
 
-	if err := os.WriteFile(path("target"), nil, 0o644); err != nil {
-		t.Fatal(err)
-	}
+	testenv.Plant(t, path("target"), "")
 	if err := os.Symlink(path("target"), path("link")); err != nil {
 		t.Fatal(err)
 	}

@@ -19,24 +19,23 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
 // Patience is how long a test waits for anything before it fails.
 const Patience = 20 * time.Second
 
-// modeArg as the first argument makes the test binary run the mode that the second argument names.
-const modeArg = "drive:mode"
-
-// Modes are the commands as which a test binary can run, by name. Each gets the arguments after its name and
-// returns the exit code.
-type Modes map[string]func(args []string) int
+// Modes are the wrapped commands that a test binary can run as.
+type Modes = testenv.Modes
 
 var directory string // of the built programs
 
 // Main is for TestMain. If the arguments name a mode (see Command), it runs the mode; else it builds the
 // programs and runs the tests. It does not return.
 func Main(m *testing.M, modes Modes) {
-	os.Exit(run(m, modes))
+	testenv.RunMode(modes)
+	os.Exit(run(m))
 }
 
 // prepare makes the tests fast, and independent of the signals that their parent ignores.
@@ -48,23 +47,12 @@ func prepare() error {
 			signal.Notify(make(chan os.Signal, 1), sig)
 		}
 	}
-	// Without atexit_sleep_ms=0, a mode would sleep for a second at its end under the race detector. More
-	// tests run at once than there are processors, because they mostly wait.
+	// More tests run at once than there are processors, because they mostly wait.
 	flag.Parse()
-	return errors.Join(
-		os.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE")),
-		flag.Set("test.parallel", "10"))
+	return flag.Set("test.parallel", "10")
 }
 
-func run(m *testing.M, modes Modes) int {
-	if len(os.Args) > 2 && os.Args[1] == modeArg {
-		mode, ok := modes[os.Args[2]]
-		if !ok {
-			fmt.Fprintf(os.Stderr, "this test binary has no mode %q\n", os.Args[2])
-			return 100
-		}
-		return mode(os.Args[3:])
-	}
+func run(m *testing.M) int {
 	err := prepare()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -123,9 +111,7 @@ func Tagged(t testing.TB, tag string) (dir string) {
 func Program(name string) string { return filepath.Join(directory, name) }
 
 // Command returns the command line that runs a mode of the test binary.
-func Command(mode string, args ...string) []string {
-	return append([]string{os.Args[0], modeArg, mode}, args...)
-}
+func Command(mode string, args ...string) []string { return testenv.Command(mode, args...) }
 
 // Wrap returns the command line of a program that wraps a command: PROGRAM FLAGS -- COMMAND.
 func Wrap(program string, flags []string, command []string) []string {
@@ -286,6 +272,28 @@ func (p *Process) AwaitCount(text string, n int) {
 	}
 }
 
+// AwaitUnlessExited waits until the output holds text, or the process has exited without writing it. It reports
+// whether the output holds text.
+func (p *Process) AwaitUnlessExited(text string) bool {
+	p.t.Helper()
+	deadline := time.After(Patience)
+	for exited := false; ; {
+		p.mu.Lock()
+		seen, more := strings.Contains(p.output.String(), text), p.more
+		p.mu.Unlock()
+		if seen || exited {
+			return seen
+		}
+		select {
+		case <-more:
+		case <-p.exited:
+			exited = true
+		case <-deadline:
+			p.t.Fatalf("%s has neither written %q nor exited within %s:\n%s", p, text, Patience, p.Output())
+		}
+	}
+}
+
 // AwaitAll waits until no more output can come: the process and its descendants have ended.
 func (p *Process) AwaitAll() {
 	p.t.Helper()
@@ -311,16 +319,22 @@ func (p *Process) Exited() <-chan struct{} { return p.exited }
 // Code waits until Exited is closed and returns the exit code of the process, 128+n for signal n.
 func (p *Process) Code() int {
 	p.t.Helper()
+	ws := p.Status()
+	if ws.Signaled() {
+		return 128 + int(ws.Signal())
+	}
+	return ws.ExitStatus()
+}
+
+// Status waits until Exited is closed and returns how the process ended.
+func (p *Process) Status() syscall.WaitStatus {
+	p.t.Helper()
 	select {
 	case <-p.exited:
 	case <-time.After(Patience):
 		p.t.Fatalf("%s has not ended within %s:\n%s", p, Patience, p.Output())
 	}
-	ws := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
-	if ws.Signaled() {
-		return 128 + int(ws.Signal())
-	}
-	return ws.ExitStatus()
+	return p.cmd.ProcessState.Sys().(syscall.WaitStatus)
 }
 
 // Want waits for the end of the process, and fails the test if its exit code is not code.
@@ -346,3 +360,13 @@ func (p *Process) Signal(sig syscall.Signal) {
 func (p *Process) Kill() { _ = p.cmd.Process.Kill() }
 
 func (p *Process) String() string { return strings.Join(p.cmd.Args, " ") }
+
+// Eventually waits until a condition holds, by looking again and again: for what nothing reports.
+func Eventually(t testing.TB, what string, holds func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(Patience); !holds(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %s: %s", Patience, what)
+		}
+	}
+}

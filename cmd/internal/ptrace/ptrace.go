@@ -36,7 +36,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -57,7 +56,6 @@ var ErrRefused = errors.New("ptrace is refused here")
 // stay there; as the leader of a group it cannot begin a session.
 type Spec struct {
 	Args []string // Args[0] is the program's path; PATH is not searched
-	Env  []string // nil: that of this process; of duplicates the last counts, as in os/exec
 	Dir  string   // "": that of this process
 
 	Stdin, Stdout, Stderr *os.File // nil: /dev/null
@@ -282,7 +280,6 @@ func start(spec Spec) (*Tracee, error) {
 	}
 	p, err := os.StartProcess(spec.Args[0], spec.Args, &os.ProcAttr{
 		Dir:   spec.Dir,
-		Env:   (&exec.Cmd{Env: spec.Env}).Environ(),
 		Files: files,
 		// The group is the handle by which wait finds the program's threads,
 		// and none of the children this thread had before.

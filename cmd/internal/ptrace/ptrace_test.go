@@ -25,32 +25,32 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
-// With this variable the test binary is one of the programs below, which is
-// traced.
-const program = "PTRACE_TEST_PROGRAM"
-
-var programs = map[string]func(args []string){
-	"record":  record,
-	"step":    step,
-	"handle":  handle,
-	"exit":    exit,
-	"threads": threads,
-	"parent":  parent,
-	"child":   child,
-	"fork":    fork,
-	"leave":   leave,
-	"tracer":  tracer,
-	"refused": refused,
-	"nobody":  nobody,
-}
-
 func TestMain(m *testing.M) {
-	if name := os.Getenv(program); name != "" {
-		programs[name](os.Args[1:])
-		return
+	modes := make(testenv.Modes)
+	for name, program := range map[string]func(args []string){
+		"record":  record,
+		"step":    step,
+		"handle":  handle,
+		"exit":    exit,
+		"threads": threads,
+		"parent":  parent,
+		"child":   child,
+		"fork":    fork,
+		"leave":   leave,
+		"tracer":  tracer,
+		"refused": refused,
+		"nobody":  nobody,
+	} {
+		modes[name] = func(args []string) int {
+			program(args)
+			return 0
+		}
 	}
+	testenv.RunMode(modes)
 	os.Exit(m.Run())
 }
 
@@ -64,11 +64,15 @@ func must(err error) {
 
 // self is this test binary as one of its programs.
 func self(name string, args ...string) Spec {
-	return Spec{
-		Args:   append([]string{"/proc/self/exe"}, args...),
-		Env:    append(os.Environ(), program+"="+name, "GORACE=atexit_sleep_ms=0"),
-		Stderr: os.Stderr,
-	}
+	return Spec{Args: testenv.CommandOfOthers(name, args...), Stderr: os.Stderr}
+}
+
+// untraced returns self as a command that is not traced.
+func untraced(name string, args ...string) *exec.Cmd {
+	argv := testenv.CommandOfOthers(name, args...)
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Stderr = os.Stderr
+	return cmd
 }
 
 // within is a context for what ends by itself; its end is a hang.
@@ -384,8 +388,7 @@ func parent(args []string) {
 	runtime.LockOSThread()
 	r, w, err := os.Pipe()
 	must(err)
-	cmd := exec.Command("/proc/self/exe", args...)
-	cmd.Env = append(os.Environ(), program+"=child")
+	cmd := untraced("child", args...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, w, os.Stdout
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	must(cmd.Start())
@@ -504,9 +507,7 @@ func TestOtherChildren(t *testing.T) {
 	defer runtime.UnlockOSThread()
 	var others []*exec.Cmd
 	for i := range 3 {
-		spec := self("exit", "code", strconv.Itoa(10+i))
-		cmd := exec.Command(spec.Args[0], spec.Args[1:]...)
-		cmd.Env, cmd.Stderr = spec.Env, os.Stderr
+		cmd := untraced("exit", "code", strconv.Itoa(10+i))
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
@@ -617,9 +618,8 @@ func TestTracerDies(t *testing.T) {
 	dir := t.TempDir()
 	in, _ := pipe(t)
 	outR, out := pipe(t)
-	spec := self("tracer", dir)
-	cmd := exec.Command(spec.Args[0], spec.Args[1:]...)
-	cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = spec.Env, in, out, os.Stderr
+	cmd := untraced("tracer", dir)
+	cmd.Stdin, cmd.Stdout = in, out
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -640,9 +640,7 @@ func TestTracerDies(t *testing.T) {
 func TestNotStarted(t *testing.T) {
 	parallel(t)
 	plain := filepath.Join(t.TempDir(), "plain")
-	if err := os.WriteFile(plain, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testenv.Plant(t, plain, "")
 	for path, want := range map[string]error{"/none": fs.ErrNotExist, plain: fs.ErrPermission} {
 		_, err := Run(within(t), Spec{Args: []string{path}}, nil, nil)
 		if !errors.Is(err, want) || errors.Is(err, ErrRefused) && want == fs.ErrNotExist {
@@ -673,25 +671,7 @@ func TestGroupLeft(t *testing.T) {
 func refused(args []string) {
 	request, err := strconv.Atoi(args[0])
 	must(err)
-	load := func(offset uint32) unix.SockFilter {
-		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: offset}
-	}
-	// struct seccomp_data: the call's number at 0, its first argument at 16.
-	filter := []unix.SockFilter{
-		load(0),
-		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.SYS_PTRACE, Jf: 3},
-		load(16),
-		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: uint32(request), Jf: 1},
-		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)},
-		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
-	}
-	prog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
-	runtime.LockOSThread()
-	must(unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
-	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&prog)))
-	if errno != 0 {
-		must(errno)
-	}
+	must(testenv.Install(testenv.Refuse(unix.SYS_PTRACE, unix.EPERM, testenv.Equal(0, uint32(request)))))
 	_, err = Run(context.Background(), self("exit", "code", "0"), nil, nil)
 	fmt.Printf("%v\n%v\n", errors.Is(err, ErrRefused), err)
 	if pid, err := unix.Wait4(-1, nil, unix.WALL|unix.WNOHANG, nil); err != unix.ECHILD {
@@ -707,10 +687,7 @@ func TestRefused(t *testing.T) {
 		unix.PTRACE_SEIZE:            "PTRACE_SEIZE",
 		unix.PTRACE_GET_SYSCALL_INFO: "PTRACE_GET_SYSCALL_INFO",
 	} {
-		spec := self("refused", strconv.Itoa(request))
-		cmd := exec.Command(spec.Args[0], spec.Args[1:]...)
-		cmd.Env, cmd.Stderr = spec.Env, os.Stderr
-		out, err := cmd.Output()
+		out, err := untraced("refused", strconv.Itoa(request)).Output()
 		lines := strings.Split(string(out), "\n")
 		if err != nil || len(lines) != 3 || lines[0] != "true" || !strings.Contains(lines[1], says) {
 			t.Errorf("%s refused: the program said %q, %v; want an error that is ErrRefused and says so", says, out, err)
@@ -733,17 +710,8 @@ func TestUnprivileged(t *testing.T) {
 	}
 	parallel(t)
 	const uid = 65534
-	dir, err := os.MkdirTemp("", "ptrace") // of t.TempDir, the parents are root's
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
-	if err := os.Chown(dir, uid, uid); err != nil {
-		t.Fatal(err)
-	}
-	spec := self("nobody", dir)
-	cmd := exec.Command(spec.Args[0], spec.Args[1:]...)
-	cmd.Env, cmd.Stderr = spec.Env, os.Stderr
+	dir := testenv.Volume(t)
+	cmd := untraced("nobody", dir)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
 	out, err := cmd.Output()
 	if want := "uid 65534: {Calls:16 ExitCode:0 Signal:signal 0}\n"; err != nil || string(out) != want {
@@ -763,10 +731,7 @@ func BenchmarkRun(b *testing.B) {
 
 func BenchmarkUntraced(b *testing.B) {
 	for b.Loop() {
-		spec := self("exit", "code", "0")
-		cmd := exec.Command(spec.Args[0], spec.Args[1:]...)
-		cmd.Env = spec.Env
-		if err := cmd.Run(); err != nil {
+		if err := untraced("exit", "code", "0").Run(); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -1,0 +1,46 @@
+// Package testenv has what tests of several packages need from their machine: volumes, mounts, refused system
+// calls, and the test binary as a helper process. It is at the top of the module, and imports none of its packages,
+// because the tests of sentinel/lifetime need it as well as those of the built programs. No product code imports it.
+package testenv
+
+import (
+	"os"
+	"testing"
+)
+
+// modeArg as the first argument makes the test binary run the mode named by the second.
+const modeArg = "testenv:mode"
+
+// Modes are the programs that a test binary can run as, by name. Each gets the arguments after its name and
+// returns the exit code.
+type Modes map[string]func(args []string) int
+
+// RunMode is for TestMain. If the arguments name a mode (see Command), it runs it and does not return. Else it
+// makes the modes that the tests start end at once: under the race detector, they would sleep for a second.
+func RunMode(modes Modes) {
+	if len(os.Args) > 2 && os.Args[1] == modeArg {
+		os.Exit(modes[os.Args[2]](os.Args[3:]))
+	}
+	if err := os.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE")); err != nil {
+		panic(err)
+	}
+}
+
+// Command returns the command line that runs a mode of the test binary.
+func Command(mode string, args ...string) []string {
+	return append([]string{os.Args[0], modeArg, mode}, args...)
+}
+
+// CommandOfOthers is Command for another user, who cannot reach the directory of the test binary: only a child
+// of the test binary can run it.
+func CommandOfOthers(mode string, args ...string) []string {
+	return append([]string{"/proc/self/exe", modeArg, mode}, args...)
+}
+
+// NeedRoot skips the test if it does not run as root. why says what root is needed for.
+func NeedRoot(t testing.TB, why string) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: " + why)
+	}
+}
