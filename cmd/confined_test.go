@@ -1,7 +1,6 @@
 package cmd_test
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -14,7 +13,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -63,6 +61,24 @@ func confined(args []string) int {
 // confine is the command line that puts limits on another.
 func confine(argv []string, limits ...string) []string {
 	return drive.Command("confined", append(append(limits, "--"), argv...)...)
+}
+
+// runUnder runs a command line under rules, with answer in the place of the kernel: see testenv.ListenTo. It returns
+// the exit code.
+func runUnder(answer func(notify int), argv []string, rules ...testenv.Rule) int {
+	runtime.LockOSThread() // the rules hold for this thread, and so for its child
+	notify, err := testenv.ListenTo(rules...)
+	if err != nil {
+		panic(err)
+	}
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	go answer(notify)
+	if err := cmd.Run(); cmd.ProcessState == nil {
+		panic(err)
+	}
+	return cmd.ProcessState.ExitCode()
 }
 
 // cgroup is a control group of one controller, of cgroup v1 or v2.
@@ -134,115 +150,4 @@ func (g cgroup) file(v1, v2 string) string {
 		return filepath.Join(g.path, v2)
 	}
 	return filepath.Join(g.path, v1)
-}
-
-// withoutVDSO makes copies of both programs that ask the kernel for the time by a system
-// call: of the vDSO, which they would ask else, nobody can take the place.
-func withoutVDSO(t testing.TB) (directory string) {
-	t.Helper()
-	directory = t.TempDir()
-	for _, program := range []string{"sentinel", "shim"} {
-		image, err := os.ReadFile(drive.Program(program))
-		if err != nil {
-			t.Fatal(err)
-		}
-		symbol := []byte("__vdso_clock_gettime")
-		if runtime.GOARCH == "arm64" {
-			symbol = []byte("__kernel_clock_gettime")
-		}
-		if !bytes.Contains(image, symbol) {
-			t.Fatalf("%s does not look for %s", program, symbol)
-		}
-		// Under this name it is not found, and then is done without.
-		image = bytes.ReplaceAll(image, symbol, bytes.ToUpper(symbol))
-		if err := os.WriteFile(filepath.Join(directory, program), image, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return directory
-}
-
-// wallClock runs a program of withoutVDSO under another wall clock. It says a number of
-// seconds since 1970 when the program begins; or it is wild: of two numbers it says now
-// the one and now the other.
-//
-//	clock SECONDS[,SECONDS] PROGRAM [ARG...]
-func wallClock(args []string) int {
-	var says []int64
-	for _, word := range strings.Split(args[0], ",") {
-		seconds, err := strconv.ParseInt(word, 10, 64)
-		if err != nil {
-			panic(err)
-		}
-		says = append(says, seconds)
-	}
-	// Only calls for the wall clock, not for the monotonic one.
-	return runUnder(func(notify int) { answerClock(notify, says) }, args[1:],
-		testenv.Notify(unix.SYS_CLOCK_GETTIME, testenv.Equal(0, unix.CLOCK_REALTIME)))
-}
-
-// stuckDisk runs a program for which no disk ever confirms a sync: the call does not return.
-//
-//	stuckdisk PROGRAM [ARG...]
-func stuckDisk(args []string) int {
-	return runUnder(func(int) {}, args, // nobody answers
-		testenv.Notify(unix.SYS_FSYNC), testenv.Notify(unix.SYS_FDATASYNC), testenv.Notify(unix.SYS_SYNCFS))
-}
-
-// runUnder runs a command line under rules, with answer in the place of the kernel: see testenv.ListenTo. It returns
-// the exit code.
-func runUnder(answer func(notify int), argv []string, rules ...testenv.Rule) int {
-	runtime.LockOSThread() // the rules hold for this thread, and so for its child
-	notify, err := testenv.ListenTo(rules...)
-	if err != nil {
-		panic(err)
-	}
-	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	go answer(notify)
-	if err := cmd.Run(); cmd.ProcessState == nil {
-		panic(err)
-	}
-	return cmd.ProcessState.ExitCode()
-}
-
-// answerClock answers all who ask.
-func answerClock(notify int, says []int64) {
-	const receive, send = 0xc0502100, 0xc0182101 // SECCOMP_IOCTL_NOTIF_RECV and _SEND
-	began := time.Now()
-	for n := 0; ; n++ {
-		var asked struct { // struct seccomp_notif
-			id         uint64
-			pid, flags uint32
-			nr         int32
-			arch       uint32
-			ip         uint64
-			args       [6]uint64
-		}
-		_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(notify), receive, uintptr(unsafe.Pointer(&asked)))
-		if errno == unix.EINTR || errno == unix.ENOENT { // who asked is dead
-			continue
-		}
-		if errno != 0 {
-			panic(errno)
-		}
-		since := time.Since(began)
-		now := unix.Timespec{Sec: says[n%len(says)] + int64(since/time.Second), Nsec: int64(since % time.Second)}
-		const size = int(unsafe.Sizeof(now))
-		local := []unix.Iovec{{Base: (*byte)(unsafe.Pointer(&now))}}
-		local[0].SetLen(size)
-		if _, err := unix.ProcessVMWritev(int(asked.pid), local, []unix.RemoteIovec{{Base: uintptr(asked.args[1]), Len: size}}, 0); err != nil && err != unix.ESRCH {
-			panic(err)
-		}
-		response := struct { // struct seccomp_notif_resp
-			id    uint64
-			value int64
-			err   int32
-			flags uint32
-		}{id: asked.id}
-		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(notify), send, uintptr(unsafe.Pointer(&response))); errno != 0 && errno != unix.ENOENT {
-			panic(errno)
-		}
-	}
 }

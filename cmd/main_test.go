@@ -2,9 +2,18 @@
 package cmd_test
 
 import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
+	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
+	"github.com/sentinel-shim/sentinel-shim/sentinel/lifetime"
 )
 
 func TestMain(m *testing.M) {
@@ -14,4 +23,105 @@ func TestMain(m *testing.M) {
 		"signals":   countSignals,
 		"stuckdisk": stuckDisk,
 	})
+}
+
+// The main of these tests ends at once, with 3.
+var failing = []string{"/bin/sh", "-c", "exit 3"}
+
+// neverEnding is a main, or a sidecar, that only a signal ends.
+var neverEnding = []string{"sleep", "1000"}
+
+func sentinel(dir string, command []string) []string {
+	return drive.Wrap("sentinel", []string{"--dir", dir}, command)
+}
+
+func shim(dir string, flags ...string) []string {
+	return drive.Wrap("shim", append([]string{"--dir", dir, "--name", "sidecar", "--log-format", "console"}, flags...), neverEnding)
+}
+
+// gated is a main that needs no process for it to end with a code, once its gate is opened.
+func gated(t testing.TB, code int) (command []string, open func()) {
+	t.Helper()
+	gate := filepath.Join(testenv.FastVolume(t), "gate")
+	if err := unix.Mkfifo(gate, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// Opened for both, so that nobody waits for the other side.
+	f, err := os.OpenFile(gate, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	command = []string{"/bin/sh", "-c", fmt.Sprintf("echo ready; read -r line <%s; exit %d", gate, code)}
+	return command, func() {
+		if _, err := f.WriteString("open\n"); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// impatient are flags of a shim that soon gives up a main whose file is dead.
+var impatient = []string{"--lost-after", "1s"}
+
+// begin begins a run of main in this process.
+func begin(t testing.TB, dir string) *lifetime.Run {
+	t.Helper()
+	run, _, err := lifetime.Begin(context.Background(), lifetime.Dir(dir), "main", nil)
+	if err != nil {
+		t.Fatalf("the next Begin: %v; the volume: %s", err, testenv.Listing(dir))
+	}
+	return run
+}
+
+func end(t testing.TB, run *lifetime.Run, code int) {
+	t.Helper()
+	if err := run.End(code); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// watch follows main on a volume.
+func watch(t testing.TB, dir string, lostAfter time.Duration) *lifetime.Watcher {
+	t.Helper()
+	w, err := lifetime.Watch(lifetime.Dir(dir), []string{"main"}, lostAfter)
+	if err != nil {
+		t.Logf("no events: %v", err)
+	}
+	t.Cleanup(w.Close)
+	return w
+}
+
+// describe says a state in words.
+func describe(s lifetime.State) string {
+	switch s.Phase {
+	case lifetime.NotStarted:
+		return "not started"
+	case lifetime.Unsettled:
+		return "unsettled"
+	case lifetime.Running:
+		return "running"
+	case lifetime.Unverified:
+		return "unverified"
+	}
+	if s.Cause == lifetime.Lost {
+		return "lost"
+	}
+	return fmt.Sprint("ended ", s.Code)
+}
+
+// awaitState looks until the run is seen so.
+func awaitState(t testing.TB, w *lifetime.Watcher, want string) {
+	t.Helper()
+	deadline := time.After(drive.Patience)
+	for {
+		got := describe(w.Look()[0])
+		if got == want {
+			return
+		}
+		select {
+		case <-w.Hints():
+		case <-deadline:
+			t.Fatalf("the run is seen as %q, and not as %q within %s", got, want, drive.Patience)
+		}
+	}
 }

@@ -1,0 +1,75 @@
+//go:build linux && (amd64 || arm64)
+
+package cmd_test
+
+import (
+	"fmt"
+	"os/exec"
+	"slices"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
+	"github.com/sentinel-shim/sentinel-shim/cmd/internal/ptrace"
+	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
+)
+
+// TestNoSync: between the end of the command and its own the sentinel waits for no disk, on
+// none of the ways to record an end: a kill in that time would make the kubelet run a command
+// again that has succeeded.
+func TestNoSync(t *testing.T) {
+	t.Parallel()
+	syncs := []string{"fsync", "fdatasync", "sync_file_range", "syncfs"}
+	isSync := func(c ptrace.Call) bool { return slices.Contains(syncs, c.Name) }
+	for name, c := range map[string]struct {
+		found   string
+		command []string // $0 is the volume
+		code    int
+	}{
+		"nothing there":      {"nothing", failing, 3},
+		"an end there":       {"an end", failing, 3},
+		"a dead run there":   {"a dead run", failing, 3},
+		"its file is stolen": {"nothing", []string{"/bin/sh", "-c", `rm "$0/main-running"; exit 3`}, 3},
+		"it never begins":    {"nothing", []string{"/no/such/command"}, 127},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := testenv.FastVolume(t)
+			before[c.found](t, dir)
+			argv := sentinel(dir, append(slices.Clone(c.command), dir))
+			result := trace(t, argv, isSync, func(_ *ptrace.Tracee, call ptrace.Call) {
+				t.Errorf("it makes the call %s", call)
+			})
+			if result.ExitCode != c.code {
+				t.Errorf("it ended with %d", result.ExitCode)
+			}
+			testenv.WantListing(t, dir, fmt.Sprintf("main-terminated=%q", fmt.Sprintln(c.code)))
+		})
+	}
+}
+
+// TestStuckDisk: a disk that never confirms a sync holds up neither of the two.
+func TestStuckDisk(t *testing.T) {
+	t.Parallel()
+	try := drive.Command("stuckdisk", drive.Program("shim"), "--version")
+	if out, err := exec.Command(try[0], try[1:]...).CombinedOutput(); err != nil {
+		t.Skipf("no system call can be held up here: %v: %s", err, out)
+	}
+	dir := testenv.FastVolume(t)
+	sidecar := drive.Start(t, drive.Command("stuckdisk", shim(dir)...))
+	sidecar.Await("sleep started")
+	main := drive.Start(t, drive.Command("stuckdisk", sentinel(dir, failing)...))
+	main.Want(3)
+	sidecar.Await("the mains' ends are not on disk after 1s")
+	sidecar.Want(3)
+	testenv.WantListing(t, dir, `main-terminated="3\n" sidecar-terminated="3\n"`)
+}
+
+// stuckDisk runs a program for which no disk ever confirms a sync: the call does not return.
+//
+//	stuckdisk PROGRAM [ARG...]
+func stuckDisk(args []string) int {
+	return runUnder(func(int) {}, args, // nobody answers
+		testenv.Notify(unix.SYS_FSYNC), testenv.Notify(unix.SYS_FDATASYNC), testenv.Notify(unix.SYS_SYNCFS))
+}

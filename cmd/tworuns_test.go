@@ -1,0 +1,252 @@
+//go:build linux && (amd64 || arm64)
+
+package cmd_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sentinel-shim/sentinel-shim/cmd/internal/ptrace"
+	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
+	"github.com/sentinel-shim/sentinel-shim/sentinel/lifetime"
+)
+
+// TestTwoSentinelsAtEveryCall holds one sentinel at each call of its Begin, while another
+// begins, and then ends or stays for a while. They are never live both, and neither does
+// the other any harm.
+func TestTwoSentinelsAtEveryCall(t *testing.T) {
+	t.Parallel()
+	for found := range before {
+		t.Run(found, func(t *testing.T) {
+			t.Parallel()
+			s := stepsOf(t, found)
+			for n := range s.begun + 2 { // until the run is live, and a little longer
+				for _, stays := range []bool{false, true} {
+					t.Run(fmt.Sprintf("%02d %s, the other stays %t", n+1, s.calls[n].Name, stays), func(t *testing.T) {
+						t.Parallel()
+						twoSentinels(t, found, n+1, stays)
+					})
+				}
+			}
+		})
+	}
+}
+
+func twoSentinels(t *testing.T, found string, n int, stays bool) {
+	dir := testenv.FastVolume(t)
+	before[found](t, dir)
+	w := watch(t, dir, time.Hour)
+	// More than the other has to wait for what is no live run, and less than the five
+	// seconds that it would wait for one.
+	patience := 2 * time.Second
+	if found != readLocked {
+		patience /= 4
+	}
+	var (
+		held  ptrace.Call
+		other *lifetime.Run // while it is live
+		mu    sync.Mutex
+	)
+	endOther := func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if other != nil {
+			if err := other.End(5); err != nil {
+				t.Error(err)
+			}
+			other = nil
+		}
+	}
+	var later sync.WaitGroup
+	result := traceMain(t, dir, found, func(_ *ptrace.Tracee, c ptrace.Call, made progress) {
+		switch {
+		case c.N < n:
+		case c.N == n:
+			held = c
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			run, _, err := lifetime.Begin(ctx, lifetime.Dir(dir), "main", nil)
+			if err != nil {
+				if !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("the other Begin: %v", err)
+				}
+				return
+			}
+			if made.begun {
+				t.Errorf("held at %s, when it is live: the other has begun", c)
+			}
+			awaitState(t, w, "running")
+			other = run
+			// A turn is waited for no longer than a second: who is frozen for
+			// longer, while somebody else keeps the dead file's lock from
+			// all, is not protected from.
+			if !stays || found == readLocked {
+				endOther()
+				awaitState(t, w, "ended 5")
+				return
+			}
+			later.Go(func() {
+				time.Sleep(200 * time.Millisecond) // not a wait for anything: nothing is to happen
+				endOther()
+			})
+		case c.Name == "pwrite64" && c.Path == filepath.Join(dir, "main-running"):
+			// Its command has ended, and its end is not yet recorded: it is live.
+			mu.Lock()
+			defer mu.Unlock()
+			if other != nil {
+				t.Errorf("after it was held at %s: both are live", held)
+			}
+			if got := describe(w.Look()[0]); got != "running" {
+				t.Errorf("after it was held at %s, a live run is seen as %q; the volume: %s", held, got, testenv.Listing(dir))
+			}
+		}
+	})
+	later.Wait()
+	if held.N == 0 {
+		t.Fatalf("there was no call #%d", n)
+	}
+	if result.ExitCode != 3 {
+		t.Errorf("held at %s, it ended with %d", held, result.ExitCode)
+	}
+	awaitState(t, w, "ended 3")
+	testenv.WantListing(t, dir, `main-terminated="3\n"`)
+}
+
+// TestNextRunAtEveryCallOfTheEnd begins the next run at every call that is left when an
+// end has its name. What is left to do does that run no harm.
+func TestNextRunAtEveryCallOfTheEnd(t *testing.T) {
+	t.Parallel()
+	s := stepsOf(t, "nothing")
+	for n := s.ended + 1; n <= len(s.calls); n++ {
+		dir := testenv.FastVolume(t)
+		var next *lifetime.Run
+		var held ptrace.Call
+		result := trace(t, sentinel(dir, failing), touching(dir), func(_ *ptrace.Tracee, c ptrace.Call) {
+			if c.N == n {
+				held, next = c, begin(t, dir)
+			}
+		})
+		if next == nil || result.ExitCode != 3 {
+			t.Fatalf("held at call #%d, it ended with %d", n, result.ExitCode)
+		}
+		w := watch(t, dir, 0)
+		if got := describe(w.Look()[0]); got != "running" {
+			t.Fatalf("a run that began at %s of the one before is seen as %q; the volume: %s", held, got, testenv.Listing(dir))
+		}
+		w.Close()
+		end(t, next, 4)
+		testenv.WantListing(t, dir, `main-terminated="4\n"`)
+	}
+}
+
+// TestGapBetweenTwoRuns: a shim has seen one run of main. That ends and the next begins
+// while the shim takes its steps: between the end of the one, which the next has removed,
+// and the file of the next is a gap. A run that is in it is not lost.
+func TestGapBetweenTwoRuns(t *testing.T) {
+	t.Parallel()
+	const steps = 26 // of the shim: two looks, and the return of the wait for the lock
+	dir := testenv.FastVolume(t)
+	running := filepath.Join(dir, "main-running")
+	isRename := func(c ptrace.Call) bool { return c.Path2 == running && strings.HasPrefix(c.Name, "rename") }
+	isEnd := func(c ptrace.Call) bool { return c.Path == running && c.Name == "pwrite64" }
+
+	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	sidecar := step(t, shim(dir, "--keep-on-failure"), dir, log)
+	main := step(t, sentinel(dir, failing), dir, nil)
+	main.until(isEnd) // it is live
+	for n := range steps {
+		for _, whole := range []bool{false, true} {
+			sidecar.until(isWait) // it has seen it
+			sidecar.next()
+			for main.next() {
+			}
+			// Now it has ended, and the shim has been woken to it.
+			main = step(t, sentinel(dir, failing), dir, nil)
+			main.until(isRename)
+			for range n {
+				sidecar.next()
+			}
+			main.next()
+			if whole {
+				for main.next() {
+				}
+				main = step(t, sentinel(dir, failing), dir, nil)
+			}
+			main.until(isEnd)
+			output, err := os.ReadFile(log.Name())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if strings.Contains(string(output), "before it could record") {
+				t.Fatalf("the next run of main got its name after step %d of the shim, and ran to its end %t:\n%s", n, whole, output)
+			}
+		}
+	}
+}
+
+// TestInterleaved makes a shim and one run of main after the other take their steps in a
+// random order. What the shim says of them is never wrong: no run is lost, none succeeds
+// but the last.
+func TestInterleaved(t *testing.T) {
+	t.Parallel()
+	const runs, seed = 60, 1
+	random := rand.New(rand.NewPCG(seed, 0))
+	dir := testenv.FastVolume(t)
+	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	sidecar := step(t, shim(dir, "--keep-on-failure"), dir, log)
+	for run := range runs {
+		command := failing
+		if run == runs-1 {
+			command = []string{"/bin/sh", "-c", "exit 0"}
+		}
+		main := step(t, sentinel(dir, command), dir, nil)
+		for alive := true; alive; {
+			for range random.IntN(20) {
+				alive = alive && main.next()
+			}
+			for range random.IntN(10) {
+				if !sidecar.arrive(time.Millisecond) {
+					break // it has nothing to do
+				}
+				sidecar.next()
+			}
+		}
+	}
+	for sidecar.next() {
+	}
+	output, err := os.ReadFile(log.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	story := string(output)
+	for _, wrong := range []string{"before it could record", "taken for"} {
+		if strings.Contains(story, wrong) {
+			t.Errorf("seed %d: the shim says %q", seed, wrong)
+		}
+	}
+	if sidecar.result.ExitCode != 0 || !strings.Contains(story, "main exited 0") {
+		t.Errorf("seed %d: the shim ended with %d", seed, sidecar.result.ExitCode)
+	}
+	if !strings.Contains(story, "main exited 3") {
+		t.Errorf("seed %d: no end before the last was seen", seed)
+	}
+	if t.Failed() {
+		t.Log(story)
+	}
+}
