@@ -20,8 +20,7 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
-// TestClocksOfContainers: each container may have a monotonic clock of its own, which says
-// anything.
+// TestClocksOfContainers: each container may have a monotonic clock of its own, with any time.
 func TestClocksOfContainers(t *testing.T) {
 	testenv.NeedRoot(t, "to make a time namespace")
 	t.Parallel()
@@ -35,12 +34,13 @@ func TestClocksOfContainers(t *testing.T) {
 	}
 	const century = 100 * 365 * 24 * 3600
 	clock := func(monotonic, boot int64, argv []string) []string {
-		return append([]string{"unshare", "--time", "--monotonic", fmt.Sprint(monotonic), "--boottime", fmt.Sprint(boot), "--"}, argv...)
+		flags := fmt.Sprintf("--time --monotonic %d --boottime %d --", monotonic, boot)
+		return append(append([]string{"unshare"}, strings.Fields(flags)...), argv...)
 	}
 	if out, err := exec.Command("unshare", clock(1, 1, []string{"true"})[1:]...).CombinedOutput(); err != nil {
-		t.Skipf("no time namespace can be had here: %v: %s", err, out)
+		t.Skipf("needs time namespaces: %v: %s", err, out)
 	}
-	young := []int64{-monotonic.Sec, -up.Sec} // as if the machine had started just now
+	young := []int64{-monotonic.Sec, -up.Sec} // as if the machine had just started
 	old := []int64{century, century}
 	for name, clocks := range map[string][2][]int64{
 		"young and old": {young, old},
@@ -66,14 +66,14 @@ func TestClocksOfContainers(t *testing.T) {
 	}
 }
 
-// TestWallClock: no wall clock, however wrong, or wild, changes anything: not what is left
-// by a run before, not the dead file of a killed one, not the leftover of a killed Begin.
+// TestWallClock: a wall clock that is wrong, or jumps to and fro, changes nothing: neither with an end of an earlier
+// run, nor with the dead file of a killed one, nor with the leftover of a killed Begin.
 func TestWallClock(t *testing.T) {
 	t.Parallel()
 	programs := withoutVDSO(t)
 	try := drive.Command("clock", "0", filepath.Join(programs, "shim"), "--version")
 	if out, err := exec.Command(try[0], try[1:]...).CombinedOutput(); err != nil {
-		t.Skipf("no system call can be answered here in the kernel's place: %v: %s", err, out)
+		t.Skipf("needs seccomp notifications: %v: %s", err, out)
 	}
 	for name, says := range map[string]string{
 		"1970":              "0",
@@ -115,7 +115,7 @@ func TestWallClock(t *testing.T) {
 			open()
 			third.Want(0)
 			sidecar.Want(0)
-			// To a clock that is behind, it is from the future, and left.
+			// A clock that is behind takes it for a file from the future, which is not removed.
 			if _, err := os.Stat(leftover); err == nil {
 				if err := os.Remove(leftover); err != nil {
 					t.Fatal(err)
@@ -126,8 +126,8 @@ func TestWallClock(t *testing.T) {
 	}
 }
 
-// withoutVDSO makes copies of both programs that ask the kernel for the time by a system
-// call: of the vDSO, which they would ask else, nobody can take the place.
+// withoutVDSO returns a directory with copies of both programs that get the time with a system call, which a test can
+// answer. Without the change they would get it from the vDSO.
 func withoutVDSO(t testing.TB) (directory string) {
 	t.Helper()
 	directory = t.TempDir()
@@ -143,7 +143,7 @@ func withoutVDSO(t testing.TB) (directory string) {
 		if !bytes.Contains(image, symbol) {
 			t.Fatalf("%s does not look for %s", program, symbol)
 		}
-		// Under this name it is not found, and then is done without.
+		// There is no symbol of this name, so the program falls back to the system call.
 		image = bytes.ReplaceAll(image, symbol, bytes.ToUpper(symbol))
 		if err := os.WriteFile(filepath.Join(directory, program), image, 0o755); err != nil {
 			t.Fatal(err)
@@ -152,9 +152,8 @@ func withoutVDSO(t testing.TB) (directory string) {
 	return directory
 }
 
-// wallClock runs a program of withoutVDSO under another wall clock. It says a number of
-// seconds since 1970 when the program begins; or it is wild: of two numbers it says now
-// the one and now the other.
+// wallClock is a mode that runs a program of withoutVDSO with another wall clock. When the program begins, the clock is
+// at a number of seconds since 1970. With two numbers, the clock jumps from one to the other at each question.
 //
 //	clock SECONDS[,SECONDS] PROGRAM [ARG...]
 func wallClock(args []string) int {
@@ -171,7 +170,7 @@ func wallClock(args []string) int {
 		testenv.Notify(unix.SYS_CLOCK_GETTIME, testenv.Equal(0, unix.CLOCK_REALTIME)))
 }
 
-// answerClock answers all who ask.
+// answerClock answers every question for the wall clock.
 func answerClock(notify int, says []int64) {
 	const receive, send = 0xc0502100, 0xc0182101 // SECCOMP_IOCTL_NOTIF_RECV and _SEND
 	began := time.Now()
@@ -185,7 +184,7 @@ func answerClock(notify int, says []int64) {
 			args       [6]uint64
 		}
 		_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(notify), receive, uintptr(unsafe.Pointer(&asked)))
-		if errno == unix.EINTR || errno == unix.ENOENT { // who asked is dead
+		if errno == unix.EINTR || errno == unix.ENOENT { // the process that asked is dead
 			continue
 		}
 		if errno != 0 {
@@ -196,7 +195,8 @@ func answerClock(notify int, says []int64) {
 		const size = int(unsafe.Sizeof(now))
 		local := []unix.Iovec{{Base: (*byte)(unsafe.Pointer(&now))}}
 		local[0].SetLen(size)
-		if _, err := unix.ProcessVMWritev(int(asked.pid), local, []unix.RemoteIovec{{Base: uintptr(asked.args[1]), Len: size}}, 0); err != nil && err != unix.ESRCH {
+		remote := []unix.RemoteIovec{{Base: uintptr(asked.args[1]), Len: size}}
+		if _, err := unix.ProcessVMWritev(int(asked.pid), local, remote, 0); err != nil && err != unix.ESRCH {
 			panic(err)
 		}
 		response := struct { // struct seccomp_notif_resp
@@ -205,13 +205,14 @@ func answerClock(notify int, says []int64) {
 			err   int32
 			flags uint32
 		}{id: asked.id}
-		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(notify), send, uintptr(unsafe.Pointer(&response))); errno != 0 && errno != unix.ENOENT {
+		_, _, errno = unix.Syscall(unix.SYS_IOCTL, uintptr(notify), send, uintptr(unsafe.Pointer(&response)))
+		if errno != 0 && errno != unix.ENOENT {
 			panic(errno)
 		}
 	}
 }
 
-// TestTimesOfFiles: no modification time, however old or far ahead, changes anything.
+// TestTimesOfFiles: a modification time that is very old or far in the future changes nothing.
 func TestTimesOfFiles(t *testing.T) {
 	t.Parallel()
 	for name, at := range map[string]time.Time{
@@ -238,7 +239,7 @@ func TestTimesOfFiles(t *testing.T) {
 				testenv.Plant(t, filepath.Join(dir, file), "running\n")
 				touch(t, filepath.Join(dir, file))
 			}
-			// A dead file is given up after --lost-after, and stale under OnFailure.
+			// The shim gives a dead file up after --lost-after; under OnFailure it counts as stale.
 			sidecar := drive.Start(t, shim(dir, "--restart-policy", "OnFailure", "--lost-after", "1s"))
 			sidecar.Await("main is taken for running")
 			sidecar.Await("in an earlier attempt")
@@ -246,12 +247,12 @@ func TestTimesOfFiles(t *testing.T) {
 			main := drive.Start(t, sentinel(dir, command))
 			main.Await("ready")
 			sidecar.Await("main is running")
-			touch(t, dead) // it is live now, and stays so
+			touch(t, dead) // the run is live now, and stays so
 			open()
 			main.Want(3)
 			sidecar.Want(3)
 
-			// The same end at the same time is not the next one.
+			// An end with the same content and the same time is still the old one.
 			end := filepath.Join(dir, "main-terminated")
 			touch(t, end)
 			sidecar = drive.Start(t, shim(dir, "--restart-policy", "OnFailure"))
@@ -266,7 +267,7 @@ func TestTimesOfFiles(t *testing.T) {
 			sidecar.Want(4)
 			leftovers, err := filepath.Glob(filepath.Join(dir, ".*"))
 			if err != nil || at.Before(time.Now()) && len(leftovers) > 0 {
-				t.Errorf("%q is left, %v", leftovers, err)
+				t.Errorf("%q are left (%v), want none", leftovers, err)
 			}
 		})
 	}

@@ -20,14 +20,14 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
-// confined becomes another program, after some limit was put on it.
+// confined is a mode that executes a program under limits.
 //
 //	confined [LIMIT ...] -- PROGRAM [ARG...]
 //
-//	cgroup=PATH   it is in this control group
+//	cgroup=PATH   the program is in this control group
 //	nofile=N      it may have N open files (RLIMIT_NOFILE)
-//	open=N        it inherits N of them
-//	inotify=N     its user namespace, a new one, may have N inotify instances
+//	open=N        it inherits N open files
+//	inotify=N     its user namespace may have N inotify instances
 func confined(args []string) int {
 	for i, arg := range args {
 		if arg == "--" {
@@ -55,10 +55,10 @@ func confined(args []string) int {
 			panic(fmt.Errorf("%s: %w", arg, err))
 		}
 	}
-	panic("no program to become")
+	panic("no program to execute")
 }
 
-// confine is the command line that puts limits on another.
+// confine returns the command line that runs another one under limits: see confined.
 func confine(argv []string, limits ...string) []string {
 	return drive.Command("confined", append(append(limits, "--"), argv...)...)
 }
@@ -88,7 +88,7 @@ type cgroup struct {
 	v2   bool
 }
 
-// newCgroup makes a control group for the time of a test.
+// newCgroup creates a control group for the time of a test.
 func newCgroup(t testing.TB, controller string) cgroup {
 	t.Helper()
 	testenv.NeedRoot(t, "to make a control group")
@@ -96,7 +96,7 @@ func newCgroup(t testing.TB, controller string) cgroup {
 	g := cgroup{t: t}
 	parent := filepath.Join(root, controller)
 	if _, err := os.Stat(filepath.Join(parent, "cgroup.procs")); err != nil {
-		// v2, where it is as it is: to enable a controller is the machine's matter.
+		// v2: the test enables no controller, because that would change the machine.
 		enabled, err := os.ReadFile(filepath.Join(root, "cgroup.subtree_control"))
 		if err != nil || !slices.Contains(strings.Fields(string(enabled)), controller) {
 			t.Skipf("no control group of %s can be had here: %v", controller, err)
@@ -109,7 +109,7 @@ func newCgroup(t testing.TB, controller string) cgroup {
 	}
 	g.path = path
 	t.Cleanup(func() {
-		// It is busy until its last process is reaped, by whomever.
+		// It is busy until its last process is reaped, and the reaper may be another process.
 		for deadline := time.Now().Add(drive.Patience); ; time.Sleep(10 * time.Millisecond) {
 			err := unix.Rmdir(g.path)
 			if err == nil {
@@ -124,10 +124,10 @@ func newCgroup(t testing.TB, controller string) cgroup {
 	return g
 }
 
-// limit is the directive that has a program confined to the group.
+// limit returns the limit that puts a program into the group: see confined.
 func (g cgroup) limit() string { return "cgroup=" + g.path }
 
-// set writes one of the group's files, which may have two names.
+// set writes one of the group's files, of which v1 and v2 are the names.
 func (g cgroup) set(v1, v2 string, value int) {
 	g.t.Helper()
 	if err := os.WriteFile(g.file(v1, v2), []byte(strconv.Itoa(value)), 0); err != nil {
@@ -135,7 +135,7 @@ func (g cgroup) set(v1, v2 string, value int) {
 	}
 }
 
-// get reads one of the group's files.
+// get reads one of the group's files, of which v1 and v2 are the names.
 func (g cgroup) get(v1, v2 string) string {
 	g.t.Helper()
 	content, err := os.ReadFile(g.file(v1, v2))

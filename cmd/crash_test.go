@@ -16,8 +16,8 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/sentinel/lifetime"
 )
 
-// TestLookAtEveryCall looks at the volume at every call of a run: as a watcher that sees
-// it for the first time and gives nobody time, and as one that has watched all along.
+// TestLookAtEveryCall looks at the volume at every call of a run: with a watcher that sees it for the first time and
+// has no --lost-after, and with one that has watched from the beginning.
 func TestLookAtEveryCall(t *testing.T) {
 	t.Parallel()
 	for found := range before {
@@ -29,7 +29,7 @@ func TestLookAtEveryCall(t *testing.T) {
 			all := watch(t, dir, time.Hour)
 			seen := []string{describe(all.Look()[0])}
 			result := traceMain(t, dir, found, func(_ *ptrace.Tracee, c ptrace.Call, made progress) {
-				// What may be seen before this call is made.
+				// The states that are right before this call.
 				var want []string
 				switch {
 				case made.ended:
@@ -37,7 +37,7 @@ func TestLookAtEveryCall(t *testing.T) {
 				case made.begun:
 					want = []string{"running"}
 				case old == "":
-					// Who replaces a dead run holds its lock for a moment.
+					// A Begin that replaces a dead run holds its lock for a moment.
 					want = []string{"lost", "unverified", "running"}
 				default:
 					want = []string{old, "not started"}
@@ -46,7 +46,8 @@ func TestLookAtEveryCall(t *testing.T) {
 				defer first.Close()
 				for _, w := range []*lifetime.Watcher{first, all} {
 					if got := describe(w.Look()[0]); !slices.Contains(want, got) {
-						t.Errorf("at %s it is seen as %q, not as one of %q; the volume: %s", c, got, want, testenv.Listing(dir))
+						t.Errorf("at %s the state is %q, not one of %q; the volume: %s",
+							c, got, want, testenv.Listing(dir))
 					}
 				}
 				if now := describe(all.Look()[0]); now != seen[len(seen)-1] {
@@ -55,18 +56,18 @@ func TestLookAtEveryCall(t *testing.T) {
 			})
 			awaitState(t, all, "ended 3")
 			if result.ExitCode != 3 {
-				t.Errorf("the sentinel ended with %d", result.ExitCode)
+				t.Errorf("the sentinel ended with %d, not 3", result.ExitCode)
 			}
 			if len(seen) > 4 || !slices.Contains(seen, "running") {
-				t.Errorf("the run was seen as %q", seen)
+				t.Errorf("the states of the run were %q; want running among at most 4", seen)
 			}
 			testenv.WantListing(t, dir, `main-terminated="3\n"`)
 		})
 	}
 }
 
-// TestKillAtEveryCall kills the sentinel at every call of a run. Who saw it run has its
-// end; who did not has no wrong one; and the next run is as if nothing had happened.
+// TestKillAtEveryCall kills the sentinel at every call of a run. A watcher that saw the run live sees its end; one
+// that did not sees no wrong state; and the next run works as usual.
 func TestKillAtEveryCall(t *testing.T) {
 	t.Parallel()
 	for found := range before {
@@ -80,6 +81,7 @@ func TestKillAtEveryCall(t *testing.T) {
 	}
 }
 
+// killAt kills the sentinel at call n.
 func killAt(t *testing.T, found string, n int) {
 	t.Helper()
 	dir := testenv.FastVolume(t)
@@ -102,12 +104,13 @@ func killAt(t *testing.T, found string, n int) {
 		}
 	})
 	if killed == "" {
-		t.Fatalf("there was no call #%d", n)
+		t.Fatalf("found %s: the sentinel made fewer than %d calls", found, n)
 	}
-	check := func(who string, w *lifetime.Watcher, want ...string) {
+	check := func(which string, w *lifetime.Watcher, want ...string) {
 		t.Helper()
 		if got := describe(w.Look()[0]); !slices.Contains(want, got) {
-			t.Fatalf("killed at %s: who %s sees %q, not one of %q; the volume: %s", killed, who, got, want, testenv.Listing(dir))
+			t.Fatalf("killed at %s: the %s watcher sees %q, not one of %q; the volume: %s",
+				killed, which, got, want, testenv.Listing(dir))
 		}
 	}
 	first := watch(t, dir, time.Hour)
@@ -115,31 +118,31 @@ func killAt(t *testing.T, found string, n int) {
 	switch {
 	case had.coded:
 		awaitState(t, w, "ended 3")
-		check("sees it for the first time", first, "ended 3")
+		check("new", first, "ended 3")
 	case had.begun:
 		awaitState(t, w, "lost")
-		check("sees it for the first time", first, "unverified")
+		check("new", first, "unverified")
 	default:
-		// That there was a run is never forgotten: the next waits for its sidecars.
+		// The trace of an earlier run is never lost: the next run waits for its sidecars.
 		old := map[string][]string{"nothing": {"not started"}, "an end": {"ended 9"}}[found]
 		if old == nil {
 			old = []string{"unverified"}
 		}
-		check("sees it for the first time", first, old...)
-		check("has watched all along", w, old...)
+		check("new", first, old...)
+		check("old", w, old...)
 	}
 
-	// The next run: it begins, is seen, ends; it leaves nothing of its own.
+	// The next run begins, both watchers see it, and it ends.
 	next := begin(t, dir)
 	awaitState(t, w, "running")
 	awaitState(t, first, "running")
 	end(t, next, 4)
 	awaitState(t, w, "ended 4")
 	awaitState(t, first, "ended 4")
-	// What the killed one has left goes as soon as it is old enough.
+	// A later Begin removes what the killed one left, as soon as that is old enough.
 	leftovers, err := filepath.Glob(filepath.Join(dir, ".main-*"))
 	if err != nil || len(leftovers) > 1 {
-		t.Fatalf("killed at %s: %q is left, %v", killed, leftovers, err)
+		t.Fatalf("killed at %s: %q are left (%v), want at most one", killed, leftovers, err)
 	}
 	for _, path := range leftovers {
 		old := time.Now().Add(-time.Minute)
@@ -151,7 +154,7 @@ func killAt(t *testing.T, found string, n int) {
 	testenv.WantListing(t, dir, `main-terminated="5\n"`)
 }
 
-// TestKillAtEveryCallUnderAShim does the same before the eyes of a shim.
+// TestKillAtEveryCallUnderAShim does the same while a shim follows main.
 func TestKillAtEveryCallUnderAShim(t *testing.T) {
 	t.Parallel()
 	s := stepsOf(t, "nothing")
@@ -177,25 +180,26 @@ func TestKillAtEveryCallUnderAShim(t *testing.T) {
 		switch {
 		case had.coded:
 			want = 3
-		case !had.begun: // it has seen nothing, and waits for the next
+		case !had.begun: // the shim has seen no run, and waits for the next
 			want = 9
 			end(t, begin(t, dir), want)
 		}
 		if got := sidecar.Code(); got != want {
-			t.Fatalf("the sentinel was killed at %s: the shim ended with %d, not %d:\n%s", killed, got, want, sidecar.Output())
+			t.Fatalf("the sentinel was killed at %s: the shim ended with %d, not %d:\n%s",
+				killed, got, want, sidecar.Output())
 		}
 	}
 }
 
-// TestTermAtEveryCallOfTheEnd: the command has ended, and its code is recorded whatever
-// comes now. (What comes before is tested with the sentinel's signals.)
+// TestTermAtEveryCallOfTheEnd: once the command has ended, SIGTERM does not keep its code from being recorded.
+// (For SIGTERM before, see cmd/sentinel/signals_test.go.)
 func TestTermAtEveryCallOfTheEnd(t *testing.T) {
 	t.Parallel()
 	s := stepsOf(t, "nothing")
-	// The first call of the end is the one that writes the code.
+	// The first call of the end writes the code.
 	first := slices.IndexFunc(s.calls, func(c ptrace.Call) bool { return c.N > s.begun && c.Name == "pwrite64" }) + 1
 	if first == 0 {
-		t.Fatalf("the calls of the end are not known among %v", s.calls)
+		t.Fatalf("no call writes the code: %v", s.calls)
 	}
 	for n := first; n <= len(s.calls); n++ {
 		dir := testenv.FastVolume(t)
@@ -209,15 +213,14 @@ func TestTermAtEveryCallOfTheEnd(t *testing.T) {
 			}
 		})
 		if result.ExitCode != 3 || result.Signal != 0 {
-			t.Fatalf("SIGTERM at %s: exit code %d, %v", sent, result.ExitCode, result.Signal)
+			t.Fatalf("SIGTERM at %s: exit code %d, signal %d, want 3 and none", sent, result.ExitCode, result.Signal)
 		}
 		testenv.WantListing(t, dir, `main-terminated="3\n"`)
 	}
 }
 
-// TestMainAtEveryCallOfTheShimsStart ends, or kills, a live main at every call that a
-// shim makes from its start on, until it waits. (An end that comes from nowhere is tested
-// with the shim's calls.)
+// TestMainAtEveryCallOfTheShimsStart ends or kills a live main at every call that a shim makes from its start until it
+// waits. (For an end without a run, see cmd/shim/calls_test.go.)
 func TestMainAtEveryCallOfTheShimsStart(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -237,9 +240,9 @@ func TestMainAtEveryCallOfTheShimsStart(t *testing.T) {
 				awaitState(t, w, "running")
 				w.Close()
 				held := ""
-				// Who comes after the death finds no more than a dead file. It
-				// is given no time.
-				result := trace(t, shim(dir, "--lost-after", "0s"), touching(dir), func(_ *ptrace.Tracee, call ptrace.Call) {
+				// After the death there is only a dead file. The shim gives it up at once.
+				argv := shim(dir, "--lost-after", "0s")
+				result := trace(t, argv, touching(dir), func(_ *ptrace.Tracee, call ptrace.Call) {
 					if held == "" && (call.N == n || isWait(call)) {
 						held, last = call.String(), isWait(call)
 						c.do(main)
@@ -250,7 +253,7 @@ func TestMainAtEveryCallOfTheShimsStart(t *testing.T) {
 					t.Fatalf("main was %s at %s: the shim ended with %d, not %d", c.name, held, result.ExitCode, c.want)
 				}
 				if last && n < 20 {
-					t.Fatalf("a shim makes only %d calls until it waits", n)
+					t.Fatalf("a shim makes only %d calls until it waits, not at least 20", n)
 				}
 			}
 		})

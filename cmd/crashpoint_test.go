@@ -24,16 +24,16 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
-// These tests kill, or stop for a while, one of the two programs, and have the rest of the
-// pod go on as the kubelet would have it: a container that has failed is started again, as
-// a new process on the same volume, under OnFailure, and stays down under Never.
+// These tests kill one of the two programs or stop it for a while, and treat the rest of the pod as the kubelet does:
+// under OnFailure, a container that has failed is started again, as a new process on the same volume; under Never, it
+// stays down.
 
 var (
-	kills = flag.Int("kills", 60, "how many pods TestRandomKills runs, each with a program that is killed or stopped at a random instant")
+	kills = flag.Int("kills", 60, "how many pods TestRandomKills runs")
 	seed  = flag.Uint64("seed", 0, "the seed of TestRandomKills; 0: another one each time")
 )
 
-// mainScript is a main that knows how many of it there have been.
+// mainScript is a main that counts its attempts: the first exits with the first code, and so on.
 //
 //	sh -c SCRIPT DIRECTORY LIFE CODE...
 const mainScript = `
@@ -47,8 +47,8 @@ const mainScript = `
 	echo "$1" >>"$0/ends"
 	exit "$1"`
 
-// sidecarScript is a sidecar that, when it is asked to stop, looks whether main lives. One
-// that has just been killed may take a moment to die. It leaves a process in its group.
+// sidecarScript is a sidecar that looks whether main lives when it is asked to stop. (A main that has just been killed
+// may take a moment to die.) It leaves a process in its group.
 const sidecarScript = `
 	stop() {
 		for look in first second; do
@@ -65,16 +65,15 @@ const sidecarScript = `
 	echo >"$0/up"
 	wait`
 
-// deafScript is a sidecar that heeds nothing.
+// deafScript is a sidecar that ignores SIGTERM.
 const deafScript = `trap "" TERM; echo >"$0/up"; exec sleep 1000`
 
-// fault is what is done to one of the two programs of a pod.
+// fault is what happens to one of the two programs of a pod.
 type fault struct {
-	who   string // "main" or "sidecar": whose wrapper
-	point string // the crash point, as in package crashpoint; "" is none
-	stops bool   // it is stopped for a while, and not killed
-	// At a random instant, without a point: after so long.
-	after time.Duration
+	who   string        // "main" or "sidecar": whose wrapper
+	point string        // the crash point, as in package crashpoint; "" is none
+	stops bool          // the program is stopped for a while, not killed
+	after time.Duration // without a point: how long after the start of the program
 }
 
 func (f fault) String() string {
@@ -88,27 +87,26 @@ func (f fault) String() string {
 	return fmt.Sprintf("the wrapper of %s is %s at %s", f.who, what, f.point)
 }
 
-// plan is one pod.
+// plan is the plan of one pod.
 type plan struct {
 	fault
 	programs string // the directory of the two
 	policy   string
-	codes    []int // of main's attempts; the last one's is that of all that follow
+	codes    []int // of main's attempts; all later attempts have the last code
 	keep     bool  // --keep-on-failure
-	deaf     bool  // the sidecar heeds nothing
+	deaf     bool  // the sidecar ignores SIGTERM
 	together bool  // both start at once; else main after the sidecar
 	life     time.Duration
 	backOff  func() time.Duration
 }
 
-// stopFor is for how long a program is stopped: for longer than a main that has failed needs
-// to come back.
+// stopFor is how long a program is stopped: longer than a main that has failed needs to come back.
 const stopFor = 250 * time.Millisecond
 
-// mostStarts is how often a container may be started until its pod counts as one that never ends.
+// mostStarts is how often a container is started before its pod counts as one that never ends.
 const mostStarts = 12
 
-// crashPod is a pod under way.
+// crashPod is a pod that runs.
 type crashPod struct {
 	plan
 	t         *testing.T
@@ -118,19 +116,22 @@ type crashPod struct {
 
 	mu    sync.Mutex
 	exits map[string][]int // by container
-	hit   bool             // what the fault is has happened
+	hit   bool             // the fault has happened
 }
 
 // run runs the pod to its end.
 func (p plan) run(t *testing.T) *crashPod {
 	t.Helper()
-	pod := &crashPod{plan: p, t: t, volume: testenv.FastVolume(t), directory: testenv.FastVolume(t), exits: map[string][]int{}}
+	pod := &crashPod{
+		plan: p, t: t, volume: testenv.FastVolume(t), directory: testenv.FastVolume(t), exits: map[string][]int{},
+	}
 	testenv.Plant(t, filepath.Join(pod.directory, "attempts"), "0\n")
-	var err error
-	if pod.log, err = os.OpenFile(filepath.Join(pod.directory, "log"), os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600); err != nil {
+	log, err := os.OpenFile(filepath.Join(pod.directory, "log"), os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600)
+	if err != nil {
 		t.Fatal(err)
 	}
-	defer pod.log.Close()
+	defer log.Close()
+	pod.log = log
 	ctx, cancel := context.WithTimeout(t.Context(), drive.Patience)
 	defer cancel()
 	var containers sync.WaitGroup
@@ -141,7 +142,7 @@ func (p plan) run(t *testing.T) *crashPod {
 	containers.Go(func() { pod.container(ctx, "main", pod.sentinel()) })
 	containers.Wait()
 	if ctx.Err() != nil {
-		pod.violated("the pod always ends", "after %s it has not", drive.Patience)
+		pod.violated("the pod always ends", "it has not ended after %s", drive.Patience)
 	}
 	return pod
 }
@@ -156,11 +157,10 @@ func (p *crashPod) sentinel() []string {
 }
 
 func (p *crashPod) shim() []string {
-	argv := []string{filepath.Join(p.programs, "shim"), "--dir", p.volume, "--name", "sidecar", "--log-format", "console",
-		"--lost-after", "1s", "--drain", "10ms"}
+	argv := []string{filepath.Join(p.programs, "shim"), "--dir", p.volume, "--name", "sidecar",
+		"--log-format", "console", "--lost-after", "1s", "--drain", "10ms"}
 	if p.policy == "Never" {
-		// A main that is killed before it has its name on the volume has never begun,
-		// and does not come back. That is what this flag is for.
+		// A main that is killed before its rename has never begun, and does not come back: this flag is for that.
 		argv = append(argv, "--start-timeout", "3s")
 	}
 	if p.keep {
@@ -172,8 +172,7 @@ func (p *crashPod) shim() []string {
 	return append(argv, "--", "/bin/sh", "-c", sidecarScript, p.directory)
 }
 
-// sidecarIsUp reports whether the sidecar is as far as it ever gets by itself. A shim that is
-// killed before that has an exit.
+// sidecarIsUp reports whether the sidecar is ready, or its shim was killed before.
 func (p *crashPod) sidecarIsUp() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -181,7 +180,7 @@ func (p *crashPod) sidecarIsUp() bool {
 	return err == nil || len(p.exits["sidecar"]) > 0
 }
 
-// container starts a container, and starts it again, as the kubelet does.
+// container starts a container, and starts it again as the kubelet does.
 func (p *crashPod) container(ctx context.Context, name string, argv []string) {
 	for range mostStarts {
 		cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
@@ -226,7 +225,7 @@ func (p *crashPod) container(ctx context.Context, name string, argv []string) {
 	p.violated("the pod always ends", "%s was started %d times", name, mostStarts)
 }
 
-// strike does to a program what a fault says that is not done by the program itself.
+// strike carries out the part of a fault that a program does not do itself at a crash point.
 func (p *crashPod) strike(program *os.Process, ended chan struct{}) {
 	if p.point == "" {
 		select {
@@ -251,11 +250,11 @@ func (p *crashPod) strike(program *os.Process, ended chan struct{}) {
 			}
 		}
 	}
-	time.Sleep(stopFor) // not a wait for anything: the rest of the pod goes on meanwhile
+	time.Sleep(stopFor) // not a wait for anything: meanwhile the rest of the pod runs
 	_ = program.Signal(syscall.SIGCONT)
 }
 
-// isStopped reports whether a process is stopped by a signal (proc_pid_stat(5)).
+// isStopped reports whether a signal has stopped a process (proc_pid_stat(5)).
 func (p *crashPod) isStopped(pid int) bool {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	_, state, _ := strings.Cut(string(stat), ") ")
@@ -273,7 +272,7 @@ func (p *crashPod) reached() bool {
 	return p.hit
 }
 
-// story is all that was logged.
+// story returns all that was logged.
 func (p *crashPod) story() string {
 	content, err := os.ReadFile(p.log.Name())
 	if err != nil {
@@ -282,7 +281,7 @@ func (p *crashPod) story() string {
 	return string(content)
 }
 
-// lines are those of a file that a script has written.
+// lines returns the words of a file that a script has written.
 func (p *crashPod) lines(name string) []string {
 	content, err := os.ReadFile(filepath.Join(p.directory, name))
 	if err != nil && !os.IsNotExist(err) {
@@ -291,10 +290,11 @@ func (p *crashPod) lines(name string) []string {
 	return strings.Fields(string(content))
 }
 
+// violated fails the test, because an invariant does not hold.
 func (p *crashPod) violated(invariant, format string, args ...any) {
 	p.t.Helper()
-	p.t.Errorf("violated: %s: %s\n%s, %s, codes %v: exits %v, the volume: %s\n%s", invariant, fmt.Sprintf(format, args...),
-		p.fault, p.policy, p.codes, p.exits, testenv.Listing(p.volume), p.story())
+	p.t.Errorf("violated: %s: %s\n%s, %s, codes %v: exits %v, the volume: %s\n%s", invariant,
+		fmt.Sprintf(format, args...), p.fault, p.policy, p.codes, p.exits, testenv.Listing(p.volume), p.story())
 }
 
 // check checks the invariants.
@@ -311,7 +311,8 @@ func (p *crashPod) check() {
 		}
 	}
 	if p.policy == "Never" && !succeeded && (mains[0] == 0 || sidecars[0] == 0) {
-		p.violated("every container of a failed attempt ends non-zero", "main has ended with %d, the sidecar with %d", mains[0], sidecars[0])
+		p.violated("every container of a failed attempt ends non-zero",
+			"main has ended with %d, the sidecar with %d", mains[0], sidecars[0])
 	}
 	if lines := p.lines("violations"); len(lines) > 0 {
 		p.violated("a shim is never stopped by an end older than main's last start", "%s", strings.Join(lines, " "))
@@ -320,22 +321,23 @@ func (p *crashPod) check() {
 		return
 	}
 	restarts, others := len(mains)-1, len(sidecars)-1
+	const counts = "main was started %d times again, and the sidecar %d times"
 	switch {
 	case p.keep:
 		if others != 0 {
-			p.violated("keep-on-failure costs one restart per attempt", "main was started %d times again, and the sidecar %d times", restarts, others)
+			p.violated("keep-on-failure costs one restart per attempt", counts, restarts, others)
 		}
 	case others > restarts || others < restarts && p.seen():
-		p.violated("restart counts stay equal in tandem", "main was started %d times again, and the sidecar %d times", restarts, others)
+		p.violated("restart counts stay equal in tandem", counts, restarts, others)
 	}
 }
 
-// seen reports whether a shim has to know of the run to which the fault has happened: at its end it has run
-// for long. One that is killed before is not worth a restart of the sidecar; nor is one of which a shim that is
-// stopped hears only when main has come back.
+// seen reports whether the shim must have seen the run that the fault has hit: at its end, the run has lasted for long.
+// If a run is killed before, the sidecar need not be restarted; nor if a shim is stopped, and sees the end only when
+// main has come back.
 func (p *crashPod) seen() bool { return !p.stops && p.point == "sentinel.ended" }
 
-// crashPoints are the names of all crash points in the source.
+// crashPoints returns the names of all crash points in the source.
 func crashPoints(t testing.TB) (points []string) {
 	t.Helper()
 	files := token.NewFileSet()
@@ -379,7 +381,7 @@ func crashPoints(t testing.TB) (points []string) {
 	return points
 }
 
-// faultAt is the fault at a crash point: whose it is, tells its name.
+// faultAt returns the fault at a crash point: its name says whose it is.
 func faultAt(point string) fault {
 	if strings.HasPrefix(point, "sentinel.") {
 		return fault{who: "main", point: point}
@@ -387,8 +389,7 @@ func faultAt(point string) fault {
 	return fault{who: "sidecar", point: point}
 }
 
-// TestCrashPoints kills, or stops for a while, each of the two programs at each of its
-// crash points.
+// TestCrashPoints kills each of the two programs, or stops it for a while, at each of its crash points.
 func TestCrashPoints(t *testing.T) {
 	t.Parallel()
 	programs := drive.Tagged(t, "crashpoints")
@@ -400,9 +401,9 @@ func TestCrashPoints(t *testing.T) {
 	nevers := 0
 	for _, point := range points {
 		basic := plan{
-			fault: faultAt(point), programs: programs, policy: "OnFailure", codes: []int{3, 0}, life: 60 * time.Millisecond,
-			// Two that fail together are restarted together, and not before a
-			// shim can have seen the end.
+			fault: faultAt(point), programs: programs, policy: "OnFailure", codes: []int{3, 0},
+			life: 60 * time.Millisecond,
+			// Two containers that fail together are restarted together, but not before a shim can have seen the end.
 			backOff: func() time.Duration { return 150 * time.Millisecond },
 			deaf:    point == "stop.half-time" || point == "stop.killed" || point == "sentinel.barred",
 		}
@@ -410,11 +411,11 @@ func TestCrashPoints(t *testing.T) {
 		stopped := basic
 		stopped.stops = true
 		if basic.who == "sidecar" {
-			stopped.life = 400 * time.Millisecond // so that it lives when the shim goes on
+			stopped.life = 400 * time.Millisecond // main still lives when the shim is continued
 		}
 		plans = append(plans, stopped)
 		if point == "sentinel.barred" {
-			continue // there is none without a restart of both
+			continue // this point is reached only after a restart of both
 		}
 		never := basic
 		never.policy, never.codes = "Never", [][]int{{0}, {3}}[nevers%2]
@@ -439,7 +440,7 @@ func TestCrashPoints(t *testing.T) {
 	t.Logf("%d crash points, %d pods", len(points), len(plans))
 }
 
-// TestRandomKills does so at random instants, to the programs as they are released.
+// TestRandomKills does the same at random instants, to the programs as they are released.
 func TestRandomKills(t *testing.T) {
 	t.Parallel()
 	seed := *seed
@@ -459,11 +460,18 @@ func TestRandomKills(t *testing.T) {
 				return time.Duration(random.Int64N(int64(limit)))
 			}
 			p := plan{
-				fault:    fault{who: []string{"main", "sidecar"}[random.IntN(2)], stops: random.IntN(4) == 0, after: until(120 * time.Millisecond)},
-				programs: programs, policy: []string{"OnFailure", "OnFailure", "Never"}[random.IntN(3)],
-				codes: [][]int{{0}, {3, 0}, {3}}[random.IntN(3)], life: []time.Duration{0, 20 * time.Millisecond, 100 * time.Millisecond}[random.IntN(3)],
-				keep: random.IntN(4) == 0, together: random.IntN(2) == 0,
-				backOff: func() time.Duration { return until(60 * time.Millisecond) },
+				fault: fault{
+					who:   []string{"main", "sidecar"}[random.IntN(2)],
+					stops: random.IntN(4) == 0,
+					after: until(120 * time.Millisecond),
+				},
+				programs: programs,
+				policy:   []string{"OnFailure", "OnFailure", "Never"}[random.IntN(3)],
+				codes:    [][]int{{0}, {3, 0}, {3}}[random.IntN(3)],
+				life:     []time.Duration{0, 20 * time.Millisecond, 100 * time.Millisecond}[random.IntN(3)],
+				keep:     random.IntN(4) == 0,
+				together: random.IntN(2) == 0,
+				backOff:  func() time.Duration { return until(60 * time.Millisecond) },
 			}
 			switch {
 			case p.policy == "Never":
@@ -473,7 +481,8 @@ func TestRandomKills(t *testing.T) {
 			}
 			p.run(t).check()
 			if t.Failed() {
-				t.Logf("again with: go test ./cmd -run 'TestRandomKills/^%d$' -args -seed %d -kills %d", n, seed, *kills)
+				t.Logf("again with: go test ./cmd -run 'TestRandomKills/^%d$' -args -seed %d -kills %d",
+					n, seed, *kills)
 			}
 		})
 	}

@@ -19,6 +19,7 @@ import (
 
 // The documents say what the programs do: their flags, defaults, exit codes and file names.
 
+// document returns a document of the repository.
 func document(t testing.TB, path string) string {
 	t.Helper()
 	text, err := os.ReadFile("../" + path)
@@ -28,7 +29,7 @@ func document(t testing.TB, path string) string {
 	return string(text)
 }
 
-// section is the part of a document below a heading, up to the next heading of any kind.
+// section returns the part of a document below a heading, up to the next heading of any kind.
 func section(t testing.TB, text, heading string) string {
 	t.Helper()
 	_, rest, found := strings.Cut(text, "\n"+heading+"\n")
@@ -88,7 +89,7 @@ func TestFlagsInREADME(t *testing.T) {
 			}
 			delete(want, name)
 			if got := strings.Trim(row[2], "–"); got != d.variable {
-				t.Errorf("README: the variable of %s --%s is %q, and not %q", program, name, d.variable, got)
+				t.Errorf("README: the variable of %s --%s is %q, not %q", program, name, d.variable, got)
 			}
 			// What the README says in words, --help says in other words.
 			value, _, _ := strings.Cut(strings.Trim(row[3], "`"), "`")
@@ -97,7 +98,7 @@ func TestFlagsInREADME(t *testing.T) {
 				value = ""
 			}
 			if words := value == "–" || strings.Contains(value, " "); !words && value != d.value {
-				t.Errorf("README: the default of %s --%s is %q, and not %q", program, name, d.value, value)
+				t.Errorf("README: the default of %s --%s is %q, not %q", program, name, d.value, value)
 			}
 		}
 		for name := range want {
@@ -120,7 +121,7 @@ func TestExitCodesInDocuments(t *testing.T) {
 			got = append(got, found[1])
 		}
 		if !slices.Equal(got, want) {
-			t.Errorf("%s has the exit codes %q, the programs %q", path, got, want)
+			t.Errorf("%s has the exit codes %q, the programs have %q", path, got, want)
 		}
 	}
 }
@@ -134,16 +135,18 @@ func TestFileNamesInDesign(t *testing.T) {
 	end(t, run, 3)
 	names = append(names, onlyFile(t, dir))
 	if terminated := lifetime.TerminatedPath(dir, "main"); terminated != dir+"/"+names[1] {
-		t.Errorf("the end is %s, and not %s", names[1], terminated)
+		t.Errorf("the end is %s, not %s", names[1], terminated)
 	}
 	contract := section(t, document(t, "docs/design.md"), "### 2.1 A run is one file")
 	for _, name := range names {
-		if row := fmt.Sprintf("\n| `%s` |", strings.Replace(name, "main", "NAME", 1)); !strings.Contains(contract, row) {
+		row := fmt.Sprintf("\n| `%s` |", strings.Replace(name, "main", "NAME", 1))
+		if !strings.Contains(contract, row) {
 			t.Errorf("docs/design.md, 2.1, has no row %q", row)
 		}
 	}
 }
 
+// onlyFile returns the name of the only file in a directory.
 func onlyFile(t testing.TB, dir string) string {
 	t.Helper()
 	entries, err := os.ReadDir(dir)

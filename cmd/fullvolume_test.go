@@ -25,15 +25,14 @@ func onDisk(t testing.TB) (dir string) {
 	return dir
 }
 
-// TestFullVolume has the volume full from some instant on.
+// TestFullVolume fills the volume before or after each of the two programs starts.
 func TestFullVolume(t *testing.T) {
 	t.Parallel()
 	for _, fs := range []struct {
-		name  string
-		mount func(t testing.TB) (dir string)
-		fill  func(t testing.TB, dir string)
-		// recorded: that a sentinel could not begin finds its way to the volume.
-		recorded bool
+		name     string
+		mount    func(t testing.TB) (dir string)
+		fill     func(t testing.TB, dir string)
+		recorded bool // a sentinel that cannot begin can still record that
 	}{
 		{"no block", func(t testing.TB) string { return inMemory(t, "size=64k") }, testenv.FillBlocks, true},
 		{"no inode", func(t testing.TB) string { return inMemory(t, "nr_inodes=16") }, testenv.FillInodes, false},
@@ -85,8 +84,8 @@ func TestFullVolume(t *testing.T) {
 	}
 }
 
-// TestEmptyEndOnAFullVolume: a main without a sentinel writes its end, and the volume is full.
-// What remains is an empty file, as a success leaves that is only touched.
+// TestEmptyEndOnAFullVolume: a main without a sentinel writes its end, and the volume is full. That leaves an empty
+// file, just as a main does that only creates the file to report a success.
 func TestEmptyEndOnAFullVolume(t *testing.T) {
 	t.Parallel()
 	const (
@@ -120,7 +119,7 @@ func TestEmptyEndOnAFullVolume(t *testing.T) {
 			if c.before != nil {
 				c.before(t, dir)
 			}
-			drive.Start(t, []string{"/bin/sh", "-c", c.main, dir}).Code() // a shell fails where the write does
+			drive.Start(t, []string{"/bin/sh", "-c", c.main, dir}).Code() // the shell may fail to write
 			if c.after != nil {
 				c.after(t, dir)
 			}
@@ -130,7 +129,7 @@ func TestEmptyEndOnAFullVolume(t *testing.T) {
 	}
 }
 
-// TestMainsMountReadOnly: the sentinel can leave no word. It says what is to be done.
+// TestMainsMountReadOnly: the sentinel cannot write to the volume. It says what to do.
 func TestMainsMountReadOnly(t *testing.T) {
 	t.Parallel()
 	dir := testenv.FastVolume(t)

@@ -25,14 +25,13 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
-// A neighbour is another container of the pod that can do with the volume what it likes.
-// Here it does so at every call of both built programs: see also storm_test.go.
+// A hostile neighbour is another container of the pod that may do anything to the volume. Here it does so at every
+// call of both built programs: see also storm_test.go.
 
-// every makes these tests try everything at every call. Else one thing comes after the
-// other, from call to call.
+// every makes these tests try everything at every call. Without it, each call gets one thing, in turn.
 var every = flag.Bool("every", false, "hostile neighbours do everything at every call")
 
-// turns are those of n things that are tried at call i.
+// turns returns which of n things are tried at call i.
 func turns(i, n int) (those []int) {
 	if !*every {
 		return []int{i % n}
@@ -53,7 +52,7 @@ func atEveryCall(t *testing.T, calls int, test func(t *testing.T, n int)) {
 	}
 }
 
-// tally counts how often what has come of many tests.
+// tally counts the outcomes of many tests.
 type tally struct {
 	mu    sync.Mutex
 	count map[string]int
@@ -73,26 +72,26 @@ func (c *tally) of(what string) int {
 	return c.count[what]
 }
 
-// want fails the test, at its end, if something came less often than that.
+// want fails the test at its end if one of these outcomes came less often than least.
 func (c *tally) want(t *testing.T, least int, of ...string) {
 	t.Cleanup(func() {
-		t.Logf("how often: %v", c.count)
+		t.Logf("outcomes: %v", c.count)
 		for _, what := range of {
 			if !t.Failed() && !t.Skipped() && c.count[what] < least {
-				t.Errorf("%q came only %d times, not %d", what, c.count[what], least)
+				t.Errorf("the outcome %q came %d times, not at least %d times", what, c.count[what], least)
 			}
 		}
 	})
 }
 
-// outside is a directory that is not on the volume, and what was in it.
+// outside is a directory that is not on the volume, and how it looked before the test.
 type outside struct {
 	t               testing.TB
 	directory, file string
 	before          string
 }
 
-// newOutside makes a volume, and a directory beside it.
+// newOutside creates a volume, and a directory beside it.
 func newOutside(t testing.TB) (dir string, o outside) {
 	t.Helper()
 	parent := testenv.FastVolume(t)
@@ -110,6 +109,7 @@ func newOutside(t testing.TB) (dir string, o outside) {
 	return dir, o
 }
 
+// look describes everything in the directory.
 func (o outside) look() string {
 	o.t.Helper()
 	var all []string
@@ -136,15 +136,15 @@ func (o outside) look() string {
 	return strings.Join(all, " ")
 }
 
-// wantSame fails the test if anything outside of the volume has changed.
+// wantSame fails the test if anything outside the volume has changed.
 func (o outside) wantSame(why string) {
 	o.t.Helper()
 	if now := o.look(); now != o.before {
-		o.t.Errorf("%s: outside of the volume there was\n%s\nand now there is\n%s", why, o.before, now)
+		o.t.Errorf("%s: outside the volume there was\n%s\nand now there is\n%s", why, o.before, now)
 	}
 }
 
-// things are what a neighbour may put where a file of the contract is, or should be.
+// things are what a neighbour may put in the place of a file of the contract.
 var things = []struct {
 	name string
 	put  func(path string, o outside) error
@@ -157,7 +157,7 @@ var things = []struct {
 	{"a hard link", func(path string, o outside) error { return os.Link(o.file, path) }},
 	{"a FIFO", func(path string, _ outside) error { return unix.Mkfifo(path, 0o666) }},
 	{"a socket", func(path string, _ outside) error { return unix.Mknod(path, unix.S_IFSOCK|0o666, 0) }},
-	{"a device", func(path string, _ outside) error { // as /dev/zero is; of root only, else a FIFO
+	{"a device", func(path string, _ outside) error { // like /dev/zero; without root a FIFO
 		if err := unix.Mknod(path, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 5))); err == nil {
 			return nil
 		}
@@ -167,10 +167,10 @@ var things = []struct {
 	{"a full directory", func(path string, _ outside) error { return os.MkdirAll(path+"/below", 0o777) }},
 }
 
-// private stands for the file of a Begin that is under way, whatever its name is.
+// private stands for the file of a Begin that has not finished, whatever its name is.
 const private = "the private file"
 
-// find is the path of a file of the run owner; "" where it is private and not there.
+// find returns the path of a file of the run owner, or "" if it is private and does not exist.
 func find(dir, owner, name string) string {
 	if name != private {
 		return filepath.Join(dir, name)
@@ -182,7 +182,7 @@ func find(dir, owner, name string) string {
 	return files[0]
 }
 
-// exchange puts a thing in the place of files.
+// exchange replaces files with a thing.
 func exchange(t testing.TB, dir, owner string, names []string, thing int, o outside) {
 	t.Helper()
 	for _, name := range names {
@@ -196,13 +196,13 @@ func exchange(t testing.TB, dir, owner string, names []string, thing int, o outs
 	}
 }
 
-// leavesTrace is a main that ends with 3, and leaves a file to show that it was there.
+// leavesTrace returns a main that ends with 3, and creates a file to show that it was started.
 func leavesTrace(path string) []string {
 	return []string{"/bin/sh", "-c", `: > "$1"; exit 3`, "sh", path}
 }
 
-// wantOwnCode fails the test unless a sentinel has ended with the code of its command if
-// that was started, and with its own if it was not.
+// wantOwnCode fails the test unless a sentinel has ended with the code of its command if that was started, and with
+// 125 if it was not. It reports whether the command was started.
 func wantOwnCode(t testing.TB, why string, result ptrace.Result, trace string) (ran bool) {
 	t.Helper()
 	_, err := os.Lstat(trace)
@@ -211,13 +211,14 @@ func wantOwnCode(t testing.TB, why string, result ptrace.Result, trace string) (
 		want = 125
 	}
 	if result.ExitCode != want || result.Signal != 0 {
-		t.Errorf("%s: the command was started %t, and the sentinel ended with %d, %v", why, ran, result.ExitCode, result.Signal)
+		t.Errorf("%s: the command was started %t, and the sentinel ended with %d, %v",
+			why, ran, result.ExitCode, result.Signal)
 	}
 	return ran
 }
 
-// TestThingsAtEveryCallOfASentinel puts things in the place of its files. The run is
-// recorded as what it was, or as a failure.
+// TestThingsAtEveryCallOfASentinel replaces the files of a sentinel. The run is recorded with its own code, or as a
+// failure.
 func TestThingsAtEveryCallOfASentinel(t *testing.T) {
 	t.Parallel()
 	for i, found := range []string{"nothing", "an end", "a dead run"} {
@@ -236,7 +237,8 @@ func TestThingsAtEveryCallOfASentinel(t *testing.T) {
 						before[found](t, dir)
 						ran := filepath.Join(filepath.Dir(dir), "ran")
 						why := "not yet"
-						result := trace(t, sentinel(dir, leavesTrace(ran)), touching(dir), func(_ *ptrace.Tracee, c ptrace.Call) {
+						argv := sentinel(dir, leavesTrace(ran))
+						result := trace(t, argv, touching(dir), func(_ *ptrace.Tracee, c ptrace.Call) {
 							if c.N == n {
 								why = fmt.Sprintf("%s at %q, before %s", things[thing].name, names, c)
 								exchange(t, dir, "main", names, thing, o)
@@ -245,14 +247,14 @@ func TestThingsAtEveryCallOfASentinel(t *testing.T) {
 						starts.add(wantOwnCode(t, why, result, ran))
 						o.wantSame(why)
 						if n > s.ended {
-							continue // what is done to an end that stands is the neighbour's own doing
+							continue // a neighbour may change an end that is recorded
 						}
 						w := watch(t, dir, 0)
 						got := describe(w.Look()[0])
 						w.Close()
-						// What is no file at all is a failure in a second.
+						// A thing that is not a file counts as a failure after a second.
 						if got != "ended 3" && got != "ended 125" && got != "unsettled" {
-							t.Errorf("%s: main is seen as %q", why, got)
+							t.Errorf("%s: the state of main is %q", why, got)
 						}
 					}
 				}
@@ -261,16 +263,16 @@ func TestThingsAtEveryCallOfASentinel(t *testing.T) {
 	}
 }
 
-// guarded is a shim that follows a main, and at some of whose calls something happens. The
-// main is told to end as soon as the sidecar runs.
+// guarded is a shim that follows a main, and whose calls are traced. The main is told to end as soon as the sidecar
+// runs.
 type guarded struct {
 	dir   string
 	flags []string
 	at    func(c ptrace.Call)
 }
 
-// run runs both to their ends. It returns the shim's exit code, how many calls it made,
-// and what it said. The main always ends with 143.
+// run runs both to their ends. It returns the shim's exit code, the number of its calls, and its output. The main
+// always ends with 143.
 func (g guarded) run(t *testing.T) (code, calls int, output string) {
 	t.Helper()
 	main := drive.Start(t, sentinel(g.dir, neverEnding))
@@ -317,19 +319,18 @@ func (g guarded) run(t *testing.T) (code, calls int, output string) {
 	return result.ExitCode, result.Calls, output
 }
 
-// shimCalls is about how many calls a shim makes on a volume in such a life.
+// shimCalls returns about how many calls a guarded shim makes on a volume.
 func shimCalls(t *testing.T) int {
 	t.Helper()
 	code, calls, output := guarded{dir: testenv.FastVolume(t)}.run(t)
 	if code != 143 || calls < 40 {
-		t.Fatalf("%d calls, exit code %d:\n%s", calls, code, output)
+		t.Fatalf("%d calls, exit code %d, want at least 40 and 143:\n%s", calls, code, output)
 	}
 	return calls
 }
 
-// TestThingsAtEveryCallOfAShim puts things in the place of the files that it reads, and of
-// its own. It always ends, with main's code or that of an end that cannot be read or is
-// not there.
+// TestThingsAtEveryCallOfAShim replaces the files that a shim reads, and its own. It always ends, with main's code or
+// that of an end that is unreadable or missing.
 func TestThingsAtEveryCallOfAShim(t *testing.T) {
 	t.Parallel()
 	calls := shimCalls(t)
@@ -359,11 +360,11 @@ func TestThingsAtEveryCallOfAShim(t *testing.T) {
 	})
 }
 
-// locks are what a neighbour may take of a file. Some are refused: for a directory, or where
-// somebody else has one that is in the way.
+// locks are the locks that a neighbour may take on a file. The kernel refuses some: on a directory, or because of
+// another lock.
 var locks = []struct {
 	name  string
-	write bool // refused to those who can only read, and to those who are not alone
+	write bool // refused to a process that can only read, or beside another lock
 	take  func(fd int) error
 }{
 	{"an OFD read lock", false, func(fd int) error { return fcntl(fd, unix.F_OFD_SETLK, unix.F_RDLCK) }},
@@ -376,17 +377,19 @@ var locks = []struct {
 	{"a write lease", false, func(fd int) error { return lease(fd, unix.F_WRLCK) }},
 }
 
+// fcntl takes a lock with fcntl(2).
 func fcntl(fd, cmd int, kind int16) error {
 	return unix.FcntlFlock(uintptr(fd), cmd, &unix.Flock_t{Type: kind})
 }
 
+// lease takes a lease.
 func lease(fd, kind int) error {
 	_, err := unix.FcntlInt(uintptr(fd), unix.F_SETLEASE, kind)
 	return err
 }
 
-// lock takes locks of a file, if that is there: as many of these as can be had together,
-// first those that were held least often so far. They are kept until unlock is called.
+// lock takes locks on a file if it exists: as many of these as the kernel grants together, first those that were held
+// least often so far. They are held until unlock is called.
 func lock(path string, these []int, mayWrite bool, held *tally) (taken string, unlock func()) {
 	these = slices.SortedStableFunc(slices.Values(these), func(a, b int) int {
 		return held.of(locks[a].name) - held.of(locks[b].name)
@@ -394,7 +397,7 @@ func lock(path string, these []int, mayWrite bool, held *tally) (taken string, u
 	var names []string
 	var fds []int
 	for _, i := range these {
-		// A read lease is refused to one who writes, and a write lock to one who only reads.
+		// The kernel refuses a read lease to a writer, and a write lock to a reader.
 		l, flags := locks[i], unix.O_RDONLY
 		if l.write {
 			flags = unix.O_RDWR
@@ -406,7 +409,7 @@ func lock(path string, these []int, mayWrite bool, held *tally) (taken string, u
 		if err != nil {
 			continue
 		}
-		fds = append(fds, fd) // closed later, for to close any gives back all POSIX locks
+		fds = append(fds, fd) // closed later: to close any of them releases all POSIX locks
 		if l.take(fd) == nil {
 			held.add(l.name)
 			names = append(names, l.name)
@@ -419,8 +422,8 @@ func lock(path string, these []int, mayWrite bool, held *tally) (taken string, u
 	}
 }
 
-// wantHeld fails the test, at its end, if the locks that are easy to have were not held
-// often; with -every, if there is any that never was.
+// wantHeld fails the test at its end if the locks that are always granted were held too seldom; with -every, if any
+// lock was never held.
 func wantHeld(t *testing.T, held *tally) {
 	if !*every {
 		held.want(t, 5, "an OFD read lock", "a POSIX read lock", "a shared flock", "an exclusive flock")
@@ -433,7 +436,7 @@ func wantHeld(t *testing.T, held *tally) {
 	held.want(t, 1, names...)
 }
 
-// lockTurns are the locks that are taken together: all, or each on its own.
+// lockTurns returns which locks are taken together: all, or with -every each on its own.
 func lockTurns() (groups [][]int) {
 	all := make([]int, len(locks))
 	for i := range all {
@@ -446,8 +449,8 @@ func lockTurns() (groups [][]int) {
 	return groups
 }
 
-// TestLocksAtEveryCallOfASentinel has a neighbour take a lock of a file, or of the directory,
-// and keep it. The run is recorded as what it was.
+// TestLocksAtEveryCallOfASentinel takes a lock on a file or on the directory, and keeps it. The run is recorded with
+// its own code.
 func TestLocksAtEveryCallOfASentinel(t *testing.T) {
 	t.Parallel()
 	held := newTally()
@@ -461,20 +464,21 @@ func TestLocksAtEveryCallOfASentinel(t *testing.T) {
 				for _, k := range turns(n+shift, len(names)) {
 					for _, these := range lockTurns() {
 						name := names[k]
-						// Who has a write lock of it is, for all that can be known, a live run.
+						// A process with a write lock on a run's file cannot be told from a live run.
 						mayWrite := found != "a dead run" || name != "main-running" || n > s.begun
 						dir := testenv.FastVolume(t)
 						before[found](t, dir)
 						why, unlock := "not yet", func() {}
-						result := trace(t, sentinel(dir, failing), touching(dir), func(_ *ptrace.Tracee, c ptrace.Call) {
+						argv := sentinel(dir, failing)
+						result := trace(t, argv, touching(dir), func(_ *ptrace.Tracee, c ptrace.Call) {
 							if c.N == n {
 								why, unlock = lock(find(dir, "main", name), these, mayWrite, held)
-								why = fmt.Sprintf("%s of %s, before %s", why, name, c)
+								why = fmt.Sprintf("%s on %s, before %s", why, name, c)
 							}
 						})
 						unlock()
 						if result.ExitCode != 3 {
-							t.Errorf("%s: the sentinel ended with %d", why, result.ExitCode)
+							t.Errorf("%s: the sentinel ended with %d, not 3", why, result.ExitCode)
 						}
 						if got := testenv.Listing(dir); got != `main-terminated="3\n"` {
 							t.Errorf("%s: the volume holds %s", why, got)
@@ -506,17 +510,17 @@ func TestLocksAtEveryCallOfAShim(t *testing.T) {
 				}}
 				code, _, output := g.run(t)
 				unlock()
-				// A write lease of main's end keeps all from opening it, for a while.
-				if code != 143 && !(code == 125 && name == "main-terminated" && strings.Contains(taken, "a write lease")) {
-					t.Errorf("%s of %s, before %s: the shim ended with %d:\n%s", taken, name, call, code, output)
+				// A write lease on main's end keeps others from opening it for a while.
+				leased := name == "main-terminated" && strings.Contains(taken, "a write lease")
+				if code != 143 && !(code == 125 && leased) {
+					t.Errorf("%s on %s, before %s: the shim ended with %d:\n%s", taken, name, call, code, output)
 				}
 			}
 		}
 	})
 }
 
-// directories are what may become of the volume's directory. (Of one that is a mount point,
-// nothing of this can.)
+// directories are what may happen to the volume's directory. (None of it can if it is a mount point.)
 var directories = []struct {
 	name string
 	do   func(dir string) error
@@ -527,9 +531,13 @@ var directories = []struct {
 	{"renamed and recreated", func(dir string) error {
 		return errors.Join(os.Rename(dir, dir+"-away"), os.Mkdir(dir, 0o777))
 	}},
-	{"a file now", func(dir string) error { return errors.Join(os.RemoveAll(dir), os.WriteFile(dir, nil, 0o666)) }},
-	{"a link to itself now", func(dir string) error { return errors.Join(os.RemoveAll(dir), os.Symlink(dir, dir)) }},
-	{"renamed, and back", func(dir string) error {
+	{"replaced by a file", func(dir string) error {
+		return errors.Join(os.RemoveAll(dir), os.WriteFile(dir, nil, 0o666))
+	}},
+	{"replaced by a link to itself", func(dir string) error {
+		return errors.Join(os.RemoveAll(dir), os.Symlink(dir, dir))
+	}},
+	{"renamed and renamed back", func(dir string) error {
 		return errors.Join(os.Rename(dir, dir+"-away"), os.Rename(dir+"-away", dir))
 	}},
 }
@@ -544,7 +552,8 @@ func TestDirectoryAtEveryCall(t *testing.T) {
 				dir, o := newOutside(t)
 				ran := filepath.Join(filepath.Dir(dir), "ran")
 				why := "not yet"
-				result := trace(t, sentinel(dir, leavesTrace(ran)), touching(dir), func(_ *ptrace.Tracee, c ptrace.Call) {
+				argv := sentinel(dir, leavesTrace(ran))
+				result := trace(t, argv, touching(dir), func(_ *ptrace.Tracee, c ptrace.Call) {
 					if c.N == n {
 						why = fmt.Sprintf("%s, before %s", directories[k].name, c)
 						if err := directories[k].do(dir); err != nil {
@@ -566,7 +575,7 @@ func TestDirectoryAtEveryCall(t *testing.T) {
 			for _, k := range turns(n, len(directories)) {
 				dir, o := newOutside(t)
 				why := "not at all"
-				// A main that was never seen may still begin, for all that is known.
+				// If the shim has never seen main, main may still begin.
 				g := guarded{dir: dir, flags: []string{"--start-timeout", "1s"}, at: func(c ptrace.Call) {
 					if c.N == n {
 						why = fmt.Sprintf("%s, before %s", directories[k].name, c)
@@ -586,8 +595,8 @@ func TestDirectoryAtEveryCall(t *testing.T) {
 	})
 }
 
-// TestReader: who can only read the volume can take no lock that a live run has, and all
-// that he can take keeps no run from its work.
+// TestReader: a process that can only read the volume cannot take the lock of a live run. The locks that it can take
+// do not block any run.
 func TestReader(t *testing.T) {
 	t.Parallel()
 	dir := testenv.FastVolume(t)
@@ -597,14 +606,14 @@ func TestReader(t *testing.T) {
 		for _, l := range locks {
 			fd, err := unix.Open(filepath.Join(dir, name), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 			if err == unix.EAGAIN {
-				continue // he has a lease of it already
+				continue // the reader has a lease on it already
 			}
 			if err != nil {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { unix.Close(fd) })
 			if err := l.take(fd); l.write && err != unix.EBADF {
-				t.Errorf("%s of %s, by one who can only read: %v, and not %v", l.name, name, err, unix.EBADF)
+				t.Errorf("a reader takes %s on %s: %v, want %v", l.name, name, err, unix.EBADF)
 			}
 		}
 	}
@@ -615,7 +624,7 @@ func TestReader(t *testing.T) {
 	testenv.WantListing(t, dir, `main-terminated="3\n"`)
 }
 
-// TestLeasedEnd: main's end that somebody keeps from being opened is a failure, in a second.
+// TestLeasedEnd: if a lease keeps main's end from being opened, it counts as a failure after a second.
 func TestLeasedEnd(t *testing.T) {
 	t.Parallel()
 	dir := testenv.FastVolume(t)
@@ -633,8 +642,8 @@ func TestLeasedEnd(t *testing.T) {
 	s.Want(125)
 }
 
-// TestOpensNothingElse: beside the volume, the programs open what they were told to run,
-// the termination message, and what Go asks of its machine: no token, no configuration.
+// TestOpensNothingElse: beside the volume, the programs open only the termination log, and the files in which Go looks
+// up its machine: no token, no configuration.
 func TestOpensNothingElse(t *testing.T) {
 	t.Parallel()
 	for _, program := range []string{"sentinel", "shim"} {
@@ -644,18 +653,20 @@ func TestOpensNothingElse(t *testing.T) {
 			argv := drive.Wrap(program, []string{"--dir", dir, "--log-level", "disabled"}, []string{"/bin/true"})
 			var opened []string
 			onVolume := touching(dir)
-			result := trace(t, argv, func(c ptrace.Call) bool { return c.Name == "openat" || c.Name == "openat2" }, func(_ *ptrace.Tracee, c ptrace.Call) {
+			opens := func(c ptrace.Call) bool { return c.Name == "openat" || c.Name == "openat2" }
+			result := trace(t, argv, opens, func(_ *ptrace.Tracee, c ptrace.Call) {
 				if !onVolume(c) && !slices.Contains(opened, c.Path) {
 					opened = append(opened, c.Path)
 				}
 			})
 			if result.ExitCode != 0 {
-				t.Errorf("it ended with %d", result.ExitCode)
+				t.Errorf("%s ended with %d, not 0", program, result.ExitCode)
 			}
 			t.Logf("opened: %q", opened)
 			for _, path := range opened {
-				if path != "/dev/termination-log" && !strings.HasPrefix(path, "/sys/") && !strings.HasPrefix(path, "/proc/self/") {
-					t.Errorf("it opened %s", path)
+				ofMachine := strings.HasPrefix(path, "/sys/") || strings.HasPrefix(path, "/proc/self/")
+				if path != "/dev/termination-log" && !ofMachine {
+					t.Errorf("%s opened %s", program, path)
 				}
 			}
 		})

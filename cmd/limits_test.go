@@ -21,9 +21,9 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
-// TestProcessLimit: a container that may have only so many processes and threads.
+// TestProcessLimit: a container may have only a few processes and threads.
 func TestProcessLimit(t *testing.T) {
-	newCgroup(t, "pids") // or there is nothing to try
+	newCgroup(t, "pids") // skips the test if there can be none
 	t.Parallel()
 	s := scarce{
 		limits: []int{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 16},
@@ -39,11 +39,11 @@ func TestProcessLimit(t *testing.T) {
 	s.shims(t)
 }
 
-// TestProcessLimitReached: main has used up all processes of its pod by the time that it
-// ends. Both programs have all the threads that they need.
+// TestProcessLimitReached: when main ends, it has used up all processes of its pod. Both programs have all the threads
+// that they need.
 func TestProcessLimitReached(t *testing.T) {
 	t.Parallel()
-	const rounds = 6 // a program that needs another thread fails in about every fourth
+	const rounds = 6 // a program that needs another thread at the end fails in about one of four
 	for round := range rounds {
 		for _, c := range []struct {
 			name string
@@ -72,7 +72,7 @@ func TestProcessLimitReached(t *testing.T) {
 	}
 }
 
-// TestMemoryLimit: 16 MiB are enough for each of the programs, whatever happens around it.
+// TestMemoryLimit: 16 MiB are enough for each of the programs, even with many files, signals and events.
 func TestMemoryLimit(t *testing.T) {
 	t.Parallel()
 	const (
@@ -88,7 +88,7 @@ func TestMemoryLimit(t *testing.T) {
 		groups[name] = g
 		return g
 	}
-	// The commands are outside of it: they move out before they do anything.
+	// The commands do not count: each moves to another group before it does anything.
 	outside := newCgroup(t, "memory")
 	out := func(command []string) []string {
 		return append([]string{"/bin/sh", "-c", `echo 0 >"$0/cgroup.procs"; exec "$@"`, outside.path}, command...)
@@ -107,7 +107,8 @@ func TestMemoryLimit(t *testing.T) {
 	for i := range mains {
 		flags = append(flags, "--main", fmt.Sprint("main", i))
 	}
-	argv := drive.Wrap("shim", append([]string{"--dir", dir, "--name", "sidecar"}, flags...), out([]string{"/bin/sh", "-c", "trap : USR1; echo up; while :; do sleep 1000; done"}))
+	command := out([]string{"/bin/sh", "-c", "trap : USR1; echo up; while :; do sleep 1000; done"})
+	argv := drive.Wrap("shim", append([]string{"--dir", dir, "--name", "sidecar"}, flags...), command)
 	sidecar := drive.Start(t, confine(argv, group("shim").limit()))
 	sidecar.Await("up")
 	run := func(name string, command []string) *drive.Process {
@@ -116,7 +117,7 @@ func TestMemoryLimit(t *testing.T) {
 		return drive.Start(t, confine(argv, group(name+" "+strconv.Itoa(len(groups))).limit()))
 	}
 
-	// All fail at first, and come back.
+	// All mains fail at first, and are started again.
 	for i := range mains {
 		run(fmt.Sprint("main", i), failing).Want(3)
 	}
@@ -146,7 +147,7 @@ func TestMemoryLimit(t *testing.T) {
 	sidecar.Want(0)
 	for name, g := range groups {
 		if killed := g.get("memory.oom_control", "memory.events"); !strings.Contains(killed, "oom_kill 0") {
-			t.Errorf("%s: %s", name, killed)
+			t.Errorf("%s: out of memory: %s", name, killed)
 		}
 		most, err := strconv.Atoi(g.get("memory.max_usage_in_bytes", "memory.peak"))
 		if err != nil {
@@ -156,7 +157,7 @@ func TestMemoryLimit(t *testing.T) {
 	}
 }
 
-// TestOpenFiles: a program that may have only so many open files.
+// TestOpenFiles: a program may have only a few open files.
 func TestOpenFiles(t *testing.T) {
 	t.Parallel()
 	s := scarce{
@@ -171,7 +172,7 @@ func TestOpenFiles(t *testing.T) {
 	s.shims(t)
 }
 
-// TestInheritedFiles: it may have 64, and nearly all are taken by what it has inherited.
+// TestInheritedFiles: a program may have 64 open files, and inherits nearly as many.
 func TestInheritedFiles(t *testing.T) {
 	t.Parallel()
 	const limit = 64
@@ -187,8 +188,8 @@ func TestInheritedFiles(t *testing.T) {
 	s.shims(t)
 }
 
-// TestNoOpenFileBesideALiveRun: a sentinel that can open nothing cannot report whether the
-// run of its name is live. So it leaves the end of that to its owner.
+// TestNoOpenFileBesideALiveRun: a sentinel that cannot open any file does not know whether a run of its name is live.
+// So it records no end over that run.
 func TestNoOpenFileBesideALiveRun(t *testing.T) {
 	t.Parallel()
 	dir := testenv.FastVolume(t)
@@ -235,7 +236,7 @@ func TestSeveralMainsWithFewFiles(t *testing.T) {
 	sidecar.Want(1) // of the first that has not ended with 0
 }
 
-// TestNoInotifyInstance: the kernel has none for this user. It is said once, and all works.
+// TestNoInotifyInstance: the user has no inotify instance left. Both programs log that once, and work.
 func TestNoInotifyInstance(t *testing.T) {
 	t.Parallel()
 	userNamespace := func(cmd *exec.Cmd) {
@@ -268,17 +269,17 @@ func TestNoInotifyInstance(t *testing.T) {
 			main.Want(c.code)
 			sidecar.Want(c.code)
 			if n := strings.Count(sidecar.Output(), "max_user_instances"); n != 1 {
-				t.Errorf("that there is no inotify instance is said %d times:\n%s", n, sidecar.Output())
+				t.Errorf("the shim logs the lack of an inotify instance %d times, not once:\n%s", n, sidecar.Output())
 			}
 		})
 	}
 }
 
-// TestNoFileForInotify: it is the program's limit that is said to be reached, not the node's.
+// TestNoFileForInotify: the log blames the program's limit on open files, not a limit of the node.
 func TestNoFileForInotify(t *testing.T) {
 	t.Parallel()
-	told := newTally()
-	told.want(t, 1, "ulimit -n")
+	causes := newTally()
+	causes.want(t, 1, "ulimit -n")
 	for limit := 4; limit <= 9; limit++ {
 		t.Run(strconv.Itoa(limit), func(t *testing.T) {
 			t.Parallel()
@@ -288,7 +289,7 @@ func TestNoFileForInotify(t *testing.T) {
 			}
 			for _, cause := range []string{"ulimit -n", "max_user_"} {
 				if strings.Contains(sidecar.Output(), cause) {
-					told.add(cause)
+					causes.add(cause)
 				}
 			}
 			if strings.Contains(sidecar.Output(), "max_user_") {

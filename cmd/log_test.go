@@ -17,7 +17,7 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
-// fullPipe is a pipe into which nothing more fits, as stderr is when nobody reads the log.
+// fullPipe returns a pipe with no room left, as stderr is if no process reads the log.
 func fullPipe(t *testing.T) (r, w *os.File) {
 	t.Helper()
 	var fds [2]int
@@ -28,7 +28,7 @@ func fullPipe(t *testing.T) (r, w *os.File) {
 	var err error
 	for ; err == nil; _, err = unix.Write(fds[1], line) {
 	}
-	for len(line) > 1 { // what is left of the last page
+	for len(line) > 1 { // the rest of the last page
 		line = line[len(line)-1:]
 		for err = nil; err == nil; _, err = unix.Write(fds[1], line) {
 		}
@@ -44,17 +44,37 @@ func fullPipe(t *testing.T) (r, w *os.File) {
 	return r, w
 }
 
-// TestLogThatNobodyReads: it holds up neither an end, nor a signal, nor an error.
+// stderrTo makes a command write its stderr to a file.
+func stderrTo(w *os.File) func(*exec.Cmd) { return func(cmd *exec.Cmd) { cmd.Stderr = w } }
+
+// loggingShim starts a shim that logs each look to w, around countSignals. Each SIGUSR1 causes a look.
+func loggingShim(t *testing.T, w *os.File, changes ...func(*exec.Cmd)) *drive.Process {
+	t.Helper()
+	flags := []string{"--dir", testenv.FastVolume(t), "--log-level", "trace"}
+	s := drive.Start(t, drive.Wrap("shim", flags, drive.Command("signals")), append(changes, stderrTo(w))...)
+	s.Await("ready")
+	return s
+}
+
+// signalled sends SIGUSR1 to a loggingShim n times, and waits each time until its sidecar has got it.
+func signalled(s *drive.Process, n int) {
+	for i := range n {
+		s.Signal(syscall.SIGUSR1)
+		s.Await(fmt.Sprintf("got %d\n", i+1))
+	}
+}
+
+// TestLogThatNobodyReads: a full stderr delays neither an end, nor a signal, nor an error.
 func TestLogThatNobodyReads(t *testing.T) {
 	t.Parallel()
-	// Which command has started is seen on stdout.
+	// On stdout, which has a reader.
 	const ready = `echo ready; exec sleep 1000`
 	for _, c := range []struct {
 		name    string
 		program string
 		flags   string
 		command []string
-		signal  syscall.Signal // once it is ready; 0: none
+		signal  syscall.Signal // when the command is ready; 0: none
 		code    int
 	}{
 		{"a command ends", "sentinel", "", []string{"sh", "-c", "exit 3"}, 0, 3},
@@ -63,17 +83,18 @@ func TestLogThatNobodyReads(t *testing.T) {
 		{"at every level", "sentinel", "--log-level trace", []string{"true"}, 0, 0},
 		{"for people", "sentinel", "--log-format console", []string{"true"}, 0, 0},
 		{"a sidecar ends", "shim", "", []string{"sh", "-c", "exit 4"}, 0, 4},
-		{"a sidecar is asked to end", "shim", "--hold 0s --log-level trace", []string{"sh", "-c", ready}, syscall.SIGTERM, 143},
+		{"a sidecar is asked to end", "shim", "--hold 0s --log-level trace",
+			[]string{"sh", "-c", ready}, syscall.SIGTERM, 143},
 		{"no volume", "shim", "--dir /nowhere", []string{"true"}, 0, 125},
-		{"a flag that is none", "sentinel", "--bogus", []string{"true"}, 0, 125},
-		{"a flag that is none of shim's", "shim", "--bogus", []string{"true"}, 0, 125},
+		{"an unknown flag of sentinel", "sentinel", "--bogus", []string{"true"}, 0, 125},
+		{"an unknown flag of shim", "shim", "--bogus", []string{"true"}, 0, 125},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			dir := testenv.FastVolume(t)
 			_, w := fullPipe(t)
 			flags := append([]string{"--dir", dir}, strings.Fields(c.flags)...)
-			p := drive.Start(t, drive.Wrap(c.program, flags, c.command), func(cmd *exec.Cmd) { cmd.Stderr = w })
+			p := drive.Start(t, drive.Wrap(c.program, flags, c.command), stderrTo(w))
 			if c.signal != 0 {
 				p.Await("ready")
 				p.Signal(c.signal)
@@ -83,65 +104,55 @@ func TestLogThatNobodyReads(t *testing.T) {
 	}
 	t.Run("main ends", func(t *testing.T) {
 		t.Parallel()
-		dir := testenv.FastVolume(t)
+		flags := []string{"--dir", testenv.FastVolume(t)}
 		_, w := fullPipe(t)
-		s := drive.Start(t, drive.Wrap("shim", []string{"--dir", dir}, []string{"sh", "-c", ready}), func(cmd *exec.Cmd) { cmd.Stderr = w })
+		s := drive.Start(t, drive.Wrap("shim", flags, []string{"sh", "-c", ready}), stderrTo(w))
 		s.Await("ready")
-		drive.Start(t, drive.Wrap("sentinel", []string{"--dir", dir}, []string{"sh", "-c", "exit 3"}), func(cmd *exec.Cmd) { cmd.Stderr = w }).Want(3)
+		drive.Start(t, drive.Wrap("sentinel", flags, []string{"sh", "-c", "exit 3"}), stderrTo(w)).Want(3)
 		s.Want(3)
 	})
 }
 
-// TestDroppedLines: who reads again after a while is told how many lines are missing.
+// TestDroppedLines: a reader that comes back after a while learns how many lines are missing.
 func TestDroppedLines(t *testing.T) {
 	t.Parallel()
-	dir := testenv.FastVolume(t)
 	r, w := fullPipe(t)
-	// Each signal is a look, and each look is a line.
-	s := drive.Start(t, drive.Wrap("shim", []string{"--dir", dir, "--log-level", "trace"}, drive.Command("signals")), func(cmd *exec.Cmd) { cmd.Stderr = w })
-	s.Await("ready")
+	s := loggingShim(t, w)
 	w.Close()
-	for n := range 1500 {
-		s.Signal(syscall.SIGUSR1)
-		s.Await(fmt.Sprintf("got %d\n", n+1))
-	}
+	signalled(s, 1500)
 	if err := unix.SetNonblock(int(r.Fd()), false); err != nil {
 		t.Fatal(err)
 	}
 	lines, told := bufio.NewScanner(r), false
 	for !told && lines.Scan() {
-		told = strings.Contains(lines.Text(), `"dropped":`) && strings.Contains(lines.Text(), "lines of this log were dropped: nobody read stderr")
+		told = strings.Contains(lines.Text(), `"dropped":`) &&
+			strings.Contains(lines.Text(), "lines of this log were dropped: nobody read stderr")
 	}
 	if !told {
-		t.Errorf("nothing is said of dropped lines (%v)", lines.Err())
+		t.Errorf("no line tells of dropped lines (%v)", lines.Err())
 	}
 }
 
-// TestStderrThatDoesNotBlock: a command may make the stderr that it shares with its wrapper
-// non-blocking. No line is lost then while nobody reads.
+// TestStderrThatDoesNotBlock: a command may make the stderr that it shares with its wrapper non-blocking. No line is
+// lost then while no process reads.
 func TestStderrThatDoesNotBlock(t *testing.T) {
 	t.Parallel()
 	const looks = 100
-	dir := testenv.FastVolume(t)
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	s := drive.Start(t, drive.Wrap("shim", []string{"--dir", dir, "--log-level", "trace"}, drive.Command("signals")), func(cmd *exec.Cmd) { cmd.Stderr = w })
-	s.Await("ready")
-	// The sidecar's stderr is this one, too.
-	stderr := int(w.Fd()) // which makes it a blocking one, each time
+	s := loggingShim(t, w)
+	// The sidecar has the same stderr.
+	stderr := int(w.Fd()) // only once: it makes stderr a blocking one again
 	if err := unix.SetNonblock(stderr, true); err != nil {
 		t.Fatal(err)
 	}
 	for err == nil {
 		_, err = unix.Write(stderr, []byte("\n"))
 	}
-	for n := range looks {
-		s.Signal(syscall.SIGUSR1)
-		s.Await(fmt.Sprintf("got %d\n", n+1))
-	}
+	signalled(s, looks)
 	w.Close()
 	if err := r.SetReadDeadline(time.Now().Add(drive.Patience)); err != nil {
 		t.Fatal(err)
@@ -150,18 +161,18 @@ func TestStderrThatDoesNotBlock(t *testing.T) {
 	lines := bufio.NewScanner(r)
 	for looked < looks && lines.Scan() {
 		if line := lines.Text(); line != "" && !strings.HasSuffix(line, "}") {
-			t.Errorf("a line is not whole: %s", line)
+			t.Errorf("a line is incomplete: %s", line)
 		}
 		if strings.Contains(lines.Text(), "nothing to do") {
 			looked++
 		}
 	}
 	if looked < looks {
-		t.Errorf("of %d looks only %d were logged (%v)", looks, looked, lines.Err())
+		t.Errorf("%d of %d looks are in the log (%v)", looked, looks, lines.Err())
 	}
 }
 
-// countSignals is a sidecar that numbers the SIGUSR1 that it gets.
+// countSignals is a mode: a sidecar that counts the SIGUSR1 that it gets.
 func countSignals([]string) int {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGUSR1)
@@ -172,30 +183,24 @@ func countSignals([]string) int {
 	}
 }
 
-// TestGarbage: what a container's environment says to Go's garbage collector is meant for the
-// command. With GOGC=off a wrapper would never give back what a look and a log line take.
+// TestGarbage: the settings of Go's garbage collector in a container's environment are meant for the command. With
+// GOGC=off a wrapper would never free the memory of a look and a log line.
 func TestGarbage(t *testing.T) {
 	t.Parallel()
-	dir := testenv.FastVolume(t)
 	nowhere, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer nowhere.Close()
-	s := drive.Start(t, drive.Wrap("shim", []string{"--dir", dir, "--log-level", "trace"}, drive.Command("signals")), func(cmd *exec.Cmd) {
-		cmd.Stderr = nowhere
+	s := loggingShim(t, nowhere, func(cmd *exec.Cmd) {
 		cmd.Env = append(os.Environ(), "GOGC=off", "GOMEMLIMIT=off")
 	})
-	s.Await("ready")
 	const signals, most = 10_000, 8 << 10
 	before := drive.UsageOf(t, s.PID())
-	for n := range signals {
-		s.Signal(syscall.SIGUSR1)
-		s.Await(fmt.Sprintf("got %d\n", n+1))
-	}
+	signalled(s, signals)
 	if grown := drive.UsageOf(t, s.PID()).Resident - before.Resident; grown > most {
-		t.Errorf("it has grown by %d KiB in %d looks, at most %d are allowed", grown, signals, most)
+		t.Errorf("the shim has grown by %d KiB in %d looks, at most %d are allowed", grown, signals, most)
 	} else {
-		t.Logf("it has grown by %d KiB in %d looks", grown, signals)
+		t.Logf("the shim has grown by %d KiB in %d looks", grown, signals)
 	}
 }

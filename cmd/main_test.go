@@ -25,28 +25,34 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// The main of these tests ends at once, with 3.
+// failing is a main that ends at once, with 3.
 var failing = []string{"/bin/sh", "-c", "exit 3"}
 
-// neverEnding is a main, or a sidecar, that only a signal ends.
+// neverEnding is a main or a sidecar that only a signal ends.
 var neverEnding = []string{"sleep", "1000"}
 
+// sentinel returns the command line of a sentinel that wraps command.
 func sentinel(dir string, command []string) []string {
 	return drive.Wrap("sentinel", []string{"--dir", dir}, command)
 }
 
-func shim(dir string, flags ...string) []string {
-	return drive.Wrap("shim", append([]string{"--dir", dir, "--name", "sidecar", "--log-format", "console"}, flags...), neverEnding)
+// shim returns the command line of a shim that wraps neverEnding as the sidecar named sidecar.
+func shim(dir string, flags ...string) []string { return shimAround(dir, neverEnding, flags...) }
+
+// shimAround returns the command line of a shim that wraps command as the sidecar named sidecar.
+func shimAround(dir string, command []string, flags ...string) []string {
+	always := []string{"--dir", dir, "--name", "sidecar", "--log-format", "console"}
+	return drive.Wrap("shim", append(always, flags...), command)
 }
 
-// gated is a main that needs no process for it to end with a code, once its gate is opened.
+// gated returns a main that ends with a code as soon as open is called. It then needs no new process.
 func gated(t testing.TB, code int) (command []string, open func()) {
 	t.Helper()
 	gate := filepath.Join(testenv.FastVolume(t), "gate")
 	if err := unix.Mkfifo(gate, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	// Opened for both, so that nobody waits for the other side.
+	// Opened for both, so that no open waits for the other side.
 	f, err := os.OpenFile(gate, os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -60,7 +66,7 @@ func gated(t testing.TB, code int) (command []string, open func()) {
 	}
 }
 
-// impatient are flags of a shim that soon gives up a main whose file is dead.
+// impatient are flags of a shim that soon gives up a main with a dead file.
 var impatient = []string{"--lost-after", "1s"}
 
 // begin begins a run of main in this process.
@@ -68,11 +74,12 @@ func begin(t testing.TB, dir string) *lifetime.Run {
 	t.Helper()
 	run, _, err := lifetime.Begin(context.Background(), lifetime.Dir(dir), "main", nil)
 	if err != nil {
-		t.Fatalf("the next Begin: %v; the volume: %s", err, testenv.Listing(dir))
+		t.Fatalf("Begin: %v; the volume: %s", err, testenv.Listing(dir))
 	}
 	return run
 }
 
+// end ends a run.
 func end(t testing.TB, run *lifetime.Run, code int) {
 	t.Helper()
 	if err := run.End(code); err != nil {
@@ -80,18 +87,18 @@ func end(t testing.TB, run *lifetime.Run, code int) {
 	}
 }
 
-// watch follows main on a volume.
+// watch returns a watcher of main on a volume.
 func watch(t testing.TB, dir string, lostAfter time.Duration) *lifetime.Watcher {
 	t.Helper()
 	w, err := lifetime.Watch(lifetime.Dir(dir), []string{"main"}, lostAfter)
 	if err != nil {
-		t.Logf("no events: %v", err)
+		t.Logf("inotify is refused: %v", err)
 	}
 	t.Cleanup(w.Close)
 	return w
 }
 
-// describe says a state in words.
+// describe formats a state.
 func describe(s lifetime.State) string {
 	switch s.Phase {
 	case lifetime.NotStarted:
@@ -109,7 +116,7 @@ func describe(s lifetime.State) string {
 	return fmt.Sprint("ended ", s.Code)
 }
 
-// awaitState looks until the run is seen so.
+// awaitState looks until the watcher sees the state want: see describe.
 func awaitState(t testing.TB, w *lifetime.Watcher, want string) {
 	t.Helper()
 	deadline := time.After(drive.Patience)
@@ -121,7 +128,7 @@ func awaitState(t testing.TB, w *lifetime.Watcher, want string) {
 		select {
 		case <-w.Hints():
 		case <-deadline:
-			t.Fatalf("the run is seen as %q, and not as %q within %s", got, want, drive.Patience)
+			t.Fatalf("after %s the state of main is %q, not %q", drive.Patience, got, want)
 		}
 	}
 }

@@ -10,16 +10,15 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
-// These tests have two containers of one pod use the same name.
+// In these tests two containers of one pod use the same name.
 
 const (
 	waitingFor = "is locked): waiting up to 5s for it to end: give one of them another --name"
 	ofScripts  = " (a shim's default is the base name of its program, sh for every script)"
 )
 
-// TestTwoSidecarsOfOneName: the second says at once that it waits. If main fails meanwhile, the
-// first one's end is not taken for an earlier run of the second: nobody waits for a main that
-// does not come back.
+// TestTwoSidecarsOfOneName: the second shim says at once that it waits. If main fails meanwhile, the second does not
+// take the end of the first for its own earlier run: else it would wait for a main that does not come back.
 func TestTwoSidecarsOfOneName(t *testing.T) {
 	t.Parallel()
 	dir := testenv.FastVolume(t)
@@ -27,24 +26,26 @@ func TestTwoSidecarsOfOneName(t *testing.T) {
 	main := drive.Start(t, sentinel(dir, command))
 	main.Await("ready")
 	sidecar := func() *drive.Process {
-		return drive.Start(t, drive.Wrap("shim", []string{"--dir", dir, "--log-format", "console"}, []string{"/bin/sh", "-c", "echo up; exec sleep 1000"}))
+		script := []string{"/bin/sh", "-c", "echo up; exec sleep 1000"}
+		return drive.Start(t, drive.Wrap("shim", []string{"--dir", dir, "--log-format", "console"}, script))
 	}
 	first := sidecar()
 	first.Await("up")
 	first.Await("main is running")
 	second := sidecar()
-	second.Await("another sentinel or shim named sh is running on this volume (" + filepath.Join(dir, "sh-running") + " " + waitingFor + ofScripts)
+	second.Await("another sentinel or shim named sh is running on this volume (" + filepath.Join(dir, "sh-running") +
+		" " + waitingFor + ofScripts)
 	open()
 	main.Want(3)
 	first.Want(3)
 	second.Want(3)
 	second.Await("sh was not started")
 	if n := strings.Count(second.Output(), waitingFor); n != 1 {
-		t.Errorf("that it waits is said %d times:\n%s", n, second.Output())
+		t.Errorf("the second shim says %d times that it waits, not once:\n%s", n, second.Output())
 	}
 }
 
-// TestTwoSidecarsOfOneNameForLong: it gives up in the end, and says the same.
+// TestTwoSidecarsOfOneNameForLong: if the first does not end, the second gives up, and says the same.
 func TestTwoSidecarsOfOneNameForLong(t *testing.T) {
 	t.Parallel()
 	dir := testenv.FastVolume(t)
@@ -55,21 +56,20 @@ func TestTwoSidecarsOfOneNameForLong(t *testing.T) {
 	second.Want(125)
 	second.Await("sidecar-running is locked): give one of them another --name")
 	if strings.Contains(second.Output(), "base name") {
-		t.Errorf("what the default is, is of no use here:\n%s", second.Output())
+		t.Errorf("it explains the default of --name, which was given:\n%s", second.Output())
 	}
 }
 
-// TestTwoMainsOfOneName: the second says at once that it waits, and then lets the sidecars go
-// that the first one's end stops, as if that had been its own earlier run.
+// TestTwoMainsOfOneName: the second sentinel says at once that it waits. Then it waits for the sidecars that the end of
+// the first stops, as after an earlier run of its own.
 func TestTwoMainsOfOneName(t *testing.T) {
 	t.Parallel()
 	dir := testenv.FastVolume(t)
 	command, open := gated(t, 3)
 	first := drive.Start(t, sentinel(dir, command))
 	first.Await("ready")
-	// A sidecar that takes its time to stop.
-	sidecar := drive.Start(t, drive.Wrap("shim", []string{"--dir", dir, "--name", "sidecar", "--log-format", "console", "--grace-period", "1s"},
-		[]string{"/bin/sh", "-c", `trap "" TERM; echo up; exec sleep 1000`}))
+	slow := []string{"/bin/sh", "-c", `trap "" TERM; echo up; exec sleep 1000`}
+	sidecar := drive.Start(t, shimAround(dir, slow, "--grace-period", "1s"))
 	sidecar.Await("up")
 	sidecar.Await("main is running")
 	second := drive.Start(t, sentinel(dir, []string{"/bin/sh", "-c", "echo second started; exit 4"}))
@@ -79,13 +79,11 @@ func TestTwoMainsOfOneName(t *testing.T) {
 	first.Want(3)
 	second.Want(4)
 	sidecar.Want(3)
-	story := second.Output()
-	if !strings.Contains(story, "waiting for the sidecars of the earlier run to end") || !strings.Contains(story, "second started") {
-		t.Errorf("the second main did not wait for the sidecar:\n%s", story)
-	}
+	second.Await("waiting for the sidecars of the earlier run to end")
+	second.Await("second started")
 }
 
-// TestTermWhileWaitingForAName: a sentinel that waits for another's run heeds TERM.
+// TestTermWhileWaitingForAName: SIGTERM ends a sentinel that waits for another run of its name.
 func TestTermWhileWaitingForAName(t *testing.T) {
 	t.Parallel()
 	dir := testenv.FastVolume(t)

@@ -17,14 +17,13 @@ import (
 // Tests with limits give one of the two programs, or both, less than it needs of what a container may be short of.
 // Each program then ends with the right code or a documented one, and none waits for ever.
 
-// The codes of a shim that is told nothing: main's file is dead; or it has none, and the
-// shim is stopped.
+// The exit codes of a shim whose main leaves no end: with a dead file, and with no file if the shim is stopped.
 const (
 	lost   = 137
 	untold = 143
 )
 
-// stopUntold stops a shim if nothing on the volume is of main.
+// stopUntold stops a shim if no file on the volume is main's.
 func stopUntold(t testing.TB, dir string, sidecar *drive.Process) {
 	t.Helper()
 	if trace, err := filepath.Glob(filepath.Join(dir, "main-*")); err != nil || len(trace) > 0 {
@@ -33,10 +32,10 @@ func stopUntold(t testing.TB, dir string, sidecar *drive.Process) {
 	sidecar.Signal(syscall.SIGTERM)
 }
 
-// goGaveUp is the exit code of Go's runtime where it lacks something itself.
+// goGaveUp is the exit code of Go's runtime if it lacks something that it needs itself.
 const goGaveUp = 2
 
-// recordedEnd is what stands in main-terminated, "" if it is not there.
+// recordedEnd returns the content of main-terminated without the newline, or "" if there is none.
 func recordedEnd(t testing.TB, dir string) string {
 	t.Helper()
 	content, err := os.ReadFile(filepath.Join(dir, "main-terminated"))
@@ -46,13 +45,12 @@ func recordedEnd(t testing.TB, dir string) string {
 	return strings.TrimSuffix(string(content), "\n")
 }
 
-// scarce runs pairs with one of the two programs under a limit, which is made wider and
-// wider. Its argument says what that is; the program that is under it may succeed, fail
-// with 125, or have Go's runtime give up with one of some messages.
+// scarce runs pairs of a sentinel and a shim, with one of the two under one of several limits. The confined program
+// may succeed, or fail with 125, or Go's runtime may give up with one of the messages.
 type scarce struct {
 	limits   []int
-	enough   int                                    // from this on all is as it should be
-	confine  func(t testing.TB, limit int) []string // directives for confine
+	enough   int                                    // from this limit on, the program succeeds
+	confine  func(t testing.TB, limit int) []string // returns the limits for confine
 	messages []string
 }
 
@@ -71,7 +69,8 @@ func (s scarce) sentinels(t *testing.T) {
 				end := recordedEnd(t, dir)
 				stopUntold(t, dir, sidecar)
 				got := sidecar.Code()
-				story := fmt.Sprintf("the sentinel ended with %d, recorded %q, and the shim with %d:\n%s%s", code, end, got, main.Output(), sidecar.Output())
+				story := fmt.Sprintf("the sentinel ended with %d and recorded %q, the shim ended with %d:\n%s%s",
+					code, end, got, main.Output(), sidecar.Output())
 				switch {
 				case code == 3 && end == "3" && got == 3:
 					outcomes <- "success"
@@ -83,7 +82,7 @@ func (s scarce) sentinels(t *testing.T) {
 				}
 				outcomes <- "failure"
 				if limit >= s.enough {
-					t.Errorf("with %d, which is enough: %s", limit, story)
+					t.Errorf("the limit %d is enough, but %s", limit, story)
 				}
 			})
 		}
@@ -106,7 +105,8 @@ func (s scarce) shims(t *testing.T) {
 				sidecar.AwaitUnlessExited("sleep started")
 				open()
 				code, got := main.Code(), sidecar.Code()
-				story := fmt.Sprintf("the sentinel ended with %d and the shim with %d:\n%s%s", code, got, main.Output(), sidecar.Output())
+				story := fmt.Sprintf("the sentinel ended with %d and the shim with %d:\n%s%s",
+					code, got, main.Output(), sidecar.Output())
 				switch {
 				case code != 3:
 					t.Fatal(story)
@@ -119,7 +119,7 @@ func (s scarce) shims(t *testing.T) {
 				}
 				outcomes <- "failure"
 				if limit >= s.enough {
-					t.Errorf("with %d, which is enough: %s", limit, story)
+					t.Errorf("the limit %d is enough, but %s", limit, story)
 				}
 			})
 		}
@@ -127,8 +127,7 @@ func (s scarce) shims(t *testing.T) {
 	s.wantBoth(t, outcomes)
 }
 
-// gaveUp reports whether Go's runtime has given up a program with one of the messages. Its
-// last lines may still be on their way.
+// gaveUp reports whether Go's runtime gave up in a program, with one of the messages.
 func (s scarce) gaveUp(p *drive.Process) bool {
 	if p.Code() != goGaveUp {
 		return false
@@ -137,8 +136,7 @@ func (s scarce) gaveUp(p *drive.Process) bool {
 	return slices.ContainsFunc(s.messages, func(message string) bool { return strings.Contains(p.Output(), message) })
 }
 
-// wantBoth fails the test unless some limit was wide enough and another was not: else it
-// has tried nothing.
+// wantBoth fails the test unless some limit was wide enough and another was not: else the limits test nothing.
 func (s scarce) wantBoth(t *testing.T, outcomes chan string) {
 	t.Helper()
 	close(outcomes)
@@ -147,6 +145,6 @@ func (s scarce) wantBoth(t *testing.T, outcomes chan string) {
 		seen[outcome]++
 	}
 	if !t.Failed() && !t.Skipped() && len(seen) < 2 {
-		t.Errorf("of %d limits these are the outcomes: %v", len(s.limits), seen)
+		t.Errorf("the outcomes of %d limits are %v: want both successes and failures", len(s.limits), seen)
 	}
 }

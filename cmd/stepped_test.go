@@ -13,18 +13,19 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/ptrace"
 )
 
-// stepped is a traced program that takes one step when it is told.
+// stepped is a traced program that makes one call at a time, when the test says so.
 type stepped struct {
 	t      testing.TB
-	stops  chan ptrace.Call // it is stopped before, or after, this call
+	stops  chan ptrace.Call // the call before or after which it stops
 	resume chan struct{}
-	held   *ptrace.Call // the call that it is held before, if it is
+	held   *ptrace.Call // the call before which it is held; nil: it runs
 
-	done   chan struct{} // closed when it has ended; then these are valid
+	done   chan struct{} // closed when it has ended; result and err are valid then
 	result ptrace.Result
 	err    error
 }
 
+// step starts a program, to be held at each of its calls on a volume. output may be nil.
 func step(t testing.TB, argv []string, dir string, output *os.File) *stepped {
 	s := &stepped{t: t, stops: make(chan ptrace.Call), resume: make(chan struct{}), done: make(chan struct{})}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -50,8 +51,7 @@ func step(t testing.TB, argv []string, dir string, output *os.File) *stepped {
 	return s
 }
 
-// arrive waits until the program is held before a call. It reports whether it is so within
-// some time.
+// arrive waits until the program is held before a call, at most for a duration. It reports whether it is held.
 func (s *stepped) arrive(within time.Duration) bool {
 	s.t.Helper()
 	timeout := time.After(within)
@@ -78,8 +78,8 @@ func (s *stepped) arrive(within time.Duration) bool {
 	return true
 }
 
-// next has the program make its next call, and waits until that is done. It returns false
-// when the program has ended.
+// next lets the program make its next call, and waits until the call has returned. It returns false if the program
+// has ended.
 func (s *stepped) next() (alive bool) {
 	s.t.Helper()
 	if !s.arrive(drive.Patience) {
@@ -87,14 +87,14 @@ func (s *stepped) next() (alive bool) {
 		case <-s.done:
 			return false
 		default:
-			s.t.Fatalf("a program makes no call within %s", drive.Patience)
+			s.t.Fatalf("the program has made no call for %s", drive.Patience)
 		}
 	}
 	now := *s.held
 	s.held = nil
 	s.resume <- struct{}{}
 	if isWait(now) {
-		return true // it may take its time
+		return true // it may not return for long
 	}
 	for s.held == nil {
 		select {
@@ -114,12 +114,13 @@ func (s *stepped) next() (alive bool) {
 	return true
 }
 
-// until lets the program go until it is held before such a call.
+// until lets the program run until it is held before a call of a certain kind.
 func (s *stepped) until(is func(ptrace.Call) bool) {
 	s.t.Helper()
 	for {
 		if !s.arrive(drive.Patience) {
-			s.t.Fatalf("a program did not come to the call that was waited for: it has ended, or makes no call within %s", drive.Patience)
+			s.t.Fatalf("the program has ended, or has made no call for %s, before the call that the test waits for",
+				drive.Patience)
 		}
 		if is(*s.held) {
 			return

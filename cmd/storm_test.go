@@ -22,26 +22,25 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/sentinel/lifetime"
 )
 
-// A storm is a neighbour that changes the volume without end. Here the built programs live in
-// one, and what they use is measured: see also hostile_test.go.
+// A storm is a neighbour that changes the volume all the time. These tests measure what the built programs use in one:
+// see also hostile_test.go.
 
 const (
 	// most is the share of a processor that a program may use in a storm, or while it waits.
 	most = 0.12
-	// mostOfStorm is what a shim may use in any case, as a part of what the storm itself takes: where
-	// the processor is slow, the same number of looks is a larger share of it. Without a limit on
-	// its looks a shim would use as much as the storm.
+	// mostOfStorm is what a shim may use in any case, as a part of what the storm itself uses: on a slow processor, the
+	// same number of looks is a larger share. Without a limit on its looks, a shim would use as much as the storm.
 	mostOfStorm = 0.3
-	// mebibytes are what it may ever have in memory.
+	// mebibytes is how much memory a program may ever use.
 	mebibytes = 14
-	// rate is how often a second a storm does its worst, if it can.
+	// rate is how often a second a storm changes the volume, if it can.
 	rate = 50_000
-	// warmUp is how often it does so until what a shim can spend at once is spent.
+	// warmUp is how often it does so until a shim has used up the looks that it may take at once.
 	warmUp = 10_000
 )
 
-// rage does something again and again, for some time and at least so many times, and
-// returns how often a second, and what processor time that took.
+// rage calls act again and again, for a time span and at least least times. It returns how often a second, and the
+// processor time that this took.
 func rage(t testing.TB, span time.Duration, least int, act func(i int) error) (perSecond float64, cpu time.Duration) {
 	t.Helper()
 	runtime.LockOSThread()
@@ -59,7 +58,7 @@ func rage(t testing.TB, span time.Duration, least int, act func(i int) error) (p
 	return float64(i) / time.Since(began).Seconds(), threadTime(t) - before
 }
 
-// threadTime is the processor time that this thread has used.
+// threadTime returns the processor time that this thread has used.
 func threadTime(t testing.TB) time.Duration {
 	t.Helper()
 	var u unix.Rusage
@@ -72,7 +71,7 @@ func threadTime(t testing.TB) time.Duration {
 // storms are what a neighbour does to a volume, over and over.
 var storms = []struct {
 	name string
-	live bool // main runs meanwhile; else its failures do not matter
+	live bool // main runs meanwhile; else the shim ignores its failures
 	act  func(dir string) func(i int) error
 }{
 	{"a live main's file is rewritten", true, func(dir string) func(int) error {
@@ -89,7 +88,8 @@ var storms = []struct {
 	{"an end of main is renamed into its place", false, func(dir string) func(int) error {
 		return func(int) error {
 			next := filepath.Join(dir, ".next")
-			return errors.Join(os.WriteFile(next, []byte("3\n"), 0o644), os.Rename(next, filepath.Join(dir, "main-terminated")))
+			return errors.Join(os.WriteFile(next, []byte("3\n"), 0o644),
+				os.Rename(next, filepath.Join(dir, "main-terminated")))
 		}
 	}},
 	{"a file of main comes and goes", false, func(dir string) func(int) error {
@@ -104,7 +104,7 @@ var storms = []struct {
 			if err != nil {
 				return err
 			}
-			// Refused while the one that has waited for it has it.
+			// The kernel refuses it while a shim that has waited for the lock has it.
 			if err = fcntl(int(f.Fd()), unix.F_OFD_SETLK, unix.F_WRLCK); err == unix.EAGAIN {
 				err = nil
 			}
@@ -119,7 +119,8 @@ var storms = []struct {
 				return filepath.Join(dir, []string{"file-%d", ".main-%016x", "x%d-running"}[i%3])
 			}
 			path := fmt.Sprintf(name(i), i%files)
-			err := errors.Join(os.WriteFile(path, []byte("stopping\n"), 0o644), os.Rename(path, path+"-"), os.Rename(path+"-", path))
+			err := errors.Join(os.WriteFile(path, []byte("stopping\n"), 0o644),
+				os.Rename(path, path+"-"), os.Rename(path+"-", path))
 			if i < files {
 				return err
 			}
@@ -128,9 +129,9 @@ var storms = []struct {
 	}},
 }
 
-// TestStorms: while a neighbour changes the volume as often as it can, up to 50,000 times a second, a shim uses a
-// small part of one processor, or of what the storm takes, and no more of anything else than before. After it, it sees
-// main's end.
+// TestStorms: while a neighbour changes the volume as often as it can, up to 50,000 times a second, a shim uses a small
+// part of one processor, or of what the storm uses, and no more files, threads and memory than before. After the storm
+// it sees main's end.
 func TestStorms(t *testing.T) {
 	t.Parallel()
 	for _, storm := range storms {
@@ -145,8 +146,7 @@ func TestStorms(t *testing.T) {
 				w.Close()
 				flags = nil
 			}
-			s := drive.Start(t, drive.Wrap("shim", append([]string{"--dir", dir, "--name", "sidecar", "--log-format", "console"}, flags...),
-				[]string{"/bin/sh", "-c", "echo launched; exec sleep 1000"}))
+			s := drive.Start(t, shimAround(dir, []string{"/bin/sh", "-c", "echo launched; exec sleep 1000"}, flags...))
 			s.Await("launched")
 
 			act := storm.act(dir)
@@ -155,12 +155,12 @@ func TestStorms(t *testing.T) {
 			perSecond, cpu := rage(t, time.Second, 0, act)
 			after := drive.UsageOf(t, s.PID())
 			ratio := float64(after.CPU-before.CPU) / float64(cpu)
-			t.Logf("%.0f times a second: %.1f%% of a processor, %.3f of what the storm takes; %d descriptors, %d before; %d threads, %d before; %d KiB, %d before",
-				perSecond, 100*after.Share(before), ratio, after.Files, before.Files, after.Threads, before.Threads, after.Resident, before.Resident)
+			t.Logf("%.0f times a second: %.1f%% of a processor, %.3f of what the storm uses; %+v, before: %+v",
+				perSecond, 100*after.Share(before), ratio, after, before)
 			if share := after.Share(before); share > most && ratio > mostOfStorm {
-				t.Errorf("the shim used %.1f%% of a processor, %.2f of what the storm took", 100*share, ratio)
+				t.Errorf("the shim used %.1f%% of a processor, %.2f of what the storm used", 100*share, ratio)
 			}
-			// A look may be under way, which has a file open.
+			// A look has a file open.
 			if after.Files > before.Files+2 || after.Threads > before.Threads+3 || after.Peak > mebibytes<<10 {
 				t.Errorf("the shim has grown from %+v to %+v", before, after)
 			}
@@ -180,8 +180,8 @@ func TestStorms(t *testing.T) {
 	}
 }
 
-// TestStormInLittleMemory: what the kernel keeps of a storm for a shim is the shim's own
-// memory. It lives with 16 MiB.
+// TestStormInLittleMemory: the kernel counts the events that it queues for a shim as the shim's memory. 16 MiB are
+// enough.
 func TestStormInLittleMemory(t *testing.T) {
 	t.Parallel()
 	g := newCgroup(t, "memory")
@@ -194,15 +194,16 @@ func TestStormInLittleMemory(t *testing.T) {
 		path := filepath.Join(dir, fmt.Sprintf("%s-%09d", long, i))
 		return errors.Join(os.WriteFile(path, nil, 0o644), os.Remove(path))
 	})
-	t.Logf("%.0f files a second came and went; the shim's group had at most %s bytes", perSecond, g.get("memory.max_usage_in_bytes", "memory.peak"))
+	t.Logf("%.0f files a second came and went; the shim's group used at most %s bytes",
+		perSecond, g.get("memory.max_usage_in_bytes", "memory.peak"))
 	if err := lifetime.Record(lifetime.Dir(dir), "main", 3); err != nil {
 		t.Fatal(err)
 	}
 	s.Want(3)
 }
 
-// TestManyFiles: 50,000 files on the volume neither keep a sentinel that restarts from its
-// work, nor do they cost much while it waits for a sidecar that stops.
+// TestManyFiles: 50,000 files on the volume do not delay a sentinel that restarts, and cost little while it waits for a
+// sidecar that stops.
 func TestManyFiles(t *testing.T) {
 	t.Parallel()
 	const each = 25_000
@@ -210,8 +211,10 @@ func TestManyFiles(t *testing.T) {
 	longAgo := time.Now().Add(-time.Hour)
 	long := strings.Repeat("x", 200)
 	for i := range each {
-		run, private := filepath.Join(dir, fmt.Sprintf("%s-%d-running", long, i)), filepath.Join(dir, fmt.Sprintf(".main-%016x", i))
-		if err := errors.Join(os.WriteFile(run, []byte("stopping\n"), 0o644), os.WriteFile(private, nil, 0o644), os.Chtimes(private, longAgo, longAgo)); err != nil {
+		testenv.Plant(t, filepath.Join(dir, fmt.Sprintf("%s-%d-running", long, i)), "stopping\n")
+		private := filepath.Join(dir, fmt.Sprintf(".main-%016x", i))
+		testenv.Plant(t, private, "")
+		if err := os.Chtimes(private, longAgo, longAgo); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -227,14 +230,15 @@ func TestManyFiles(t *testing.T) {
 	main := drive.Start(t, sentinel(dir, []string{"/bin/sh", "-c", "echo launched; exit 3"}))
 	main.Await(`"sidecars":["sidecar"]`)
 	before := drive.UsageOf(t, main.PID())
-	time.Sleep(2 * time.Second) // not a wait for anything: what it costs meanwhile is measured
+	time.Sleep(2 * time.Second) // not a wait for anything: the cost of that time is measured
 	after := drive.UsageOf(t, main.PID())
-	t.Logf("waiting for a sidecar: %.1f%% of a processor, at most %d KiB, %d descriptors, %d before", 100*after.Share(before), after.Peak, after.Files, before.Files)
+	t.Logf("waiting for a sidecar: %.1f%% of a processor; %+v, before: %+v", 100*after.Share(before), after, before)
 	if share := after.Share(before); share > most {
-		t.Errorf("while it waits, the sentinel uses %.1f%% of a processor", 100*share)
+		t.Errorf("while it waits, the sentinel uses %.1f%% of a processor, at most %.1f%% are allowed",
+			100*share, 100*most)
 	}
 	if after.Peak > mebibytes<<10 {
-		t.Errorf("the sentinel needed %d KiB", after.Peak)
+		t.Errorf("the sentinel needed %d KiB, at most %d are allowed", after.Peak, mebibytes<<10)
 	}
 	if strings.Contains(main.Output(), "launched") {
 		t.Error("the command was launched while a sidecar was stopping")
@@ -248,6 +252,7 @@ func TestManyFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	if gone := each - len(left); gone == 0 || gone > 1000 {
-		t.Errorf("of %d files that killed runs seem to have left, %d were removed before the command was launched", each, gone)
+		t.Errorf("of %d leftovers of killed runs, %d were removed before the command was launched, want 1 to 1000",
+			each, gone)
 	}
 }

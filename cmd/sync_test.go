@@ -15,9 +15,8 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
-// TestNoSync: between the end of the command and its own the sentinel waits for no disk, on
-// none of the ways to record an end: a kill in that time would make the kubelet run a command
-// again that has succeeded.
+// TestNoSync: between the end of the command and its own end the sentinel waits for no disk, however it records the
+// end. If it were killed in that time, the kubelet would run a command again that has succeeded.
 func TestNoSync(t *testing.T) {
 	t.Parallel()
 	syncs := []string{"fsync", "fdatasync", "sync_file_range", "syncfs"}
@@ -39,22 +38,22 @@ func TestNoSync(t *testing.T) {
 			before[c.found](t, dir)
 			argv := sentinel(dir, append(slices.Clone(c.command), dir))
 			result := trace(t, argv, isSync, func(_ *ptrace.Tracee, call ptrace.Call) {
-				t.Errorf("it makes the call %s", call)
+				t.Errorf("the sentinel syncs: %s", call)
 			})
 			if result.ExitCode != c.code {
-				t.Errorf("it ended with %d", result.ExitCode)
+				t.Errorf("the sentinel ended with %d, not %d", result.ExitCode, c.code)
 			}
 			testenv.WantListing(t, dir, fmt.Sprintf("main-terminated=%q", fmt.Sprintln(c.code)))
 		})
 	}
 }
 
-// TestStuckDisk: a disk that never confirms a sync holds up neither of the two.
+// TestStuckDisk: a disk that never confirms a sync delays neither of the two programs.
 func TestStuckDisk(t *testing.T) {
 	t.Parallel()
 	try := drive.Command("stuckdisk", drive.Program("shim"), "--version")
 	if out, err := exec.Command(try[0], try[1:]...).CombinedOutput(); err != nil {
-		t.Skipf("no system call can be held up here: %v: %s", err, out)
+		t.Skipf("needs seccomp notifications: %v: %s", err, out)
 	}
 	dir := testenv.FastVolume(t)
 	sidecar := drive.Start(t, drive.Command("stuckdisk", shim(dir)...))
@@ -70,6 +69,6 @@ func TestStuckDisk(t *testing.T) {
 //
 //	stuckdisk PROGRAM [ARG...]
 func stuckDisk(args []string) int {
-	return runUnder(func(int) {}, args, // nobody answers
+	return runUnder(func(int) {}, args, // no answer ever comes
 		testenv.Notify(unix.SYS_FSYNC), testenv.Notify(unix.SYS_FDATASYNC), testenv.Notify(unix.SYS_SYNCFS))
 }

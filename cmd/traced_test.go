@@ -20,7 +20,8 @@ import (
 // A sentinel's run is a sequence of system calls on the volume. Tests stop the built program at each of them, and
 // there kill it, look at the volume, or let something else happen. Random instants would miss most of these places.
 
-const readLocked = "a dead run that somebody holds a read lock on"
+// readLocked is a key of before.
+const readLocked = "a dead run with a read lock of another process"
 
 // before is what a sentinel may find on its volume.
 var before = map[string]func(t testing.TB, dir string){
@@ -45,19 +46,21 @@ var before = map[string]func(t testing.TB, dir string){
 	},
 }
 
-// touching selects the calls on a volume.
+// touching selects the calls on a volume whose number is the same in each run.
 func touching(dir string) func(ptrace.Call) bool {
 	touches := ptrace.Touching(dir)
 	return func(c ptrace.Call) bool {
-		// Go's own, of every file that it opens; they change nothing.
+		// Go makes these for every file that it opens; they change nothing.
 		flags := c.Name == "fcntl" && (c.Args[1] == unix.F_GETFL || c.Args[1] == unix.F_SETFL)
-		// The same directory takes one call more or less to list, as the kernel likes.
+		// To list the same directory may take one call more or less.
 		return !flags && c.Name != "getdents64" && touches(c)
 	}
 }
 
 // trace runs a program to its end, and calls at before each of the selected calls.
-func trace(t testing.TB, argv []string, selected func(ptrace.Call) bool, at func(*ptrace.Tracee, ptrace.Call)) ptrace.Result {
+func trace(
+	t testing.TB, argv []string, selected func(ptrace.Call) bool, at func(*ptrace.Tracee, ptrace.Call),
+) ptrace.Result {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), drive.Patience)
 	defer cancel()
@@ -71,14 +74,14 @@ func trace(t testing.TB, argv []string, selected func(ptrace.Call) bool, at func
 	return result
 }
 
-// callsOf selects the calls of a sentinel that finds something on its volume.
+// callsOf selects the calls of a sentinel that found something on its volume: a key of before.
 func callsOf(dir, found string) func(ptrace.Call) bool {
 	touches := touching(dir)
 	if found != readLocked {
 		return touches
 	}
-	// It tries again and again for 100 ms, nobody knows how many times. So the calls
-	// are counted from where it replaces the dead run's file.
+	// It tries to lock the dead run's file for 100 ms; the number of tries varies. So the calls count from the
+	// place where it replaces the file.
 	turn := false
 	return func(c ptrace.Call) bool {
 		turn = turn || c.Name == "flock"
@@ -86,16 +89,15 @@ func callsOf(dir, found string) func(ptrace.Call) bool {
 	}
 }
 
-// progress is which of the calls that matter a sentinel has made. They are recognized by what they
-// do: their numbers may differ from run to run.
+// progress is which of the calls that matter a sentinel has made. They are recognized by what they do: their
+// numbers may differ from run to run.
 type progress struct {
-	begun bool // the rename to main-running, or where there was an end its removal
-	coded bool // the truncation after which main-running holds the code and nothing else
+	begun bool // the rename to main-running; if there was an end, its removal
+	coded bool // the truncation after which main-running holds only the code
 	ended bool // the rename to main-terminated
 }
 
-// after returns the progress of a sentinel that has made this call, too. found is what it has found
-// on its volume.
+// after returns the progress of a sentinel that has made this call as well. found is what it found on its volume.
 func (p progress) after(c ptrace.Call, dir, found string) progress {
 	running, terminated := filepath.Join(dir, "main-running"), filepath.Join(dir, "main-terminated")
 	switch {
@@ -110,9 +112,11 @@ func (p progress) after(c ptrace.Call, dir, found string) progress {
 	return p
 }
 
-// traceMain runs a sentinel that finds something on its volume to its end, and calls at before each
-// of the calls that callsOf selects.
-func traceMain(t testing.TB, dir, found string, at func(p *ptrace.Tracee, c ptrace.Call, made progress)) ptrace.Result {
+// traceMain runs a sentinel to its end, and calls at before each of the calls that callsOf selects. found is what
+// it found on its volume.
+func traceMain(
+	t testing.TB, dir, found string, at func(p *ptrace.Tracee, c ptrace.Call, made progress),
+) ptrace.Result {
 	t.Helper()
 	var made progress
 	return trace(t, sentinel(dir, failing), callsOf(dir, found), func(p *ptrace.Tracee, c ptrace.Call) {
@@ -127,7 +131,7 @@ type steps struct {
 	begun, ended int // see progress
 }
 
-// stepsOf runs a sentinel once.
+// stepsOf runs a sentinel once, to learn its steps.
 func stepsOf(t testing.TB, found string) (s steps) {
 	t.Helper()
 	dir := testenv.FastVolume(t)
@@ -145,10 +149,11 @@ func stepsOf(t testing.TB, found string) (s steps) {
 		}
 	})
 	if result.ExitCode != 3 || s.begun == 0 || coded <= s.begun || s.ended <= coded {
-		t.Fatalf("found %s: exit code %d, rename to main-running #%d, truncation #%d, rename to main-terminated #%d of %d calls", found, result.ExitCode, s.begun, coded, s.ended, result.Calls)
+		t.Fatalf("found %s: exit code %d; of %d calls #%d is the rename to main-running, #%d the truncation, "+
+			"#%d the rename to main-terminated", found, result.ExitCode, result.Calls, s.begun, coded, s.ended)
 	}
 	return s
 }
 
-// isWait reports whether a call is the wait for the end of a live run.
+// isWait reports whether a call waits for the end of a live run.
 func isWait(c ptrace.Call) bool { return c.Name == "fcntl" && c.Args[1] == unix.F_OFD_SETLKW }

@@ -19,18 +19,18 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/sentinel/lifetime"
 )
 
-// TestTwoSentinelsAtEveryCall holds one sentinel at each call of its Begin, while another
-// begins, and then ends or stays for a while. They are never live both, and neither does
-// the other any harm.
+// TestTwoSentinelsAtEveryCall holds one sentinel at each call of its Begin while another one begins, and then ends or
+// stays for a while. The two runs are never live at once, and neither harms the other.
 func TestTwoSentinelsAtEveryCall(t *testing.T) {
 	t.Parallel()
 	for found := range before {
 		t.Run(found, func(t *testing.T) {
 			t.Parallel()
 			s := stepsOf(t, found)
-			for n := range s.begun + 2 { // until the run is live, and a little longer
+			for n := range s.begun + 2 { // until the run is live, and one call more
 				for _, stays := range []bool{false, true} {
-					t.Run(fmt.Sprintf("%02d %s, the other stays %t", n+1, s.calls[n].Name, stays), func(t *testing.T) {
+					name := fmt.Sprintf("%02d %s, the other stays %t", n+1, s.calls[n].Name, stays)
+					t.Run(name, func(t *testing.T) {
 						t.Parallel()
 						twoSentinels(t, found, n+1, stays)
 					})
@@ -40,12 +40,13 @@ func TestTwoSentinelsAtEveryCall(t *testing.T) {
 	}
 }
 
+// twoSentinels holds a sentinel at call n, and begins another run there.
 func twoSentinels(t *testing.T, found string, n int, stays bool) {
 	dir := testenv.FastVolume(t)
 	before[found](t, dir)
 	w := watch(t, dir, time.Hour)
-	// More than the other has to wait for what is no live run, and less than the five
-	// seconds that it would wait for one.
+	// Longer than the other Begin waits for a run that is not live, and shorter than the 5 s that it waits for a live
+	// one.
 	patience := 2 * time.Second
 	if found != readLocked {
 		patience /= 4
@@ -81,13 +82,12 @@ func twoSentinels(t *testing.T, found string, n int, stays bool) {
 				return
 			}
 			if made.begun {
-				t.Errorf("held at %s, when it is live: the other has begun", c)
+				t.Errorf("held at %s: the run is live, but another has begun", c)
 			}
 			awaitState(t, w, "running")
 			other = run
-			// A turn is waited for no longer than a second: who is frozen for
-			// longer, while somebody else keeps the dead file's lock from
-			// all, is not protected from.
+			// A Begin waits for its turn for at most 1 s. If it is stopped for longer, and another process
+			// keeps all from locking the dead file, nothing protects it.
 			if !stays || found == readLocked {
 				endOther()
 				awaitState(t, w, "ended 5")
@@ -98,30 +98,31 @@ func twoSentinels(t *testing.T, found string, n int, stays bool) {
 				endOther()
 			})
 		case c.Name == "pwrite64" && c.Path == filepath.Join(dir, "main-running"):
-			// Its command has ended, and its end is not yet recorded: it is live.
+			// The command has ended, and its end is not recorded yet: the run is live.
 			mu.Lock()
 			defer mu.Unlock()
 			if other != nil {
-				t.Errorf("after it was held at %s: both are live", held)
+				t.Errorf("after one was held at %s, both runs are live", held)
 			}
 			if got := describe(w.Look()[0]); got != "running" {
-				t.Errorf("after it was held at %s, a live run is seen as %q; the volume: %s", held, got, testenv.Listing(dir))
+				t.Errorf("after it was held at %s, the state of a live run is %q; the volume: %s",
+					held, got, testenv.Listing(dir))
 			}
 		}
 	})
 	later.Wait()
 	if held.N == 0 {
-		t.Fatalf("there was no call #%d", n)
+		t.Fatalf("the sentinel made fewer than %d calls", n)
 	}
 	if result.ExitCode != 3 {
-		t.Errorf("held at %s, it ended with %d", held, result.ExitCode)
+		t.Errorf("held at %s, it ended with %d, not 3", held, result.ExitCode)
 	}
 	awaitState(t, w, "ended 3")
 	testenv.WantListing(t, dir, `main-terminated="3\n"`)
 }
 
-// TestNextRunAtEveryCallOfTheEnd begins the next run at every call that is left when an
-// end has its name. What is left to do does that run no harm.
+// TestNextRunAtEveryCallOfTheEnd begins the next run at every call that a sentinel makes after the rename to
+// main-terminated. These calls do not harm the next run.
 func TestNextRunAtEveryCallOfTheEnd(t *testing.T) {
 	t.Parallel()
 	s := stepsOf(t, "nothing")
@@ -135,11 +136,12 @@ func TestNextRunAtEveryCallOfTheEnd(t *testing.T) {
 			}
 		})
 		if next == nil || result.ExitCode != 3 {
-			t.Fatalf("held at call #%d, it ended with %d", n, result.ExitCode)
+			t.Fatalf("held at call #%d, it ended with %d, not 3", n, result.ExitCode)
 		}
 		w := watch(t, dir, 0)
 		if got := describe(w.Look()[0]); got != "running" {
-			t.Fatalf("a run that began at %s of the one before is seen as %q; the volume: %s", held, got, testenv.Listing(dir))
+			t.Fatalf("the state of a run that began at %s of the one before is %q; the volume: %s",
+				held, got, testenv.Listing(dir))
 		}
 		w.Close()
 		end(t, next, 4)
@@ -147,12 +149,12 @@ func TestNextRunAtEveryCallOfTheEnd(t *testing.T) {
 	}
 }
 
-// TestGapBetweenTwoRuns: a shim has seen one run of main. That ends and the next begins
-// while the shim takes its steps: between the end of the one, which the next has removed,
-// and the file of the next is a gap. A run that is in it is not lost.
+// TestGapBetweenTwoRuns: a shim has seen one run of main. While the shim makes its calls, that run ends and the next
+// one begins. There is an instant at which the next run has removed the end, and has no file of its own yet. No run
+// counts as lost then.
 func TestGapBetweenTwoRuns(t *testing.T) {
 	t.Parallel()
-	const steps = 26 // of the shim: two looks, and the return of the wait for the lock
+	const steps = 26 // of the shim: two looks, and the return from the wait for the lock
 	dir := testenv.FastVolume(t)
 	running := filepath.Join(dir, "main-running")
 	isRename := func(c ptrace.Call) bool { return c.Path2 == running && strings.HasPrefix(c.Name, "rename") }
@@ -165,14 +167,14 @@ func TestGapBetweenTwoRuns(t *testing.T) {
 	defer log.Close()
 	sidecar := step(t, shim(dir, "--keep-on-failure"), dir, log)
 	main := step(t, sentinel(dir, failing), dir, nil)
-	main.until(isEnd) // it is live
+	main.until(isEnd) // main is live
 	for n := range steps {
 		for _, whole := range []bool{false, true} {
-			sidecar.until(isWait) // it has seen it
+			sidecar.until(isWait) // the shim has seen the run
 			sidecar.next()
 			for main.next() {
 			}
-			// Now it has ended, and the shim has been woken to it.
+			// Now main has ended, and the shim wakes up.
 			main = step(t, sentinel(dir, failing), dir, nil)
 			main.until(isRename)
 			for range n {
@@ -190,15 +192,15 @@ func TestGapBetweenTwoRuns(t *testing.T) {
 				t.Fatal(err)
 			}
 			if strings.Contains(string(output), "before it could record") {
-				t.Fatalf("the next run of main got its name after step %d of the shim, and ran to its end %t:\n%s", n, whole, output)
+				t.Fatalf("the next run of main began after step %d of the shim (ran to its end: %t), "+
+					"and a run is called lost:\n%s", n, whole, output)
 			}
 		}
 	}
 }
 
-// TestInterleaved makes a shim and one run of main after the other take their steps in a
-// random order. What the shim says of them is never wrong: no run is lost, none succeeds
-// but the last.
+// TestInterleaved lets a shim and one run of main after the other make their calls in a random order. The shim is
+// never wrong about a run: none is lost, and only the last succeeds.
 func TestInterleaved(t *testing.T) {
 	t.Parallel()
 	const runs, seed = 60, 1
@@ -222,7 +224,7 @@ func TestInterleaved(t *testing.T) {
 			}
 			for range random.IntN(10) {
 				if !sidecar.arrive(time.Millisecond) {
-					break // it has nothing to do
+					break // it has nothing to do now
 				}
 				sidecar.next()
 			}
@@ -237,14 +239,14 @@ func TestInterleaved(t *testing.T) {
 	story := string(output)
 	for _, wrong := range []string{"before it could record", "taken for"} {
 		if strings.Contains(story, wrong) {
-			t.Errorf("seed %d: the shim says %q", seed, wrong)
+			t.Errorf("seed %d: the shim logs %q", seed, wrong)
 		}
 	}
 	if sidecar.result.ExitCode != 0 || !strings.Contains(story, "main exited 0") {
-		t.Errorf("seed %d: the shim ended with %d", seed, sidecar.result.ExitCode)
+		t.Errorf("seed %d: the shim ended with %d, not 0 after a main that exited 0", seed, sidecar.result.ExitCode)
 	}
 	if !strings.Contains(story, "main exited 3") {
-		t.Errorf("seed %d: no end before the last was seen", seed)
+		t.Errorf("seed %d: the shim saw no end before the last", seed)
 	}
 	if t.Failed() {
 		t.Log(story)
