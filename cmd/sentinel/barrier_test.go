@@ -17,8 +17,10 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/sentinel/lifetime"
 )
 
-// sidecar is a mode that begins a run and says that it is about to end. At SIGUSR1 it
-// takes the word back, at SIGTERM it ends.
+// sidecar is a mode that begins a run and announces that it is stopping. On SIGUSR1 it retracts that, on SIGTERM it
+// ends the run.
+//
+//	sidecar DIR NAME
 func sidecar(args []string) int {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGUSR1, syscall.SIGTERM)
@@ -44,7 +46,7 @@ func sidecar(args []string) int {
 	return 0
 }
 
-// stopping starts such a sidecar.
+// stopping starts a sidecar that is stopping.
 func stopping(t *testing.T, dir, name string) *drive.Process {
 	t.Helper()
 	p := drive.Start(t, drive.Command("sidecar", dir, name))
@@ -52,7 +54,7 @@ func stopping(t *testing.T, dir, name string) *drive.Process {
 	return p
 }
 
-// restarted is a volume on which main has failed before.
+// restarted returns a volume on which main has failed before.
 func restarted(t *testing.T) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -62,8 +64,8 @@ func restarted(t *testing.T) (dir string) {
 
 const barred = "waiting for the sidecars of the earlier run to end"
 
-// TestRestartBarrier: a sentinel that restarts waits until no sidecar says any more that
-// it is stopping, whatever has become of it.
+// TestRestartBarrier: a sentinel that restarts waits until no sidecar is stopping any more, whether the sidecar ended,
+// was killed, or retracted.
 func TestRestartBarrier(t *testing.T) {
 	t.Parallel()
 	for name, end := range map[string]syscall.Signal{
@@ -81,20 +83,21 @@ func TestRestartBarrier(t *testing.T) {
 			p.Await("the sidecars of the earlier run are no longer stopping: waited ")
 			p.Await("launched\n")
 			p.Want(0)
-			// What is seen at the launch; of the killed one, its word is left.
+			// What the command saw. A killed sidecar leaves its word.
 			left := p.Output()
 			if n := strings.Count(left, "stopping\n"); end != syscall.SIGKILL && n > 0 {
 				t.Errorf("launched while a sidecar was stopping:\n%s", left)
 			}
-			if !strings.Contains(left, `"sidecars":["proxy","other"]`) && !strings.Contains(left, `"sidecars":["other","proxy"]`) {
-				t.Errorf("it does not name both sidecars:\n%s", left)
+			const oneOrder, otherOrder = `"sidecars":["proxy","other"]`, `"sidecars":["other","proxy"]`
+			if !strings.Contains(left, oneOrder) && !strings.Contains(left, otherOrder) {
+				t.Errorf("the log does not name both sidecars:\n%s", left)
 			}
 		})
 	}
 }
 
-// TestRestartBarrierLooksAfresh: a sidecar that says so only while the others are waited for is
-// waited for, too.
+// TestRestartBarrierLooksAfresh: the sentinel also waits for a sidecar that begins to stop only while it waits for the
+// others.
 func TestRestartBarrierLooksAfresh(t *testing.T) {
 	t.Parallel()
 	dir := restarted(t)
@@ -113,30 +116,31 @@ func TestRestartBarrierLooksAfresh(t *testing.T) {
 	p.Want(0)
 }
 
-// TestRestartBarrierTimeout: after --wait-timeout it goes on with a warning, and then
-// gives --wait-for as much time again.
+// TestRestartBarrierTimeout: after --wait-timeout the sentinel goes on with a warning, and then --wait-for has as much
+// time again.
 func TestRestartBarrierTimeout(t *testing.T) {
 	t.Parallel()
 	dir := restarted(t)
 	stopping(t, dir, "proxy")
 	const timeout = 300 * time.Millisecond
 	start := time.Now()
-	p := sentinel(t, dir, []string{"--wait-timeout", timeout.String(), "--wait-for", "file://" + dir}, "echo", "launched")
+	flags := []string{"--wait-timeout", timeout.String(), "--wait-for", "file://" + dir}
+	p := sentinel(t, dir, flags, "echo", "launched")
 	p.Await(barred)
 	p.Await("launched\n")
 	if took := time.Since(start); took < timeout {
-		t.Errorf("launched after %s, before --wait-timeout %s was over", took, timeout)
+		t.Errorf("launched after %s, before the --wait-timeout of %s", took, timeout)
 	}
 	p.Want(0)
-	for _, text := range []string{`"level":"warn"`, `"sidecars":["proxy"]`, "have not ended within --wait-timeout 300ms: going on without waiting"} {
-		p.Await(text)
-	}
+	p.Await(`"level":"warn"`)
+	p.Await(`"sidecars":["proxy"]`)
+	p.Await("have not ended within --wait-timeout 300ms: going on without waiting")
 	if got := recorded(t, dir, "main"); got != "0\n" {
 		t.Errorf("the recorded end is %q, want 0", got)
 	}
 }
 
-// TestRestartBarrierSignal: TERM ends the matter there, too.
+// TestRestartBarrierSignal: SIGTERM ends a sentinel that waits for sidecars.
 func TestRestartBarrierSignal(t *testing.T) {
 	t.Parallel()
 	dir := restarted(t)
@@ -151,8 +155,8 @@ func TestRestartBarrierSignal(t *testing.T) {
 	}
 }
 
-// TestNoRestartBarrier: nobody is waited for at the first start, nor a word without an
-// owner, nor an owner without the word.
+// TestNoRestartBarrier: the sentinel does not wait at the first start, nor for a word without an owner, nor for a live
+// sidecar that is not stopping.
 func TestNoRestartBarrier(t *testing.T) {
 	t.Parallel()
 	first := t.TempDir()
@@ -172,7 +176,7 @@ func TestNoRestartBarrier(t *testing.T) {
 	alive := restarted(t)
 	proxy := stopping(t, alive, "proxy")
 	proxy.Signal(syscall.SIGUSR1)
-	drive.Eventually(t, "the word is taken back", func() bool {
+	drive.Eventually(t, "the sidecar retracts", func() bool {
 		word, err := os.ReadFile(filepath.Join(alive, "proxy-running"))
 		return err == nil && string(word) == "running\n"
 	})
@@ -183,7 +187,7 @@ func TestNoRestartBarrier(t *testing.T) {
 		p.Await("launched\n")
 		p.Await("echo exited")
 		if strings.Contains(p.Output(), barred) {
-			t.Errorf("%s: it has waited:\n%s", name, p.Output())
+			t.Errorf("%s: the sentinel has waited:\n%s", name, p.Output())
 		}
 	}
 }

@@ -19,7 +19,7 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
-// TestCodes: every exit code of the command is sentinel's, and recorded.
+// TestCodes: sentinel records every exit code of the command, and exits with it.
 func TestCodes(t *testing.T) {
 	t.Parallel()
 	for code := range 256 {
@@ -32,7 +32,7 @@ func TestCodes(t *testing.T) {
 	}
 }
 
-// TestDeadlySignals: a command that died of signal n ends with 128+n, as in a shell.
+// TestDeadlySignals: if signal n killed the command, the code is 128+n, as in a shell.
 func TestDeadlySignals(t *testing.T) {
 	t.Parallel()
 	for sig := syscall.Signal(1); sig <= 64; sig++ {
@@ -43,11 +43,11 @@ func TestDeadlySignals(t *testing.T) {
 		}
 		t.Run(strconv.Itoa(int(sig)), func(t *testing.T) {
 			if ignoredSignals(t)>>(sig-1)&1 == 1 {
-				t.Skip("ignored by whatever has started this test (posix_spawn, and so make, leave 32 so)")
+				t.Skip("the parent of this test ignores the signal (after posix_spawn, as make uses it, that is 32)")
 			}
 			t.Parallel()
 			dir := t.TempDir()
-			// No core shall be dumped.
+			// Without a core dump.
 			p := sentinel(t, dir, nil, shell(fmt.Sprintf("ulimit -c 0; kill -%d $$", sig))...)
 			p.Want(128 + int(sig))
 			p.Await("sh was killed by ")
@@ -56,7 +56,7 @@ func TestDeadlySignals(t *testing.T) {
 	}
 }
 
-// ignoredSignals is the set of signals that this process ignores, bit n-1 for signal n.
+// ignoredSignals returns the set of signals that this process ignores, bit n-1 for signal n.
 func ignoredSignals(t *testing.T) uint64 {
 	t.Helper()
 	status, err := os.ReadFile("/proc/self/status")
@@ -66,7 +66,7 @@ func ignoredSignals(t *testing.T) uint64 {
 	return ignoredIn(t, string(status))
 }
 
-// ignoredIn is the same of the process whose /proc/PID/status it is.
+// ignoredIn returns the same set from the content of a /proc/PID/status.
 func ignoredIn(t *testing.T, status string) uint64 {
 	t.Helper()
 	_, rest, _ := strings.Cut(status, "SigIgn:\t")
@@ -77,8 +77,8 @@ func ignoredIn(t *testing.T, status string) uint64 {
 	return set
 }
 
-// TestNotStarted: what cannot be started has the code that a shell would give it. The
-// error has a name and a way out in it, and the end is recorded.
+// TestNotStarted: a command that cannot be started has the code that it would have in a shell. The error names the
+// command and says what to do, and the end is recorded.
 func TestNotStarted(t *testing.T) {
 	t.Parallel()
 	files := t.TempDir()
@@ -96,7 +96,8 @@ func TestNotStarted(t *testing.T) {
 	foreign, foreignMachine := otherMachine(t)
 	built := write("built", string(foreign), 0o755)
 	builtScript := write("built-script", "#!"+built+"\n", 0o755)
-	builtFor := "is built for " + foreignMachine + ", this machine is " + runtime.GOARCH + ": take the image for " + runtime.GOARCH
+	builtFor := fmt.Sprintf("is built for %s, this machine is %s: take the image for %[2]s",
+		foreignMachine, runtime.GOARCH)
 	windows := write("windows", "#!/bin/sh\r\n", 0o755)
 	const oneArgument = ": it is one argument with a space: give each word as an item of its own, or run sh -c"
 	const shell = ": this takes a shell: sh -c"
@@ -108,25 +109,33 @@ func TestNotStarted(t *testing.T) {
 		code    int
 		says    []string
 	}{
-		{"not found in PATH", "no-such-job", 127, []string{"no-such-job: not found in PATH (", files, "give its full path"}},
-		{"no such path", files + "/none", 127, []string{files + "/none: no such file or directory: check the command's path"}},
+		{"not found in PATH", "no-such-job", 127,
+			[]string{"no-such-job: not found in PATH (", files, "give its full path"}},
+		{"no such path", files + "/none", 127,
+			[]string{files + "/none: no such file or directory: check the command's path"}},
 		{"a file where a directory would be", plain + "/job", 127, []string{plain + "/job: not a directory"}},
 		{"no interpreter", noInterpreter, 127, []string{noInterpreter + ": no such file", "interpreter"}},
 		{"an empty word", "", 127, []string{"the command is empty", "after --"}},
 		{"not executable", plain, 126, []string{plain + ": permission denied: make it executable (chmod +x)"}},
-		{"not executable, in PATH", "plain", 126, []string{plain + ": permission denied: make it executable (chmod +x)"}},
+		{"not executable, in PATH", "plain", 126,
+			[]string{plain + ": permission denied: make it executable (chmod +x)"}},
 		{"a directory", files, 126, []string{files + ": permission denied: it is a directory: give the program in it"}},
 		{"for another machine", built, 126, []string{built + ": exec format error: it " + builtFor}},
-		{"interpreted by what is for another machine", builtScript, 126, []string{builtScript + ": exec format error: " + built + ", which runs it, " + builtFor}},
-		{"Windows line endings", windows, 127, []string{windows + ": no such file", `/bin/sh\\r (the file has Windows line endings)`}},
+		{"interpreted by what is for another machine", builtScript, 126,
+			[]string{builtScript + ": exec format error: " + built + ", which runs it, " + builtFor}},
+		{"Windows line endings", windows, 127,
+			[]string{windows + ": no such file", `/bin/sh\\r (the file has Windows line endings)`}},
 		{"a command line in one argument", "nginx -g daemon off;", 127, []string{"nginx -g daemon off;" + oneArgument}},
-		{"a path and its argument in one", "./migrate up", 127, []string{"./migrate up: no such file or directory" + oneArgument}},
+		{"a path and its argument in one", "./migrate up", 127,
+			[]string{"./migrate up: no such file or directory" + oneArgument}},
 		{"a long command line in one argument", "/app/" + long + " up", 127, []string{oneArgument}},
-		{"a path below a file, and its argument in one", plain + "/job up", 127, []string{plain + "/job up: not a directory" + oneArgument}},
+		{"a path below a file, and its argument in one", plain + "/job up", 127,
+			[]string{plain + "/job up: not a directory" + oneArgument}},
 		{"lines in one argument", "./migrate up\n./migrate check\n", 127, []string{oneArgument}},
 		{"a word of the shell", "cd", 127, []string{"cd was not started: cd" + shell}},
 		{"a variable", "FOO=bar", 127, []string{"FOO=bar was not started: FOO=bar" + shell}},
-		{"a variable, and more", "FOO=bar ./migrate", 127, []string{"FOO=bar ./migrate: no such file or directory" + shell}},
+		{"a variable, and more", "FOO=bar ./migrate", 127,
+			[]string{"FOO=bar ./migrate: no such file or directory" + shell}},
 		{"a script in one argument", "set -e\n./migrate up\n", 127, []string{shell}},
 		{"no #! line", noFirstLine, 126, []string{noFirstLine + ": exec format error", "#!/bin/sh"}},
 		{"an empty file", empty, 126, []string{empty + ": exec format error"}},
@@ -141,14 +150,14 @@ func TestNotStarted(t *testing.T) {
 	}
 }
 
-// otherMachine is the program sh as if it had been built for another machine than this one.
+// otherMachine returns the program sh as if it had been built for another machine.
 func otherMachine(t *testing.T) (image []byte, machine string) {
 	t.Helper()
 	image, err := os.ReadFile("/bin/sh")
 	if err != nil {
 		t.Fatal(err)
 	}
-	const field = 18 // where an ELF header has the machine, in two bytes (elf(5))
+	const field = 18 // the offset of the machine in an ELF header, in two bytes (elf(5))
 	number := elf.EM_AARCH64
 	if machine = "arm64"; runtime.GOARCH == machine {
 		machine, number = "riscv64", elf.EM_RISCV
@@ -157,9 +166,8 @@ func otherMachine(t *testing.T) (image []byte, machine string) {
 	return image, machine
 }
 
-// wantFailure fails the test unless a command line ends with the code, having written
-// nothing on stdout and one error on stderr, as its last line, that has the code and all the
-// words in it.
+// wantFailure fails the test unless a command line ends with the code, writes nothing to stdout, and writes one error
+// to stderr, as its last line, which contains the code and all the words.
 func wantFailure(t *testing.T, argv []string, code int, words []string, changes ...func(*exec.Cmd)) {
 	t.Helper()
 	got, stdout, stderr := ended(t, argv, changes...)
@@ -170,12 +178,12 @@ func wantFailure(t *testing.T, argv []string, code int, words []string, changes 
 	}
 	for _, word := range append(words, `"level":"error"`, fmt.Sprintf(`"code":%d`, code)) {
 		if !strings.Contains(last, word) {
-			t.Errorf("its last line does not say %q:\n%s", word, stderr)
+			t.Errorf("the last line does not contain %q:\n%s", word, stderr)
 		}
 	}
 }
 
-// TestForkRefused: the error is not the command's.
+// TestForkRefused: if no process can be started, the error does not blame the command.
 func TestForkRefused(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -185,19 +193,20 @@ func TestForkRefused(t *testing.T) {
 	wantRecord(t, dir, 125)
 }
 
-// TestProcessLimit: under a limit on processes and threads, however tight, the command
-// runs, or its end is recorded as 125, or Go's own runtime says that it got no thread.
+// TestProcessLimit: under a limit on processes and threads, the command runs, or its end is recorded as 125, or Go's
+// runtime says that it got no thread.
 func TestProcessLimit(t *testing.T) {
-	testenv.NeedRoot(t, "it makes processes of a user who has no others")
+	testenv.NeedRoot(t, "to run processes as a user who has no others")
 	t.Parallel()
 	const least, most = 4, 30                        // processes and threads; sentinel has about 7
-	uid := strconv.Itoa(20_000 + os.Getpid()%30_000) // another one for each run of the tests
+	uid := strconv.Itoa(20_000 + os.Getpid()%30_000) // another user for each run of the tests
 	ran, refused := false, false
 	for limit := least; limit <= most && !(ran && refused); limit++ {
 		for range 3 {
 			dir := testenv.Volume(t)
 			argv := drive.Wrap("sentinel", []string{"--dir", dir}, []string{"true"})
-			code, _, stderr := ended(t, drive.Command("limited", append([]string{uid, strconv.Itoa(limit)}, argv...)...))
+			argv = drive.Command("limited", append([]string{uid, strconv.Itoa(limit)}, argv...)...)
+			code, _, stderr := ended(t, argv)
 			switch end := recorded(t, dir, "main"); {
 			case code == 0 && end == "0\n":
 				ran = true
@@ -205,16 +214,16 @@ func TestProcessLimit(t *testing.T) {
 				refused = true
 			case code == 2 && strings.Contains(stderr, "runtime: failed to create new OS thread"):
 			default:
-				t.Errorf("with %d: exit code %d, recorded %q:\n%s", limit, code, end, stderr)
+				t.Errorf("with the limit %d: exit code %d, recorded %q:\n%s", limit, code, end, stderr)
 			}
 		}
 	}
 	if !ran || !refused {
-		t.Errorf("under no limit up to %d has the command run (%v), or been refused (%v)", most, ran, refused)
+		t.Errorf("with limits up to %d the command ran: %v, and was refused: %v; want both", most, ran, refused)
 	}
 }
 
-// TestVolumeRefused: a volume that cannot be used is named, and nothing is run.
+// TestVolumeRefused: if the volume cannot be used, the error names it, and the command is not started.
 func TestVolumeRefused(t *testing.T) {
 	t.Parallel()
 	directory := testenv.Volume(t)
@@ -225,8 +234,8 @@ func TestVolumeRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	user := func(*exec.Cmd) {}
-	if os.Geteuid() == 0 { // who may write everywhere
-		user = as(somebody)
+	if os.Geteuid() == 0 { // root may write everywhere
+		user = testenv.As(testenv.Somebody)
 	}
 	for _, c := range []struct {
 		name, dir string
@@ -246,24 +255,26 @@ func TestVolumeRefused(t *testing.T) {
 			}
 			for _, word := range append(c.says, "was not started") {
 				if !strings.Contains(stderr, word) {
-					t.Errorf("it does not say %q:\n%s", word, stderr)
+					t.Errorf("the error does not contain %q:\n%s", word, stderr)
 				}
 			}
 		})
 	}
 }
 
-// TestVolumeReadOnly: the same.
+// TestVolumeReadOnly: the same with a read-only mount.
 func TestVolumeReadOnly(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	code, stdout, stderr := endedOn(t, dir, unix.MS_RDONLY, drive.Wrap("sentinel", []string{"--dir", dir}, []string{"echo", "launched"}))
-	if code != 125 || stdout != "" || !strings.Contains(stderr, "read-only file system: the volume "+dir+" has to be writable") {
+	argv := drive.Wrap("sentinel", []string{"--dir", dir}, []string{"echo", "launched"})
+	code, stdout, stderr := endedOn(t, dir, unix.MS_RDONLY, argv)
+	says := "read-only file system: the volume " + dir + " has to be writable"
+	if code != 125 || stdout != "" || !strings.Contains(stderr, says) {
 		t.Errorf("exit code %d, want 125 and nothing launched:\n%s%s", code, stdout, stderr)
 	}
 }
 
-// TestVolumeGone: that the end cannot be recorded does not change it.
+// TestVolumeGone: if the end cannot be recorded, the exit code is still that of the command.
 func TestVolumeGone(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "volume")
@@ -275,16 +286,16 @@ func TestVolumeGone(t *testing.T) {
 	p.Await("the end of main could not be recorded")
 }
 
-// TestSecondSentinel: of two with one name, the second fails, and the first is not
-// disturbed.
+// TestSecondSentinel: of two sentinels with one name, the second fails and does not disturb the first.
 func TestSecondSentinel(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	first := sentinel(t, dir, nil, shell(`echo ready; trap "exit 3" USR1; while :; do sleep 0.02; done`)...)
+	first := sentinel(t, dir, nil, shell(untilUSR1)...)
 	first.Await("ready")
 
 	second := drive.Wrap("sentinel", []string{"--dir", dir}, []string{"echo", "launched"})
-	wantFailure(t, second, 125, []string{"another sentinel or shim named main is running on this volume", dir + "/main-running", "--name"})
+	wantFailure(t, second, 125,
+		[]string{"another sentinel or shim named main is running on this volume", dir + "/main-running", "--name"})
 	if got := recorded(t, dir, "main"); got != "" {
 		t.Errorf("the second has recorded %q over a live run", got)
 	}
@@ -294,7 +305,7 @@ func TestSecondSentinel(t *testing.T) {
 	third.Signal(syscall.SIGTERM)
 	third.Want(143)
 	if names := testenv.Names(t, dir); names != "main-running" {
-		t.Errorf("a third that is ended while it waits leaves %q, want main-running alone", names)
+		t.Errorf("a third, stopped while it waits, leaves %q, want only main-running", names)
 	}
 
 	other := sentinel(t, dir, []string{"--name", "other"}, "true")

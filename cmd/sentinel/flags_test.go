@@ -21,7 +21,7 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
-// TestFlags: each flag and its variable do what they say, and the flag comes first.
+// TestFlags: each flag and its variable work, and the flag overrides the variable.
 func TestFlags(t *testing.T) {
 	t.Parallel()
 	one, two := t.TempDir(), t.TempDir()
@@ -30,35 +30,47 @@ func TestFlags(t *testing.T) {
 		name string
 		env  []string
 		args []string
-		file string // where the end is recorded
+		file string // path of the recorded end, without its suffix
 		code int
-		says string // on stderr; empty: nothing
+		says string // on stderr; "": nothing
 	}{
 		{"--dir", nil, []string{"--dir", one}, one + "/main", 0, `"message":"sh exited"`},
 		{"SENTINEL_DIR", []string{"SENTINEL_DIR=" + one}, nil, one + "/main", 0, `"message":"sh exited"`},
-		{"--dir over SENTINEL_DIR", []string{"SENTINEL_DIR=" + two}, []string{"--dir", one}, one + "/main", 0, "exited"},
+		{"--dir over SENTINEL_DIR", []string{"SENTINEL_DIR=" + two}, []string{"--dir", one}, one + "/main", 0,
+			"exited"},
 		{"--name", nil, []string{"--dir", one, "--name", "job-1"}, one + "/job-1", 0, "exited"},
 		{"SENTINEL_NAME", []string{"SENTINEL_NAME=job-2"}, []string{"--dir", one}, one + "/job-2", 0, "exited"},
-		{"--name over SENTINEL_NAME", []string{"SENTINEL_NAME=job-3"}, []string{"--dir", one, "--name=job-4"}, one + "/job-4", 0, "exited"},
+		{"--name over SENTINEL_NAME", []string{"SENTINEL_NAME=job-3"}, []string{"--dir", one, "--name=job-4"},
+			one + "/job-4", 0, "exited"},
 		{"an empty SENTINEL_NAME", []string{"SENTINEL_NAME="}, []string{"--dir", one}, one + "/main", 0, "exited"},
-		{"--wait-timeout", []string{"SENTINEL_WAIT_TIMEOUT=1h"}, []string{"--dir", one, "--wait-for", "file://" + none, "--wait-timeout", "10ms"}, one + "/main", 124, "--wait-timeout 10ms: file://" + none + ": "},
-		{"SENTINEL_WAIT_FOR, SENTINEL_WAIT_TIMEOUT", []string{"SENTINEL_WAIT_FOR=file://" + one + " file://" + none, "SENTINEL_WAIT_TIMEOUT=20ms"}, []string{"--dir", one}, one + "/main", 124, "--wait-timeout 20ms: file://" + none + ": "},
-		{"--wait-for over SENTINEL_WAIT_FOR", []string{"SENTINEL_WAIT_FOR=file://" + none}, []string{"--dir", one, "--wait-for", "file://" + one}, one + "/main", 0, "exited"},
-		{"an empty SENTINEL_WAIT_FOR", []string{"SENTINEL_WAIT_FOR="}, []string{"--dir", one}, one + "/main", 0, "exited"},
+		{"--wait-timeout", []string{"SENTINEL_WAIT_TIMEOUT=1h"},
+			[]string{"--dir", one, "--wait-for", "file://" + none, "--wait-timeout", "10ms"}, one + "/main", 124,
+			"--wait-timeout 10ms: file://" + none + ": "},
+		{"SENTINEL_WAIT_FOR, SENTINEL_WAIT_TIMEOUT",
+			[]string{"SENTINEL_WAIT_FOR=file://" + one + " file://" + none, "SENTINEL_WAIT_TIMEOUT=20ms"},
+			[]string{"--dir", one}, one + "/main", 124, "--wait-timeout 20ms: file://" + none + ": "},
+		{"--wait-for over SENTINEL_WAIT_FOR", []string{"SENTINEL_WAIT_FOR=file://" + none},
+			[]string{"--dir", one, "--wait-for", "file://" + one}, one + "/main", 0, "exited"},
+		{"an empty SENTINEL_WAIT_FOR", []string{"SENTINEL_WAIT_FOR="}, []string{"--dir", one}, one + "/main", 0,
+			"exited"},
 		{"--log-level", nil, []string{"--dir", one, "--log-level", "error"}, one + "/main", 0, ""},
-		{"SENTINEL_LOG_LEVEL", []string{"SENTINEL_LOG_LEVEL=disabled"}, []string{"--dir", one, "--wait-for", "file://" + none, "--wait-timeout", "0s"}, one + "/main", 124, ""},
-		{"an empty SENTINEL_LOG_LEVEL", []string{"SENTINEL_LOG_LEVEL="}, []string{"--dir", one}, one + "/main", 0, `"level":"info"`},
-		{"--log-format", []string{"SENTINEL_LOG_FORMAT=json"}, []string{"--dir", one, "--log-format", "console"}, one + "/main", 0, " INF sh exited code=0 duration_seconds=0."},
-		{"SENTINEL_LOG_FORMAT", []string{"SENTINEL_LOG_FORMAT=json"}, []string{"--dir", one}, one + "/main", 0, `"logger":"sentinel"`},
+		{"SENTINEL_LOG_LEVEL", []string{"SENTINEL_LOG_LEVEL=disabled"},
+			[]string{"--dir", one, "--wait-for", "file://" + none, "--wait-timeout", "0s"}, one + "/main", 124, ""},
+		{"an empty SENTINEL_LOG_LEVEL", []string{"SENTINEL_LOG_LEVEL="}, []string{"--dir", one}, one + "/main", 0,
+			`"level":"info"`},
+		{"--log-format", []string{"SENTINEL_LOG_FORMAT=json"}, []string{"--dir", one, "--log-format", "console"},
+			one + "/main", 0, " INF sh exited code=0 duration_seconds=0."},
+		{"SENTINEL_LOG_FORMAT", []string{"SENTINEL_LOG_FORMAT=json"}, []string{"--dir", one}, one + "/main", 0,
+			`"logger":"sentinel"`},
 	} {
-		t.Run(c.name, func(t *testing.T) { // they share the volumes, and so are not parallel
+		t.Run(c.name, func(t *testing.T) { // not parallel, because they share the volumes
 			argv := append(append([]string{drive.Program("sentinel")}, c.args...), "--")
 			code, stdout, stderr := ended(t, append(argv, shell("echo launched")...), env(c.env...))
 			if code != c.code || (stdout == "launched\n") != (code == 0) {
 				t.Errorf("the exit code is %d, want %d:\n%s%s", code, c.code, stdout, stderr)
 			}
 			if c.says == "" && stderr != "" || !strings.Contains(stderr, c.says) {
-				t.Errorf("it says %q, want %q", stderr, c.says)
+				t.Errorf("stderr is %q, want %q in it", stderr, c.says)
 			}
 			end, err := os.ReadFile(c.file + "-terminated")
 			if string(end) != strconv.Itoa(c.code)+"\n" {
@@ -68,14 +80,14 @@ func TestFlags(t *testing.T) {
 				t.Error(err)
 			}
 			if names := testenv.Names(t, one) + testenv.Names(t, two); names != "" {
-				t.Errorf("on the volumes is also %q", names)
+				t.Errorf("%q is left on the volumes", names)
 			}
 		})
 	}
 }
 
-// TestLogLines: JSON where nobody has asked for anything else, a line at a time, each with its
-// level, its time and where it comes from; and a log shows what runs, and where its end goes.
+// TestLogLines: by default the log is JSON, one object per line, with level, time and logger. It shows which command
+// runs, and where its end is recorded.
 func TestLogLines(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -93,7 +105,7 @@ func TestLogLines(t *testing.T) {
 			t.Fatalf("%v: %s", err, stderr)
 		}
 		if l.Logger != "sentinel" || l.Time == "" {
-			t.Errorf("a line has no logger or no time: %s", stderr)
+			t.Errorf("a line has another logger or no time: %s", stderr)
 		}
 		lines = append(lines, l)
 	}
@@ -101,7 +113,9 @@ func TestLogLines(t *testing.T) {
 		t.Fatalf("%d lines, not 3: %s", len(lines), stderr)
 	}
 	first, started, last := lines[0], lines[1], lines[2]
-	if first.Level != "info" || first.Version == "" || first.Name != "main" || first.Dir != dir || !strings.HasSuffix(first.Message, "records the end of sh as "+dir+"/main-terminated") {
+	records := "records the end of sh as " + dir + "/main-terminated"
+	if first.Level != "info" || first.Version == "" || first.Name != "main" || first.Dir != dir ||
+		!strings.HasSuffix(first.Message, records) {
 		t.Errorf("the first line is %+v", first)
 	}
 	if started.Level != "info" || started.PID == 0 || started.Message != "sh started" {
@@ -110,28 +124,30 @@ func TestLogLines(t *testing.T) {
 	if first.Severity != "INFO" || last.Severity != "ERROR" {
 		t.Errorf("the severities are %s and %s", first.Severity, last.Severity)
 	}
-	if last.Level != "error" || last.Code != 143 || last.Seconds < 0.01 || !strings.HasPrefix(last.Message, "sh was killed by SIGTERM after ") {
+	if last.Level != "error" || last.Code != 143 || last.Seconds < 0.01 ||
+		!strings.HasPrefix(last.Message, "sh was killed by SIGTERM after ") {
 		t.Errorf("the last line is %+v", last)
 	}
 }
 
-// TestWaitForHTTP: what belongs to a URL stays with it, a comma, too.
+// TestWaitForHTTP: a comma in a URL does not end it.
 func TestWaitForHTTP(t *testing.T) {
 	t.Parallel()
 	asked := make(chan string, 100)
-	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { asked <- r.RequestURI }))
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		asked <- r.RequestURI
+	}))
 	defer server.Close()
 	dir := t.TempDir()
 	p := sentinel(t, dir, []string{"--wait-for", server.URL + "/ready?names=a,b"}, "true")
 	p.Want(0)
 	if got := <-asked; got != "/ready?names=a,b" {
-		t.Errorf("asked for %s", got)
+		t.Errorf("sentinel asked for %s, not for /ready?names=a,b", got)
 	}
 	wantRecord(t, dir, 0)
 }
 
-// TestPassword: a database's URL is no address to wait for, and whoever gives it does not
-// find its password in a log.
+// TestPassword: the URL of a database is not a valid --wait-for, and its password does not appear in the error.
 func TestPassword(t *testing.T) {
 	t.Parallel()
 	const address = "postgres://me:hunter2@db:5432/app"
@@ -140,19 +156,20 @@ func TestPassword(t *testing.T) {
 		{[]string{"SENTINEL_WAIT_FOR=" + address}, nil},
 	} {
 		argv := drive.Wrap("sentinel", append([]string{"--dir", t.TempDir()}, c.flags...), []string{"true"})
-		code, stdout, stderr := ended(t, argv, func(cmd *exec.Cmd) { cmd.Env = append(os.Environ(), c.env...) })
-		if code != 125 || !strings.Contains(stderr, "postgres://xxxxx@db:5432/app") || strings.Contains(stdout+stderr, "hunter2") {
-			t.Errorf("%q %q: it ends with %d and says %s", c.env, c.flags, code, stderr)
+		code, stdout, stderr := ended(t, argv, env(c.env...))
+		shown := strings.Contains(stdout+stderr, "hunter2")
+		if code != 125 || !strings.Contains(stderr, "postgres://xxxxx@db:5432/app") || shown {
+			t.Errorf("%q %q: exit code %d, password shown %t:\n%s", c.env, c.flags, code, shown, stderr)
 		}
 	}
 }
 
-// TestUsageErrorsAreRecorded: no shim waits for a main that was never begun, as far as
-// the command line tells which.
+// TestUsageErrorsAreRecorded: a sentinel with an invalid command line records an end, so that no shim waits for it, if
+// the command line has a volume and a name.
 func TestUsageErrorsAreRecorded(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
-		env, args, want string // what is on the volume, "" for nothing; V is the volume
+		env, args, want string // V is the volume; want is what is on it, or "" for nothing
 	}{
 		{"", "--dir V --bogus -- true", "main-terminated"},
 		{"", "--dir=V --name=job --bogus -- true", "job-terminated"},
@@ -167,7 +184,7 @@ func TestUsageErrorsAreRecorded(t *testing.T) {
 		{"", "--dir V --bogus x curl -v -h --name other", "main-terminated"},
 		{"", "--dir V --bogus -- true --name other --help", "main-terminated"},
 		{"SENTINEL_DIR=V", "--bogus -- true", "main-terminated"},
-		{"SENTINEL_DIR=V", "--dir V/none --bogus -- true", ""}, // which it would not be without --bogus, either
+		{"SENTINEL_DIR=V", "--dir V/none --bogus -- true", ""}, // no volume, with or without --bogus
 		{"SENTINEL_DIR=V SENTINEL_NAME=job", "--bogus -- true", "job-terminated"},
 		{"SENTINEL_DIR=V SENTINEL_NAME=job", "--name a/b -- true", "job-terminated"},
 		{"SENTINEL_DIR=V SENTINEL_NAME=a/b", "-- true", "main-terminated"},
@@ -209,11 +226,11 @@ func TestUsageErrorsAreRecorded(t *testing.T) {
 	}
 }
 
-// TestUsageErrorBesideALiveRun: it is not recorded over it.
+// TestUsageErrorBesideALiveRun: the end of an invalid command line is not recorded over a live run.
 func TestUsageErrorBesideALiveRun(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	p := sentinel(t, dir, nil, shell(`echo ready; trap "exit 3" USR1; while :; do sleep 0.02; done`)...)
+	p := sentinel(t, dir, nil, shell(untilUSR1)...)
 	p.Await("ready")
 	code, _, stderr := ended(t, drive.Wrap("sentinel", []string{"--dir", dir, "--bogus"}, []string{"true"}))
 	if code != 125 || !strings.Contains(stderr, "--bogus") {
@@ -227,10 +244,9 @@ func TestUsageErrorBesideALiveRun(t *testing.T) {
 	wantRecord(t, dir, 3)
 }
 
-// TestDefaults: in a root file system that has nothing in it but the two programs and the
-// volume, with nothing given but the command.
+// TestDefaults: sentinel works without flags, in a root file system with only the two programs and the volume.
 func TestDefaults(t *testing.T) {
-	testenv.NeedRoot(t, "it changes the root directory")
+	testenv.NeedRoot(t, "to change the root directory")
 	t.Parallel()
 	for _, c := range []struct {
 		args    []string
@@ -240,7 +256,8 @@ func TestDefaults(t *testing.T) {
 	}{
 		{[]string{"--", "/shim", "--version"}, 0, "0\n", ""},
 		{[]string{"--", "no-such-job"}, 127, "127\n", "no-such-job was not started: no-such-job: not found in PATH ("},
-		{[]string{"--bogus", "--", "/shim", "--version"}, 125, "125\n", "sentinel has no flag --bogus: if it is COMMAND's, put -- before COMMAND (see sentinel --help)\n"},
+		{[]string{"--bogus", "--", "/shim", "--version"}, 125, "125\n",
+			"sentinel has no flag --bogus: if it is COMMAND's, put -- before COMMAND (see sentinel --help)\n"},
 		{[]string{"--help"}, 0, "", ""},
 	} {
 		root := t.TempDir()
@@ -259,7 +276,8 @@ func TestDefaults(t *testing.T) {
 			cmd.Dir = "/"
 		})
 		if end := recorded(t, filepath.Join(root, "tmp/pod"), "main"); code != c.code || end != c.end {
-			t.Errorf("%q: exit code %d, recorded %q; want %d, %q:\n%s%s", c.args, code, end, c.code, c.end, stdout, stderr)
+			t.Errorf("%q: exit code %d, recorded %q; want %d, %q:\n%s%s",
+				c.args, code, end, c.code, c.end, stdout, stderr)
 		}
 		message, err := os.ReadFile(terminationLog)
 		if err != nil {
@@ -271,22 +289,30 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
-// TestNastyCommandLines: whatever is put together of these words, sentinel neither
-// panics nor hangs, and says what is wrong.
+// TestNastyCommandLines: with any combination of these words, sentinel neither panics nor hangs, and says what is
+// wrong.
 func TestNastyCommandLines(t *testing.T) {
 	t.Parallel()
 	const lines, seed = 200, 1
 	random := rand.New(rand.NewPCG(seed, seed))
 	words := []string{
-		"", " ", "-", "--", "---", "=", "-=", "--=", "--=x", "\n", "\xff\xfe", "%s%n", "$(true)", strings.Repeat("x", 5000), "/nowhere/", "/dev/null", ".", "..", // nothing outside of the test's directory
-		"--dir", "--dir=", "-dir", "--DIR", "--dir=/dev/null", "--dir=/nowhere", "--name", "--name=", "--name=..", "--name=\n", "--name=" + strings.Repeat("n", 300), "--name=-",
-		"--wait-for", "--wait-for=", "--wait-for=tcp://", "--wait-for=http://[::1", "--wait-for=file:///%zz", "--wait-for=unix:///\x01",
+		// No directory outside of the test's.
+		"", " ", "-", "--", "---", "=", "-=", "--=", "--=x", "\n", "\xff\xfe", "%s%n", "$(true)",
+		strings.Repeat("x", 5000), "/nowhere/", "/dev/null", ".", "..",
+		"--dir", "--dir=", "-dir", "--DIR", "--dir=/dev/null", "--dir=/nowhere",
+		"--name", "--name=", "--name=..", "--name=\n", "--name=" + strings.Repeat("n", 300), "--name=-",
+		"--wait-for", "--wait-for=", "--wait-for=tcp://", "--wait-for=http://[::1", "--wait-for=file:///%zz",
+		"--wait-for=unix:///\x01",
 		"--wait-timeout", "--wait-timeout=1ms", "--wait-timeout=-1s", "--wait-timeout=9999999h", "--wait-timeout=NaN",
 		"--log-level", "--log-level=panic", "--log-level=fatal", "--log-format=", "--log-format=console",
 		"--copy-to", "--copy-to=", "--copy-to=/dev/null", "--copy-to=/nowhere",
-		"-h", "--help", "--help=maybe", "-v", "--version", "--generate-bash-completion", "--init-completion", "help", "h", "true", "exit",
+		"-h", "--help", "--help=maybe", "-v", "--version", "--generate-bash-completion", "--init-completion",
+		"help", "h", "true", "exit",
 	}
-	names := []string{"SENTINEL_DIR", "SENTINEL_NAME", "SENTINEL_WAIT_FOR", "SENTINEL_WAIT_TIMEOUT", "SENTINEL_LOG_LEVEL", "SENTINEL_LOG_FORMAT", "SENTINEL_COPY_TO", "PATH", "HOME", "TZ"}
+	names := []string{
+		"SENTINEL_DIR", "SENTINEL_NAME", "SENTINEL_WAIT_FOR", "SENTINEL_WAIT_TIMEOUT", "SENTINEL_LOG_LEVEL",
+		"SENTINEL_LOG_FORMAT", "SENTINEL_COPY_TO", "PATH", "HOME", "TZ",
+	}
 	for range lines {
 		argv, vars := []string{drive.Program("sentinel")}, []string{}
 		for range random.IntN(5) {
@@ -298,7 +324,7 @@ func TestNastyCommandLines(t *testing.T) {
 		dir := t.TempDir()
 		t.Run("", func(t *testing.T) {
 			t.Parallel()
-			code, stdout, stderr := ended(t, argv, env(append([]string{"SENTINEL_DIR=" + dir, "SENTINEL_WAIT_TIMEOUT=1ms"}, vars...)...),
+			code, stdout, stderr := ended(t, argv, env("SENTINEL_DIR="+dir, "SENTINEL_WAIT_TIMEOUT=1ms"), env(vars...),
 				func(cmd *exec.Cmd) { cmd.Dir = dir })
 			what := fmt.Sprintf("%.300q %.300q", vars, argv[1:])
 			switch code {
@@ -306,35 +332,51 @@ func TestNastyCommandLines(t *testing.T) {
 			default:
 				t.Errorf("%s: exit code %d:\n%s%s", what, code, stdout, stderr)
 			}
-			if code == 0 && stdout == "" && !strings.Contains(what, `"true"`) || code != 0 && stderr == "" && !strings.Contains(what, "disabled") {
-				t.Errorf("%s: exit code %d, and it says nothing", what, code)
+			if code == 0 && stdout == "" && !strings.Contains(what, `"true"`) ||
+				code != 0 && stderr == "" && !strings.Contains(what, "disabled") {
+				t.Errorf("%s: exit code %d and no output", what, code)
 			}
-			if both := stdout + stderr; strings.Contains(both, "panic:") || strings.Contains(both, "goroutine ") || strings.Contains(both, "%!") {
-				t.Errorf("%s: it panics:\n%s", what, both)
+			for _, sign := range []string{"panic:", "goroutine ", "%!"} {
+				if both := stdout + stderr; strings.Contains(both, sign) {
+					t.Errorf("%s: %q in the output:\n%s", what, sign, both)
+				}
 			}
 		})
 	}
 }
 
-// TestHelp: it names every flag with its type, its default and its variable, in 80 columns.
+// TestHelp: --help has every flag with its type, its default and its variable, in 80 columns.
 func TestHelp(t *testing.T) {
 	t.Parallel()
 	for program, flags := range map[string]map[string]string{
 		"sentinel": {
-			"--dir DIR": "(default: /tmp/pod) [$SENTINEL_DIR]", "--name NAME": "(default: main) [$SENTINEL_NAME]",
-			"--wait-for ADDRESS": "may be repeated [$SENTINEL_WAIT_FOR]", "--wait-timeout DURATION": "(default: 1m) [$SENTINEL_WAIT_TIMEOUT]",
-			"--log-level LEVEL": "(default: info) [$SENTINEL_LOG_LEVEL]", "--log-format FORMAT": "(default: auto) [$SENTINEL_LOG_FORMAT]",
-			"--copy-to DIR": "and exit", "--version, -v": "and exit", "--help, -h": "and exit",
+			"--dir DIR":               "(default: /tmp/pod) [$SENTINEL_DIR]",
+			"--name NAME":             "(default: main) [$SENTINEL_NAME]",
+			"--wait-for ADDRESS":      "may be repeated [$SENTINEL_WAIT_FOR]",
+			"--wait-timeout DURATION": "(default: 1m) [$SENTINEL_WAIT_TIMEOUT]",
+			"--log-level LEVEL":       "(default: info) [$SENTINEL_LOG_LEVEL]",
+			"--log-format FORMAT":     "(default: auto) [$SENTINEL_LOG_FORMAT]",
+			"--copy-to DIR":           "and exit",
+			"--version, -v":           "and exit",
+			"--help, -h":              "and exit",
 		},
 		"shim": {
-			"--dir DIR": "(default: /tmp/pod) [$SHIM_DIR]", "--main NAME": "(default: main) [$SHIM_MAIN]",
-			"--name NAME": "(default: the base name of SIDECAR) [$SHIM_NAME]", "--start-timeout DURATION": "(default: 0s) [$SHIM_START_TIMEOUT]",
-			"--lost-after DURATION": "(default: 1m) [$SHIM_LOST_AFTER]", "--drain DURATION": "(default: 0s) [$SHIM_DRAIN]",
-			"--stop-signal SIGNAL": "(default: SIGTERM) [$SHIM_STOP_SIGNAL]", "--grace-period DURATION": "(default: 10s) [$SHIM_GRACE_PERIOD]",
-			"--hold DURATION": "(default: 15s) [$SHIM_HOLD]", "--restart-policy POLICY": "[$SHIM_RESTART_POLICY]",
-			"--keep-on-failure": "[$SHIM_KEEP_ON_FAILURE]", "--log-level LEVEL": "(default: info) [$SHIM_LOG_LEVEL]",
-			"--log-format FORMAT": "(default: auto) [$SHIM_LOG_FORMAT]",
-			"--copy-to DIR":       "and exit", "--version, -v": "and exit", "--help, -h": "and exit",
+			"--dir DIR":                "(default: /tmp/pod) [$SHIM_DIR]",
+			"--main NAME":              "(default: main) [$SHIM_MAIN]",
+			"--name NAME":              "(default: the base name of SIDECAR) [$SHIM_NAME]",
+			"--start-timeout DURATION": "(default: 0s) [$SHIM_START_TIMEOUT]",
+			"--lost-after DURATION":    "(default: 1m) [$SHIM_LOST_AFTER]",
+			"--drain DURATION":         "(default: 0s) [$SHIM_DRAIN]",
+			"--stop-signal SIGNAL":     "(default: SIGTERM) [$SHIM_STOP_SIGNAL]",
+			"--grace-period DURATION":  "(default: 10s) [$SHIM_GRACE_PERIOD]",
+			"--hold DURATION":          "(default: 15s) [$SHIM_HOLD]",
+			"--restart-policy POLICY":  "[$SHIM_RESTART_POLICY]",
+			"--keep-on-failure":        "[$SHIM_KEEP_ON_FAILURE]",
+			"--log-level LEVEL":        "(default: info) [$SHIM_LOG_LEVEL]",
+			"--log-format FORMAT":      "(default: auto) [$SHIM_LOG_FORMAT]",
+			"--copy-to DIR":            "and exit",
+			"--version, -v":            "and exit",
+			"--help, -h":               "and exit",
 		},
 	} {
 		code, stdout, stderr := ended(t, []string{drive.Program(program), "--help"})
@@ -346,14 +388,15 @@ func TestHelp(t *testing.T) {
 				t.Errorf("%s: more than 80 columns: %s", program, line)
 			}
 		}
-		// What is said of a flag, without the breaks of its lines.
-		said := strings.Split(stdout, "\n  --")
-		for i := range said {
-			said[i] = "--" + strings.Join(strings.Fields(said[i]), " ")
+		// The text about each flag, without line breaks.
+		texts := strings.Split(stdout, "\n  --")
+		for i := range texts {
+			texts[i] = "--" + strings.Join(strings.Fields(texts[i]), " ")
 		}
 		for flag, rest := range flags {
-			if !slices.ContainsFunc(said, func(s string) bool { return strings.HasPrefix(s, flag+" ") && strings.Contains(s, rest) }) {
-				t.Errorf("%s: nothing of %s with %s:\n%s", program, flag, rest, stdout)
+			described := func(s string) bool { return strings.HasPrefix(s, flag+" ") && strings.Contains(s, rest) }
+			if !slices.ContainsFunc(texts, described) {
+				t.Errorf("%s: no flag %s with %s:\n%s", program, flag, rest, stdout)
 			}
 		}
 		for _, heading := range []string{"Usage: " + program, "Exit code:\n", "Examples:\n  " + program} {
@@ -364,8 +407,8 @@ func TestHelp(t *testing.T) {
 	}
 }
 
-// TestCopyTo: both programs, executable for all, whatever the umask, as often as one
-// likes, also over running ones; and whoever looks sees whole ones only.
+// TestCopyTo: --copy-to copies both programs, executable for all users under any umask. It may be repeated, also over
+// a program that runs, and at no instant is a copy incomplete.
 func TestCopyTo(t *testing.T) {
 	t.Parallel()
 	dir, volume := t.TempDir(), t.TempDir()
@@ -393,9 +436,9 @@ func TestCopyTo(t *testing.T) {
 	check("sentinel")
 	check("shim")
 
-	// From the copy, over itself and over the one that runs.
+	// Again from the copy, which runs, over itself.
 	copied := filepath.Join(dir, "sentinel")
-	p := drive.Start(t, []string{copied, "--dir", volume, "--", "sh", "-c", `echo ready; trap "exit 3" USR1; while :; do sleep 0.02; done`})
+	p := drive.Start(t, append([]string{copied, "--dir", volume, "--"}, shell(untilUSR1)...))
 	p.Await("ready")
 	stop, looked := make(chan struct{}), make(chan int)
 	go func() {
@@ -422,14 +465,14 @@ func TestCopyTo(t *testing.T) {
 	p.Want(3)
 	wantRecord(t, volume, 3)
 	if names := testenv.Names(t, dir); names != "sentinel shim" {
-		t.Errorf("in the directory is %q, want sentinel and shim alone", names)
+		t.Errorf("the directory holds %q, want only sentinel and shim", names)
 	}
 	if code, _, stderr := ended(t, []string{copied, "--dir", volume, "--", "true"}); code != 0 {
-		t.Errorf("the copy does not run: %d:\n%s", code, stderr)
+		t.Errorf("the copy ended with %d, not 0:\n%s", code, stderr)
 	}
 }
 
-// TestCopyToRefused: 125, and what to do, with nothing left behind.
+// TestCopyToRefused: if --copy-to fails, the exit code is 125, the error says what to do, and nothing is left behind.
 func TestCopyToRefused(t *testing.T) {
 	t.Parallel()
 	dir := testenv.Volume(t)
@@ -447,8 +490,8 @@ func TestCopyToRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	user := func(*exec.Cmd) {}
-	if os.Geteuid() == 0 { // who may write everywhere
-		user = as(somebody)
+	if os.Geteuid() == 0 { // root may write everywhere
+		user = testenv.As(testenv.Somebody)
 	}
 	anybody := func(*exec.Cmd) {}
 	for _, c := range []struct {
@@ -457,12 +500,16 @@ func TestCopyToRefused(t *testing.T) {
 		user          func(*exec.Cmd)
 		says          []string
 	}{
-		{"missing", "", []string{"--copy-to", dir + "/none"}, anybody, []string{"--copy-to", dir + "/none: no such file", "volumeMounts"}},
+		{"missing", "", []string{"--copy-to", dir + "/none"}, anybody,
+			[]string{"--copy-to", dir + "/none: no such file", "volumeMounts"}},
 		{"a file", "", []string{"--copy-to", file}, anybody, []string{"--copy-to " + file, "not a directory"}},
 		{"empty", "", []string{"--copy-to="}, anybody, []string{"--copy-to", "it is empty"}},
-		{"a command", "", []string{"--copy-to", dir, "--", "true"}, anybody, []string{"--copy-to " + dir, "runs no command: remove "}},
-		{"no shim beside", alone + "/sentinel", []string{"--copy-to", dir + "/"}, anybody, []string{alone + "/shim: no such file", "both programs must be in one directory"}},
-		{"not writable", "", []string{"--copy-to", locked}, user, []string{"--copy-to " + locked, "permission denied", "writable"}},
+		{"a command", "", []string{"--copy-to", dir, "--", "true"}, anybody,
+			[]string{"--copy-to " + dir, "runs no command: remove "}},
+		{"no shim beside", alone + "/sentinel", []string{"--copy-to", dir + "/"}, anybody,
+			[]string{alone + "/shim: no such file", "both programs must be in one directory"}},
+		{"not writable", "", []string{"--copy-to", locked}, user,
+			[]string{"--copy-to " + locked, "permission denied", "writable"}},
 	} {
 		program := c.program
 		if program == "" {
@@ -474,18 +521,18 @@ func TestCopyToRefused(t *testing.T) {
 		}
 		for _, word := range c.says {
 			if !strings.Contains(stderr, word) {
-				t.Errorf("%s: it does not say %q:\n%s", c.name, word, stderr)
+				t.Errorf("%s: the error does not contain %q:\n%s", c.name, word, stderr)
 			}
 		}
 	}
-	// The copy without its neighbour has copied itself before it found out.
+	// The sentinel without a shim beside it had already copied itself.
 	if names := testenv.Names(t, dir); names != "file sentinel" {
-		t.Errorf("in the directory is %q", names)
+		t.Errorf("the directory holds %q, want only file and sentinel", names)
 	}
 }
 
-// TestCopyToNoexec: a volume from which nothing can be run is refused at once, and not
-// when the main container starts.
+// TestCopyToNoexec: --copy-to fails at once on a volume from which no program can run, not only when the main container
+// starts.
 func TestCopyToNoexec(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

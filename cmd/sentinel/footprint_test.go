@@ -8,7 +8,7 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
 )
 
-// TestSize: a program that is added to other people's images is small.
+// TestSize: the programs are small, because users add them to their images.
 func TestSize(t *testing.T) {
 	t.Parallel()
 	const most = 5_000_000 // bytes
@@ -23,13 +23,12 @@ func TestSize(t *testing.T) {
 	}
 }
 
-// TestIdle: while the command runs, neither program takes more than 6 MB, nor about any
-// CPU.
+// TestIdle: while the command runs, neither program needs more than 6 MB of memory and 1 % of a processor.
 func TestIdle(t *testing.T) {
 	t.Parallel()
 	const (
 		most    = 6_000_000       // bytes
-		stretch = 2 * time.Second // for which they are watched
+		stretch = 2 * time.Second // of the measurement
 		share   = 0.01            // of a processor
 	)
 	dir := t.TempDir()
@@ -45,7 +44,7 @@ func TestIdle(t *testing.T) {
 	for i, p := range programs {
 		before[i] = drive.UsageOf(t, p.PID())
 	}
-	time.Sleep(stretch) // not a wait for anything: what it costs meanwhile is measured
+	time.Sleep(stretch) // not a wait for anything: the cost of that time is measured
 	for i, p := range programs {
 		used := drive.UsageOf(t, p.PID())
 		if busy := used.Share(before[i]); busy > share {

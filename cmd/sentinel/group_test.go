@@ -10,20 +10,20 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
-// A command that dies of a signal may leave others in its process group: a shell that does
-// not exec leaves what it was waiting for. These tests are about what becomes of them.
+// A command that dies of a signal may leave other processes in its process group: a shell leaves the command that it
+// waits for. These tests are about such processes.
 
-// work is a script that cleans up on SIGTERM, which takes it a while, and says each signal.
+// work is a script that prints each signal. On SIGTERM it cleans up, which takes a while.
 const work = `trap "echo work got USR1" USR1; trap "echo work cleans up; sleep 0.3; echo work is done; exit 0" TERM
 	echo ready; while :; do sleep 0.02; done`
 
-// TestGroupOfAShell: what a shell was waiting for gets the signal that the shell has died of,
-// and those that come later, and sentinel ends when it is done.
+// TestGroupOfAShell: the command that a shell waits for gets the signal that killed the shell, and later ones, and
+// sentinel ends after it.
 func TestGroupOfAShell(t *testing.T) {
 	t.Parallel()
 	script := filepath.Join(t.TempDir(), "work")
 	testenv.Plant(t, script, work)
-	// Not the last command, or the shell would become it.
+	// Not the last command, which the shell would execute without a fork.
 	const inForeground = `sh "$1"; echo next`
 
 	t.Run("TERM", func(t *testing.T) {
@@ -35,7 +35,7 @@ func TestGroupOfAShell(t *testing.T) {
 		p.Want(143)
 		wantRecord(t, dir, 143)
 		if out := p.Output(); !strings.Contains(out, "work is done\n") || strings.Contains(out, "next\n") {
-			t.Errorf("the work was not done, or the shell went on:\n%s", out)
+			t.Errorf("the work did not clean up, or the shell went on:\n%s", out)
 		}
 		p.Await("sh was killed by SIGTERM after ")
 	})
@@ -54,20 +54,21 @@ func TestGroupOfAShell(t *testing.T) {
 		p.Await("work cleans up\n")
 		p.Want(128 + int(syscall.SIGUSR1))
 		if out := p.Output(); !strings.Contains(out, "work is done\n") {
-			t.Errorf("the work was not done:\n%s", out)
+			t.Errorf("the work did not clean up:\n%s", out)
 		}
 		wantRecord(t, dir, 128+int(syscall.SIGUSR1))
 	})
-	t.Run("a signal that was not passed on", func(t *testing.T) {
+	t.Run("a signal that sentinel did not forward", func(t *testing.T) {
 		t.Parallel()
 		dir := t.TempDir()
 		gate := filepath.Join(t.TempDir(), "open")
-		p := sentinel(t, dir, nil, shell(`sh "$1" & until [ -e "$2" ]; do sleep 0.01; done; kill -TERM $$`, script, gate)...)
+		const inBackground = `sh "$1" & until [ -e "$2" ]; do sleep 0.01; done; kill -TERM $$`
+		p := sentinel(t, dir, nil, shell(inBackground, script, gate)...)
 		p.Await("ready")
 		testenv.Plant(t, gate, "")
 		p.Want(143)
 		if out := p.Output(); strings.Contains(out, "work cleans up") {
-			t.Errorf("what the shell has left was signalled, though nobody had asked for that:\n%s", out)
+			t.Errorf("the rest of the group got a signal that sentinel did not get:\n%s", out)
 		}
 	})
 	t.Run("only a zombie is left", func(t *testing.T) {
@@ -81,20 +82,22 @@ func TestGroupOfAShell(t *testing.T) {
 	})
 }
 
-// TestWithoutCapKill: root without CAP_KILL may not signal another user's process. That is
-// said once, with what to do, and changes nothing else.
+// TestWithoutCapKill: root without CAP_KILL may not signal another user's process. The log says once what to do, and
+// nothing else changes.
 func TestWithoutCapKill(t *testing.T) {
-	testenv.NeedRoot(t, "it drops a capability and becomes another user")
+	testenv.NeedRoot(t, "to drop a capability and become another user")
 	t.Parallel()
 	start := func(dir string, command ...string) *drive.Process {
 		return drive.Start(t, drive.Command("without-kill", drive.Wrap("sentinel", []string{"--dir", dir}, command)...))
 	}
-	const refused = "it runs as another user than its wrapper: give the container the capability KILL (securityContext.capabilities.add)"
+	const refused = "it runs as another user than its wrapper: " +
+		"give the container the capability KILL (securityContext.capabilities.add)"
 
 	t.Run("the command", func(t *testing.T) {
 		t.Parallel()
 		dir, gate := testenv.Volume(t), filepath.Join(testenv.Volume(t), "open")
-		command := drive.Command("as-somebody", `trap "echo got TERM" TERM; echo ready; until [ -e `+gate+` ]; do sleep 0.02; done; exit 3`)
+		command := drive.Command("as-somebody",
+			`trap "echo got TERM" TERM; echo ready; until [ -e `+gate+` ]; do sleep 0.02; done; exit 3`)
 		p := start(dir, command...)
 		p.Await("ready")
 		p.Signal(syscall.SIGTERM)
@@ -105,7 +108,7 @@ func TestWithoutCapKill(t *testing.T) {
 		p.Want(3)
 		wantRecord(t, dir, 3)
 		if n := strings.Count(p.Output(), refused); n != 1 {
-			t.Errorf("it is said %d times:\n%s", n, p.Output())
+			t.Errorf("the log says it %d times, not once:\n%s", n, p.Output())
 		}
 	})
 	t.Run("what a shell has left", func(t *testing.T) {

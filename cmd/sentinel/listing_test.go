@@ -16,13 +16,13 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
-// TestSignalWhileListing: TERM ends the matter while the restart barrier looks through a huge
-// directory, of which not much is read after that.
+// TestSignalWhileListing: SIGTERM ends a sentinel while its restart barrier lists a huge directory, and it reads little
+// of the directory after that.
 func TestSignalWhileListing(t *testing.T) {
 	t.Parallel()
 	const files = 10_000
 	dir := restarted(t)
-	// Files that are all opened: they are one, the dead file of a run.
+	// The barrier opens all of these files. They are hard links to the dead file of a run.
 	dead := filepath.Join(dir, "dead-running")
 	testenv.Plant(t, dead, "stopping\n")
 	for i := range files {
@@ -32,18 +32,20 @@ func TestSignalWhileListing(t *testing.T) {
 	}
 	opened, after := false, 0
 	argv := drive.Wrap("sentinel", []string{"--dir", dir}, []string{"echo", "launched"})
-	result, err := ptrace.Run(t.Context(), ptrace.Spec{Args: argv}, ptrace.Touching(dir), func(p *ptrace.Tracee, c ptrace.Call) {
+	at := func(p *ptrace.Tracee, c ptrace.Call) {
 		if opened {
 			after++
 			return
 		}
-		if file := filepath.Base(c.Path); c.Name == "openat" && file != "main-running" && strings.HasSuffix(file, "-running") {
+		file := filepath.Base(c.Path)
+		if c.Name == "openat" && file != "main-running" && strings.HasSuffix(file, "-running") {
 			opened = true
 			if err := p.Signal(syscall.SIGTERM); err != nil {
 				t.Error(err)
 			}
 		}
-	})
+	}
+	result, err := ptrace.Run(t.Context(), ptrace.Spec{Args: argv}, ptrace.Touching(dir), at)
 	if errors.Is(err, ptrace.ErrRefused) {
 		t.Skip(err)
 	}
@@ -51,12 +53,12 @@ func TestSignalWhileListing(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !opened {
-		t.Error("no file was looked into")
+		t.Error("the sentinel opened no other run's file")
 	}
 	if after > files {
-		t.Errorf("%d calls were made after TERM", after)
+		t.Errorf("the sentinel made %d calls after SIGTERM, at most %d are allowed", after, files)
 	}
 	if got := recorded(t, dir, "main"); result.ExitCode != 143 || got != "143\n" {
-		t.Errorf("it ended with %d, and recorded %q", result.ExitCode, got)
+		t.Errorf("the sentinel ended with %d and recorded %q, want 143", result.ExitCode, got)
 	}
 }

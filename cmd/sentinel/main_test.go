@@ -19,9 +19,8 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
-// These tests drive the built sentinel as a user would. What is wrapped is mostly a
-// shell: unlike a Go program it has no threads, descriptors and signal handlers of its
-// own that would have to be told from what sentinel hands on.
+// These tests drive the built sentinel as a user would. The wrapped command is mostly a shell: a Go program has
+// threads, descriptors and signal handlers of its own, which would be mixed up with those that it gets from sentinel.
 
 func TestMain(m *testing.M) {
 	drive.Main(m, drive.Modes{
@@ -43,12 +42,15 @@ func sentinel(t *testing.T, dir string, flags []string, command ...string) *driv
 	return drive.Start(t, drive.Wrap("sentinel", append([]string{"--dir", dir}, flags...), command))
 }
 
-// shell is the command line of a shell script.
+// shell returns the command line of a shell script.
 func shell(script string, args ...string) []string {
 	return append([]string{"sh", "-c", script, "sh"}, args...)
 }
 
-// recorded is what the recorded end of a run holds, "" if there is none.
+// untilUSR1 is a script that exits with 3 on SIGUSR1.
+const untilUSR1 = `echo ready; trap "exit 3" USR1; while :; do sleep 0.02; done`
+
+// recorded returns the content of a run's end, or "" if there is none.
 func recorded(t *testing.T, dir, name string) string {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join(dir, name+"-terminated"))
@@ -58,19 +60,18 @@ func recorded(t *testing.T, dir, name string) string {
 	return string(data)
 }
 
-// wantRecord fails the test unless the code is recorded as the end of main, and nothing
-// else is left on the volume.
+// wantRecord fails the test unless the code is recorded as the end of main, and the volume holds nothing else.
 func wantRecord(t *testing.T, dir string, code int) {
 	t.Helper()
 	if got, want := recorded(t, dir, "main"), fmt.Sprintf("%d\n", code); got != want {
 		t.Errorf("the recorded end of main is %q, want %q", got, want)
 	}
 	if names := testenv.Names(t, dir); names != "main-terminated" {
-		t.Errorf("on the volume is %q, want main-terminated alone", names)
+		t.Errorf("the volume holds %q, want only main-terminated", names)
 	}
 }
 
-// ended runs a command line to its end.
+// ended runs a command line to its end, after changes have completed the command.
 func ended(t *testing.T, argv []string, changes ...func(*exec.Cmd)) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, err bytes.Buffer
@@ -88,22 +89,12 @@ func ended(t *testing.T, argv []string, changes ...func(*exec.Cmd)) (code int, s
 	return cmd.ProcessState.ExitCode(), out.String(), err.String()
 }
 
+// env adds variables to a command's environment.
 func env(vars ...string) func(*exec.Cmd) {
 	return func(cmd *exec.Cmd) { cmd.Env = append(cmd.Environ(), vars...) }
 }
 
-// as makes a command another user's.
-func as(uid uint32) func(*exec.Cmd) {
-	return func(cmd *exec.Cmd) {
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
-	}
-}
-
-// somebody is a user who owns no file.
-const somebody = 54321
-
-// prepared executes a command line with limits, umask, signal dispositions and
-// environment that differ from the usual.
+// prepared is a mode that executes a command line with unusual limits, umask, signal dispositions and environment.
 func prepared(argv []string) int {
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 123, Max: 1000}); err != nil {
 		panic(err)
@@ -117,8 +108,8 @@ func prepared(argv []string) int {
 		"EMPTY=", "A=b=c", "LINES=a\nb", "NOT_TEXT_\xff=\xff", "no equals sign", "=no name")))
 }
 
-// noFork executes a command line that can start threads, but no processes: as under a limit on their number, but
-// at a place that the test knows.
+// noFork is a mode that executes a command line that can start threads, but no processes: as under a limit on their
+// number, but at a place that the test knows.
 func noFork(argv []string) int {
 	err := testenv.Install(
 		testenv.Refuse(unix.SYS_CLONE3, unix.ENOSYS), // callers try clone then
@@ -130,8 +121,9 @@ func noFork(argv []string) int {
 	panic(unix.Exec(argv[0], argv, os.Environ()))
 }
 
-// mounted executes a command line where a directory is an empty file system with a flag of
-// mount(2).
+// mounted is a mode that mounts an empty file system with a flag of mount(2), and then executes a command line.
+//
+//	mounted FLAG DIR PROGRAM [ARG...]
 func mounted(args []string) int {
 	flag, err := strconv.ParseUint(args[0], 10, 64)
 	if err != nil {
@@ -146,10 +138,10 @@ func mounted(args []string) int {
 	panic(unix.Exec(args[2], args[2:], os.Environ()))
 }
 
-// endedOn runs a command line to its end where a directory is such a file system.
+// endedOn runs a command line to its end, with a file system mounted on a directory: see mounted.
 func endedOn(t *testing.T, dir string, flag int, argv []string) (code int, stdout, stderr string) {
 	t.Helper()
-	testenv.NeedRoot(t, "it mounts a file system")
+	testenv.NeedRoot(t, "to mount a file system")
 	namespace := func(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS} }
 	try := exec.Command("true")
 	if namespace(try); try.Run() != nil {
@@ -158,8 +150,10 @@ func endedOn(t *testing.T, dir string, flag int, argv []string) (code int, stdou
 	return ended(t, drive.Command("mounted", append([]string{strconv.Itoa(flag), dir}, argv...)...), namespace)
 }
 
-// limited runs a command line as a user who has no other processes, and may have so many
-// of them and threads. Root itself may have any number.
+// limited is a mode that runs a command line as another user, with a limit on the number of processes and threads: root
+// may have any number.
+//
+//	limited UID LIMIT PROGRAM [ARG...]
 func limited(args []string) int {
 	uid, uidErr := strconv.ParseUint(args[0], 10, 32)
 	limit, err := strconv.ParseUint(args[1], 10, 64)
@@ -171,7 +165,7 @@ func limited(args []string) int {
 	}
 	cmd := exec.Command(args[2], args[3:]...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	as(uint32(uid))(cmd)
+	testenv.As(uint32(uid))(cmd)
 	if err := cmd.Run(); cmd.ProcessState == nil {
 		panic(err)
 	}

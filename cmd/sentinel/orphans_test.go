@@ -17,8 +17,7 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
-// TestOrphans: what the command leaves behind comes to sentinel and is reaped, whether
-// sentinel is process 1 or not.
+// TestOrphans: sentinel becomes the parent of the orphans of the command, and reaps them, as process 1 or not.
 func TestOrphans(t *testing.T) {
 	t.Parallel()
 	var processOne syscall.SysProcAttr
@@ -63,9 +62,10 @@ func TestOrphans(t *testing.T) {
 			}
 			p.Await(fmt.Sprintf("of process %d\n", parent))
 			if got := children(t, p.PID()); len(got) != orphans+1 {
-				t.Errorf("sentinel has %d children, want the command and %d orphans: %s", len(got), orphans, got)
+				t.Errorf("sentinel has %d children, want the command and %d orphans; their states: %s",
+					len(got), orphans, got)
 			}
-			w.Close() // all end at once
+			w.Close() // all orphans end at once
 			drive.Eventually(t, "the orphans are reaped", func() bool { return len(children(t, p.PID())) == 1 })
 			p.Signal(syscall.SIGTERM)
 			p.Want(42)
@@ -74,7 +74,7 @@ func TestOrphans(t *testing.T) {
 	}
 }
 
-// children are the states of the processes whose parent is pid (proc_pid_stat(5)).
+// children returns the states of the processes whose parent is pid (proc_pid_stat(5)).
 func children(t *testing.T, pid int) (states []string) {
 	t.Helper()
 	stats, err := filepath.Glob("/proc/[0-9]*/stat")
@@ -95,7 +95,7 @@ func children(t *testing.T, pid int) (states []string) {
 	return states
 }
 
-// TestCodesAmongOrphans: reaping what ends beside it never loses the command's code.
+// TestCodesAmongOrphans: sentinel never loses the command's code while it reaps orphans.
 func TestCodesAmongOrphans(t *testing.T) {
 	t.Parallel()
 	for code := range 50 {

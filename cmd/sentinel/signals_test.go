@@ -26,23 +26,24 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
-// notForwarded are the signals that sentinel keeps to itself, and why.
+// notForwarded are the signals that sentinel does not forward, and why.
 var notForwarded = map[syscall.Signal]string{
-	syscall.SIGKILL: "nobody catches it", syscall.SIGSTOP: "nobody catches it",
+	syscall.SIGKILL: "cannot be caught", syscall.SIGSTOP: "cannot be caught",
 	syscall.SIGCHLD: "about sentinel's own child",
-	syscall.SIGURG:  "Go raises it by itself",
+	syscall.SIGURG:  "Go's runtime raises it",
 	syscall.SIGPIPE: "about sentinel's own log",
 	syscall.SIGXFSZ: "about sentinel's own limits", syscall.SIGXCPU: "about sentinel's own limits",
 	syscall.SIGSEGV: "a fault", syscall.SIGBUS: "a fault", syscall.SIGFPE: "a fault", syscall.SIGILL: "a fault",
 	syscall.SIGABRT: "a fault", syscall.SIGTRAP: "a fault", syscall.SIGSYS: "a fault",
-	syscall.SIGPROF: "Go keeps it", 32: "Go keeps it", 33: "Go keeps it", 34: "Go keeps it",
+	syscall.SIGPROF: "Go's runtime keeps it",
+	32:              "Go's runtime keeps it", 33: "Go's runtime keeps it", 34: "Go's runtime keeps it",
 }
 
-// inherited reports whether this test was started with the signal ignored (under nohup,
-// say): sentinel then rightly leaves it so.
+// inherited reports whether this test was started with the signal ignored (as under nohup): sentinel then ignores it
+// as well.
 func inherited(sig syscall.Signal) bool { return signal.Ignored(sig) }
 
-// listener is a command that says of every signal that it gets. SIGTERM ends it, with 15.
+// listener is a command that prints every signal that it gets. On SIGTERM it exits with 15.
 const listener = `
 	trap 'echo "got 15."; trap - CHLD; kill $child; exit 15' TERM
 	for n in $(seq 1 64); do
@@ -52,8 +53,7 @@ const listener = `
 	echo ready
 	while :; do wait $child; done`
 
-// TestForwarding: every signal that can be forwarded arrives once, with its number, and
-// no other arrives at all.
+// TestForwarding: every signal that is forwarded arrives once, with its number, and no other arrives.
 func TestForwarding(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -66,14 +66,15 @@ func TestForwarding(t *testing.T) {
 		}
 	}
 
-	// All at once, but for SIGCONT: the signals that stop a process take a pending
-	// one away, and it them (signal(7)).
+	// All at once, except SIGCONT: it discards pending signals that stop a process, and they discard it (signal(7)).
 	for _, sig := range sent {
 		if sig != syscall.SIGCONT {
 			p.Signal(sig)
 		}
 	}
-	for _, sig := range []syscall.Signal{syscall.SIGCHLD, syscall.SIGURG, syscall.SIGPIPE, syscall.SIGPROF, syscall.SIGXFSZ, syscall.SIGXCPU} {
+	for _, sig := range []syscall.Signal{
+		syscall.SIGCHLD, syscall.SIGURG, syscall.SIGPIPE, syscall.SIGPROF, syscall.SIGXFSZ, syscall.SIGXCPU,
+	} {
 		p.Signal(sig)
 	}
 	for _, sig := range sent {
@@ -84,7 +85,7 @@ func TestForwarding(t *testing.T) {
 	p.Signal(syscall.SIGCONT)
 	p.Await(got(syscall.SIGCONT))
 
-	// And one after the other.
+	// Then one after the other.
 	for _, sig := range sent {
 		p.Signal(sig)
 		p.AwaitCount(got(sig), 2)
@@ -95,14 +96,14 @@ func TestForwarding(t *testing.T) {
 	p.Want(15)
 	wantRecord(t, dir, 15)
 	if got, want := strings.Count(p.Output(), "got "), 2*len(sent)+1; got != want {
-		t.Errorf("%d signals have arrived, want %d:\n%s", got, want, p.Output())
+		t.Errorf("%d signals arrived, want %d:\n%s", got, want, p.Output())
 	}
 }
 
+// got is what listener prints of a signal.
 func got(sig syscall.Signal) string { return fmt.Sprintf("got %d.\n", sig) }
 
-// TestFaults: a signal that speaks of a fault of sentinel's own ends it, and its command
-// with it, and what is recorded is that nobody has recorded anything.
+// TestFaults: a signal that reports a fault of sentinel itself ends it, and its command, and no end is recorded.
 func TestFaults(t *testing.T) {
 	t.Parallel()
 	for _, sig := range []syscall.Signal{syscall.SIGKILL, syscall.SIGABRT, syscall.SIGSEGV} {
@@ -114,31 +115,31 @@ func TestFaults(t *testing.T) {
 			p.Signal(sig)
 			p.AwaitAll() // its command has ended, too
 			if names := testenv.Names(t, dir); names != "main-running" {
-				t.Errorf("on the volume is %q, want main-running alone", names)
+				t.Errorf("the volume holds %q, want only main-running", names)
 			}
 		})
 	}
 }
 
-// checkEarly checks how a sentinel has ended that got sig at some instant of its first
-// moments, and whose command, were it ever started, dies of sig: nothing else ends it.
-// caught: it was looking at its volume already, and so must have caught the signal.
-func checkEarly(t *testing.T, sig syscall.Signal, caught bool, dir string, diedOf syscall.Signal, code int, output string) {
+// checkEarly checks how a sentinel ended that got sig soon after its start. Only sig can end its command. caught:
+// sentinel had already looked at its volume, and so must have caught the signal.
+func checkEarly(
+	t *testing.T, sig syscall.Signal, caught bool, dir string, diedOf syscall.Signal, code int, output string,
+) {
 	t.Helper()
 	names, want := testenv.Names(t, dir), 128+int(sig)
 	switch {
 	case !caught && diedOf == sig && names == "":
-		// It came before it could be caught.
+		// The signal came before sentinel could catch it.
 	case !caught && sig == syscall.SIGQUIT && code == 2 && names == "" && strings.Contains(output, "SIGQUIT: quit"):
-		// The same, but Go's runtime was up.
+		// The same, but Go's runtime had already started.
 	case code == want && names == "main-terminated" && recorded(t, dir, "main") == strconv.Itoa(want)+"\n":
 	default:
-		t.Errorf("%s: died of signal %d, exit code %d, on the volume %q:\n%s", sig, diedOf, code, names, output)
+		t.Errorf("%s: died of signal %d, exit code %d, the volume holds %q:\n%s", sig, diedOf, code, names, output)
 	}
 }
 
-// TestEarlySignals: a signal that comes at a random instant of the first 50 ms is never
-// lost, and leaves nothing behind.
+// TestEarlySignals: a signal at a random instant of the first 50 ms is never lost, and leaves no process behind.
 func TestEarlySignals(t *testing.T) {
 	t.Parallel()
 	const instants, span, seed = 200, 50 * time.Millisecond, 1
@@ -147,13 +148,13 @@ func TestEarlySignals(t *testing.T) {
 	for i := range instants {
 		sig := signals[i%len(signals)]
 		instant := time.Duration(random.Int64N(int64(span)))
-		if i/len(signals)%2 == 0 { // most of it happens in the first tenth
+		if i/len(signals)%2 == 0 { // sentinel does most in the first tenth
 			instant /= 10
 		}
 		t.Run(fmt.Sprintf("%s after %s", unix.SignalName(sig), instant), func(t *testing.T) {
 			t.Parallel()
 			if inherited(sig) {
-				t.Skip("the signal is ignored in this test, and so in what it starts")
+				t.Skip("the parent of this test ignores the signal")
 			}
 			dir := t.TempDir()
 			p := sentinel(t, dir, nil, "sleep", "1000")
@@ -166,9 +167,8 @@ func TestEarlySignals(t *testing.T) {
 	}
 }
 
-// TestSignalsAtEveryCall: the same at every system call (with a file or a process) that
-// sentinel makes until it waits for its command. A signal that would not have ended it
-// before it could be caught is not lost, either, from the first look at the volume on.
+// TestSignalsAtEveryCall: the same at every system call (with a file or a process) until sentinel waits for its
+// command. From the first look at the volume on, SIGUSR1 is not lost either.
 func TestSignalsAtEveryCall(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -180,19 +180,19 @@ func TestSignalsAtEveryCall(t *testing.T) {
 			const most = 1000
 			for n, last := 1, false; !last; n++ {
 				if n > most {
-					t.Fatalf("it makes more than %d calls before it waits for its command", most)
+					t.Fatalf("sentinel makes more than %d calls before it waits for its command", most)
 				}
 				last = signalAtCall(t, c.signal, c.fromStart, n)
 				if last {
-					t.Logf("at %d calls", n)
+					t.Logf("sent at %d calls", n)
 				}
 			}
 		})
 	}
 }
 
-// signalAtCall sends a signal at the nth call, counted from the start or from the first
-// look at the volume, or when sentinel waits for its command: then it is the last.
+// signalAtCall sends a signal at the nth call, counted from the start or from the first look at the volume. If sentinel
+// waits for its command before that, it sends the signal then, and returns true.
 func signalAtCall(t *testing.T, sig syscall.Signal, fromStart bool, n int) (last bool) {
 	t.Helper()
 	dir := t.TempDir()
@@ -209,11 +209,12 @@ func signalAtCall(t *testing.T, sig syscall.Signal, fromStart bool, n int) (last
 	defer cancel()
 	touching := ptrace.Touching(dir)
 	touched, caught, when := false, false, ""
+	argv := drive.Wrap("sentinel", []string{"--dir", dir}, []string{"sleep", "1000"})
 	result, err := ptrace.Run(ctx,
-		ptrace.Spec{Args: drive.Wrap("sentinel", []string{"--dir", dir}, []string{"sleep", "1000"}), Stdout: w, Stderr: w},
+		ptrace.Spec{Args: argv, Stdout: w, Stderr: w},
 		func(c ptrace.Call) bool {
 			touched = touched || touching(c)
-			// Go's runtime makes 130 of these before anything else.
+			// Go's runtime makes 130 calls of rt_sigaction at the start.
 			return (fromStart || touched) && c.Name != "rt_sigaction"
 		},
 		func(p *ptrace.Tracee, c ptrace.Call) {
@@ -233,17 +234,17 @@ func signalAtCall(t *testing.T, sig syscall.Signal, fromStart bool, n int) (last
 	w.Close()
 	out, err := io.ReadAll(r)
 	if err != nil {
-		t.Fatalf("%s %s: something is left behind: %v:\n%s", when, sig, err, out)
+		t.Fatalf("%s %s: a process is left behind: %v:\n%s", when, sig, err, out)
 	}
 	checkEarly(t, sig, caught, dir, result.Signal, result.ExitCode, string(out))
 	if t.Failed() {
-		t.Fatalf("that was %s", when)
+		t.Fatalf("the signal came %s", when)
 	}
 	return last
 }
 
-// unready is an http target that answers 503 until it is told otherwise, and delivers a
-// value each time that it is asked.
+// unready returns the URL of a server that answers with 503 until ready is called. asked delivers a value for each
+// request until then.
 func unready(t *testing.T) (url string, asked <-chan struct{}, ready func()) {
 	t.Helper()
 	ask, answer := make(chan struct{}), make(chan struct{})
@@ -261,15 +262,15 @@ func unready(t *testing.T) (url string, asked <-chan struct{}, ready func()) {
 	return server.URL, ask, ready
 }
 
-// TestSignalsWhileWaiting: before the command is there, TERM, INT, HUP and QUIT end the
-// matter, and other signals are nobody's.
+// TestSignalsWhileWaiting: before the command is started, TERM, INT, HUP and QUIT end sentinel, and it drops other
+// signals.
 func TestSignalsWhileWaiting(t *testing.T) {
 	t.Parallel()
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT} {
 		t.Run(unix.SignalName(sig), func(t *testing.T) {
 			t.Parallel()
 			if inherited(sig) {
-				t.Skip("the signal is ignored in this test, and so in what it starts")
+				t.Skip("the parent of this test ignores the signal")
 			}
 			dir := t.TempDir()
 			url, asked, _ := unready(t)
@@ -299,7 +300,7 @@ func TestSignalsWhileWaiting(t *testing.T) {
 				p.Signal(sig)
 			}
 		}
-		for range 5 { // it is awake and has read them
+		for range 5 { // by then, sentinel has read the signals
 			<-asked
 		}
 		ready()
@@ -309,13 +310,12 @@ func TestSignalsWhileWaiting(t *testing.T) {
 	})
 }
 
-// TestClosedStderr: that nobody reads what sentinel says, neither ends it nor changes the
-// code; the command gets SIGPIPE as ever.
+// TestClosedStderr: a closed stderr neither ends sentinel nor changes the code. The command gets SIGPIPE as usual.
 func TestClosedStderr(t *testing.T) {
 	t.Parallel()
 	for script, code := range map[string]int{
 		"exit 3":                         3,
-		"kill -USR1 $$":                  138, // about which more is said
+		"kill -USR1 $$":                  138, // which sentinel logs
 		"while :; do echo x >&2; done":   141,
 		"kill -PIPE $PPID; exec sleep 0": 0,
 	} {
@@ -333,8 +333,8 @@ func TestClosedStderr(t *testing.T) {
 	}
 }
 
-// TestIgnoredSignals: what is inherited as ignored is not forwarded, and ignored by the
-// command, too.
+// TestIgnoredSignals: sentinel does not forward a signal that it inherits as ignored, and the command ignores it as
+// well.
 func TestIgnoredSignals(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -16,18 +16,18 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
-// terminal is a pseudoterminal and what has come out of it so far.
+// terminal is a pseudoterminal, and its output so far.
 type terminal struct {
 	t    *testing.T
 	ptmx *os.File
 	seen strings.Builder
 }
 
-// onTerminal starts a shell script as the leader of a session that has the terminal as
-// its stdin, stdout and stderr, and as its controlling terminal if it is to be that.
+// onTerminal starts a shell script as the leader of a session that has the terminal as its stdin, stdout and stderr. If
+// controlling is set, it is also the controlling terminal.
 func onTerminal(t *testing.T, controlling bool, script string, args ...string) (*terminal, *exec.Cmd) {
 	t.Helper()
-	// One that does not block takes deadlines.
+	// Only a non-blocking file has deadlines.
 	fd, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		t.Skipf("no pseudoterminal here: %v", err)
@@ -63,17 +63,19 @@ func onTerminal(t *testing.T, controlling bool, script string, args ...string) (
 	return &terminal{t: t, ptmx: ptmx}, cmd
 }
 
+// await waits until the terminal has shown text.
 func (term *terminal) await(text string) {
 	term.t.Helper()
 	for buf := make([]byte, 4096); !strings.Contains(term.seen.String(), text); {
 		n, err := term.ptmx.Read(buf)
 		term.seen.Write(buf[:n])
-		if err != nil { // EIO when nobody has the other side open any more
+		if err != nil { // EIO if no process has the other side open any more
 			term.t.Fatalf("waiting for %q: %v:\n%s", text, err, term.seen.String())
 		}
 	}
 }
 
+// enter types text.
 func (term *terminal) enter(text string) {
 	term.t.Helper()
 	if _, err := term.ptmx.WriteString(text); err != nil {
@@ -81,7 +83,7 @@ func (term *terminal) enter(text string) {
 	}
 }
 
-// foreground is the process group that has the terminal.
+// foreground returns the foreground process group of the terminal.
 func (term *terminal) foreground() int {
 	term.t.Helper()
 	group, err := unix.IoctlGetInt(int(term.ptmx.Fd()), unix.TIOCGPGRP)
@@ -91,9 +93,8 @@ func (term *terminal) foreground() int {
 	return group
 }
 
-// TestTerminal: the command can read from the terminal and gets what is typed on it, ^C
-// once; when it has ended, or could not be executed, whoever has run sentinel can go on
-// reading.
+// TestTerminal: the command reads what is typed on the terminal, and gets one SIGINT from ^C. When it has ended, or
+// could not be executed, the process that ran sentinel can read from the terminal again.
 func TestTerminal(t *testing.T) {
 	t.Parallel()
 	directory := t.TempDir()
@@ -115,7 +116,7 @@ func TestTerminal(t *testing.T) {
 		drive.Program("sentinel"), t.TempDir(), notExecutable)
 	term.await("command reads")
 	if term.foreground() == cmd.Process.Pid {
-		t.Error("the command has not got the terminal")
+		t.Error("the command is not in the foreground")
 	}
 	term.enter("one\n")
 	term.await("command has one")
@@ -123,7 +124,7 @@ func TestTerminal(t *testing.T) {
 	term.enter("\x03")
 	term.await("sentinel exited 3")
 	if group := term.foreground(); group != cmd.Process.Pid {
-		t.Errorf("the terminal has not been given back: group %d has it, not %d", group, cmd.Process.Pid)
+		t.Errorf("the terminal was not returned: the foreground group is %d, not %d", group, cmd.Process.Pid)
 	}
 	term.enter("two\n")
 	term.await("script has two")
@@ -131,15 +132,15 @@ func TestTerminal(t *testing.T) {
 	term.enter("three\n")
 	term.await("script has three too")
 	if n := strings.Count(term.seen.String(), "interrupted"); n != 1 {
-		t.Errorf("the command was interrupted %d times:\n%s", n, term.seen.String())
+		t.Errorf("the command was interrupted %d times, not once:\n%s", n, term.seen.String())
 	}
-	// With --log-format auto, a terminal gets lines for people.
+	// With --log-format auto, the log on a terminal is in the console format.
 	if seen := term.seen.String(); strings.Contains(seen, `"level"`) || !strings.Contains(seen, "sh exited") {
-		t.Errorf("these are no log lines for people:\n%s", seen)
+		t.Errorf("the log is not in the console format:\n%s", seen)
 	}
 }
 
-// TestForeignTerminal: stdin may be a terminal without being the one that controls us.
+// TestForeignTerminal: stdin may be a terminal that is not the controlling terminal.
 func TestForeignTerminal(t *testing.T) {
 	t.Parallel()
 	term, _ := onTerminal(t, false, `
@@ -152,7 +153,7 @@ func TestForeignTerminal(t *testing.T) {
 	term.await("sentinel exited 3")
 }
 
-// TestBackground: a sentinel in the background of a terminal leaves it to who has it.
+// TestBackground: a sentinel in the background does not take the terminal.
 func TestBackground(t *testing.T) {
 	t.Parallel()
 	term, cmd := onTerminal(t, true, `
@@ -166,7 +167,7 @@ func TestBackground(t *testing.T) {
 		drive.Program("sentinel"), t.TempDir())
 	term.await("command runs")
 	if group := term.foreground(); group != cmd.Process.Pid {
-		t.Errorf("group %d has the terminal, not %d", group, cmd.Process.Pid)
+		t.Errorf("the foreground group is %d, not %d", group, cmd.Process.Pid)
 	}
 	term.enter("one\n")
 	term.await("script has one")
@@ -175,8 +176,8 @@ func TestBackground(t *testing.T) {
 	term.await("script has two too")
 }
 
-// TestCtrlZ: a command that Ctrl-Z has stopped, and that nobody could continue, goes on, as it
-// would without sentinel: its process group would be orphaned.
+// TestCtrlZ: Ctrl-Z does not stop a command that no shell could continue. Without sentinel it would not stop either,
+// because its process group would be orphaned.
 func TestCtrlZ(t *testing.T) {
 	t.Parallel()
 	term, _ := onTerminal(t, true, `
@@ -186,7 +187,7 @@ func TestCtrlZ(t *testing.T) {
 		drive.Program("sentinel"), t.TempDir())
 	term.await("command reads")
 	term.enter("\x1a")
-	term.await("^Z") // which drops what is on its way out
+	term.await("^Z") // Ctrl-Z also discards pending output
 	term.enter("one\n")
 	term.await("command has one")
 	term.await("sentinel exited 3")
@@ -194,8 +195,7 @@ func TestCtrlZ(t *testing.T) {
 	term.await("script has two")
 }
 
-// TestJobControl: under a shell with job control Ctrl-Z stops sentinel with its command, and
-// fg continues both.
+// TestJobControl: under a shell with job control, Ctrl-Z stops sentinel and its command, and fg continues both.
 func TestJobControl(t *testing.T) {
 	t.Parallel()
 	term, cmd := onTerminal(t, true, `
@@ -209,7 +209,7 @@ func TestJobControl(t *testing.T) {
 	term.enter("\x1a")
 	term.await("job stopped")
 	if group := term.foreground(); group != cmd.Process.Pid {
-		t.Errorf("group %d has the terminal, not the shell's, %d", group, cmd.Process.Pid)
+		t.Errorf("the foreground group is %d, not the shell's, %d", group, cmd.Process.Pid)
 	}
 	term.enter("one\n")
 	term.await("script has one")

@@ -13,9 +13,8 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
 )
 
-// report tells what a command has been given: the arguments, the environment, the
-// working directory, umask and limits; the masks of blocked, ignored and caught signals;
-// each descriptor's file and its flags.
+// report is a script that prints what it was given: arguments, environment, working directory, umask and limits; the
+// blocked, ignored and caught signals; each descriptor's file and flags.
 const report = `
 	printf 'argument <%s>\n' "$0" "$@"
 	tr '\0' '\n' </proc/$$/environ
@@ -31,7 +30,7 @@ const report = `
 		fi
 	done`
 
-// TestTransparent: what a command is given through sentinel is what it is given without.
+// TestTransparent: a command is given the same with sentinel as without.
 func TestTransparent(t *testing.T) {
 	t.Parallel()
 	dir, volume := t.TempDir(), t.TempDir()
@@ -44,7 +43,7 @@ func TestTransparent(t *testing.T) {
 		return f
 	}
 	stdin, stdout, extra := open("in"), open("out"), open("extra")
-	// A pipe that does not block: a flag of the open file, which all share.
+	// A non-blocking pipe: O_NONBLOCK is a flag of the open file, which all processes share.
 	var pipe [2]int
 	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
 		t.Fatal(err)
@@ -80,9 +79,9 @@ func TestTransparent(t *testing.T) {
 	want := given(command)
 	got := given(drive.Wrap("sentinel", []string{"--dir", volume}, command))
 	if got != want {
-		t.Errorf("without sentinel it is\n%s\nand with it\n%s", want, got)
+		t.Errorf("without sentinel the report is\n%s\nand with it\n%s", want, got)
 	}
-	// That the report has it all in it.
+	// The report is complete.
 	for _, line := range []string{
 		"argument <zero>", "argument <a b>", "argument <>", "argument <ü\xff>",
 		"EMPTY=", "A=b=c", "NOT_TEXT_\xff=\xff", "no equals sign", "=no name",
@@ -95,7 +94,9 @@ func TestTransparent(t *testing.T) {
 	if ignored := ignoredIn(t, want); ignored&3 != 3 {
 		t.Errorf("HUP and INT are not ignored but %x:\n%s", ignored, want)
 	}
-	for _, text := range []string{"Max open files            123                  1000 ", "descriptor 3 is file", "../fdinfo/2:flags:\t04001\n"} {
+	for _, text := range []string{
+		"Max open files            123                  1000 ", "descriptor 3 is file", "../fdinfo/2:flags:\t04001\n",
+	} {
 		if !strings.Contains(want, text) {
 			t.Errorf("not in the report: %q:\n%s", text, want)
 		}

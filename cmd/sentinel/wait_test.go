@@ -19,32 +19,33 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
-// What --wait-for does and says.
+// These tests are about --wait-for.
 
-// TestWaitInVain: 124, the command is not launched, and every address that has not
-// answered is named.
+// TestWaitInVain: after --wait-timeout the exit code is 124, the command is not started, and the error names every
+// address that has not answered.
 func TestWaitInVain(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	here, missing := "file://"+dir, []string{"file://" + dir + "/one", "unix://" + dir + "/two"}
 	start := time.Now()
-	p := sentinel(t, dir, []string{"--wait-for", missing[0], "--wait-for", here + " " + missing[1], "--wait-timeout", "1s"}, "echo", "launched")
+	flags := []string{"--wait-for", missing[0], "--wait-for", here + " " + missing[1], "--wait-timeout", "1s"}
+	p := sentinel(t, dir, flags, "echo", "launched")
 	p.Want(124)
 	if took := time.Since(start); took < time.Second {
-		t.Errorf("it gave up after %s, before --wait-timeout was over", took)
+		t.Errorf("sentinel gave up after %s, before the --wait-timeout of 1s", took)
 	}
 	p.Await("waiting for " + missing[0] + ", " + here + ", " + missing[1] + ", at most 1s\"")
 	p.Await(here + " answered after ")
 	const why = ": no such file or directory"
-	p.Await("echo was not started: --wait-for timed out after --wait-timeout 1s: " + missing[0] + why + "; " + missing[1] + why + "\"")
+	p.Await("echo was not started: --wait-for timed out after --wait-timeout 1s: " +
+		missing[0] + why + "; " + missing[1] + why + "\"")
 	if strings.Contains(p.Output(), "launched\n") {
 		t.Errorf("the command was launched:\n%s", p.Output())
 	}
 	wantRecord(t, dir, 124)
 }
 
-// TestWaitNamesEndedSidecars: whoever waits in vain reads which sidecars are gone, and
-// nothing of those that live.
+// TestWaitNamesEndedSidecars: the error after --wait-timeout names the sidecars that have ended, and no live one.
 func TestWaitNamesEndedSidecars(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -57,11 +58,12 @@ func TestWaitNamesEndedSidecars(t *testing.T) {
 	}
 	p := sentinel(t, dir, []string{"--wait-for", "file:///no/such/file", "--wait-timeout", "500ms"}, "true")
 	p.Want(124)
-	p.Await("file:///no/such/file: no such file or directory; cloud-sql-proxy has ended with 1: see its log; statsd has ended with 0: see its log\"")
+	p.Await("file:///no/such/file: no such file or directory; " +
+		"cloud-sql-proxy has ended with 1: see its log; statsd has ended with 0: see its log\"")
 }
 
-// TestWaitSpeaks: what is waited for is said at once, what has not answered every ten
-// seconds, and what has, when it does.
+// TestWaitSpeaks: sentinel logs at once which addresses it waits for, every 10 s which have not answered, and each
+// answer.
 func TestWaitSpeaks(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -70,7 +72,7 @@ func TestWaitSpeaks(t *testing.T) {
 	p.Await("waiting for " + flaky + ", " + ready + ", at most 1m0s\"")
 	testenv.Plant(t, filepath.Join(dir, "flaky"), "")
 	p.Await(flaky + " answered after ")
-	// What has answered may go again.
+	// An address that has answered may disappear.
 	if err := errors.Join(os.Remove(filepath.Join(dir, "flaky")),
 		os.WriteFile(filepath.Join(dir, "proxy-terminated"), []byte("1\n"), 0o644)); err != nil {
 		t.Fatal(err)
@@ -83,15 +85,14 @@ func TestWaitSpeaks(t *testing.T) {
 	p.Want(0)
 }
 
-// The name that a test waits for, and where a nameserver says that it is.
+// The name that a test waits for, and the address that a nameserver has for it.
 const (
 	waitedName = "db.example"
 	waitedIP   = "127.0.0.9"
 )
 
-// TestNameservers: a nameserver that does not answer delays the wait and does not make it
-// vain, for Go gives it 5 s and one attempt has 2 s; and where the name cannot be resolved,
-// that is what is said.
+// TestNameservers: a nameserver that does not answer delays --wait-for, but does not make it fail, although Go waits
+// 5 s for that nameserver and an attempt has 2 s. If a name cannot be resolved, the error says so.
 func TestNameservers(t *testing.T) {
 	t.Parallel()
 	const target = "tcp://" + waitedName + ":5432"
@@ -105,25 +106,31 @@ func TestNameservers(t *testing.T) {
 		code       int
 		says       []string
 	}{
-		{"the first is mute", "nameserver " + mute + "\nnameserver " + answering, "1m", target, 0, []string{target + " answered after "}},
-		{"all are mute", "nameserver " + mute, "2s", target, 124, []string{inVain + mute + " has not answered (see /etc/resolv.conf)"}},
+		{"the first is mute", "nameserver " + mute + "\nnameserver " + answering, "1m", target, 0,
+			[]string{target + " answered after "}},
+		{"all are mute", "nameserver " + mute, "2s", target, 124,
+			[]string{inVain + mute + " has not answered (see /etc/resolv.conf)"}},
 		{"all are mute, and Go gives up", "nameserver " + mute + "\noptions timeout:1 attempts:1", "5s", target, 124,
 			[]string{inVain + mute + " did not answer (see /etc/resolv.conf)"}},
-		// Go asks this machine then.
-		{"all are mute, and SIGTERM comes", "nameserver " + mute, "1h", target, 143, []string{"true was not started: SIGTERM came before"}},
-		{"there is none", "", "2s", target, 124, []string{inVain, " failed: connection refused (see /etc/resolv.conf)"}},
-		{"none is needed", "", "1m", "tcp://" + waitedIP + ":5432", 0, []string{"tcp://" + waitedIP + ":5432 answered after "}},
+		// Without a nameserver, Go asks this machine.
+		{"all are mute, and SIGTERM comes", "nameserver " + mute, "1h", target, 143,
+			[]string{"true was not started: SIGTERM came before"}},
+		{"there is none", "", "2s", target, 124,
+			[]string{inVain, " failed: connection refused (see /etc/resolv.conf)"}},
+		{"none is needed", "", "1m", "tcp://" + waitedIP + ":5432", 0,
+			[]string{"tcp://" + waitedIP + ":5432 answered after "}},
 		{"no such name", "nameserver " + answering, "2s", "http://cache.example/", 124,
 			[]string{"http://cache.example/: cannot resolve cache.example: no such host"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			testenv.NeedRoot(t, "it makes a network")
+			testenv.NeedRoot(t, "to make a network namespace")
 			t.Parallel()
 			dir := t.TempDir()
 			conf := filepath.Join(t.TempDir(), "resolv.conf")
 			testenv.Plant(t, conf, c.resolvConf+"\n")
-			argv := drive.Wrap("sentinel", []string{"--dir", dir, "--wait-for", c.wait, "--wait-timeout", c.timeout}, []string{"true"})
-			p := drive.Start(t, drive.Command("nameserved", append([]string{conf, mute, answering}, argv...)...), inNetwork(t))
+			flags := []string{"--dir", dir, "--wait-for", c.wait, "--wait-timeout", c.timeout}
+			argv := append([]string{conf, mute, answering}, drive.Wrap("sentinel", flags, []string{"true"})...)
+			p := drive.Start(t, drive.Command("nameserved", argv...), inNetwork(t))
 			if c.code == 128+int(syscall.SIGTERM) {
 				p.Await("waiting for ")
 				p.Signal(syscall.SIGTERM)
@@ -133,14 +140,14 @@ func TestNameservers(t *testing.T) {
 				p.Await(text)
 			}
 			if out := p.Output(); strings.Contains(out, "no answer") || strings.Contains(out, "lookup") {
-				t.Errorf("it says \"no answer\", or what Go calls a resolution:\n%s", out)
+				t.Errorf("the log contains \"no answer\", or Go's word \"lookup\":\n%s", out)
 			}
 			wantRecord(t, dir, c.code)
 		})
 	}
 }
 
-// inNetwork gives a command a network and mounts of its own, as those of a container are.
+// inNetwork gives a command a network and mounts of its own, as a container has them.
 func inNetwork(t *testing.T) func(*exec.Cmd) {
 	t.Helper()
 	namespace := func(cmd *exec.Cmd) {
@@ -153,8 +160,10 @@ func inNetwork(t *testing.T) func(*exec.Cmd) {
 	return namespace
 }
 
-// nameserved is a mode that runs a command line in a network of its own with two
-// nameservers, one that is mute and one that knows waitedName, where a server listens.
+// nameserved is a mode that runs a command line beside two nameservers: one does not answer, and one knows waitedName.
+// At waitedIP a server listens. It is for a network of its own.
+//
+//	nameserved RESOLV-CONF MUTE-IP ANSWERING-IP PROGRAM [ARG...]
 func nameserved(args []string) int {
 	conf, mute, answering, argv := args[0], args[1], args[2], args[3:]
 	must := func(err error) {
@@ -175,7 +184,7 @@ func nameserved(args []string) int {
 	must(err)
 	defer server.Close()
 
-	runtime.LockOSThread() // whose end the child does not survive
+	runtime.LockOSThread() // Pdeathsig is about the end of the thread
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -187,7 +196,7 @@ func nameserved(args []string) int {
 	return cmd.ProcessState.ExitCode()
 }
 
-// loopbackUp is ip link set lo up.
+// loopbackUp does the same as: ip link set lo up.
 func loopbackUp() error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -202,7 +211,7 @@ func loopbackUp() error {
 	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo)
 }
 
-// serveNames is a nameserver (RFC 1035, 4.1) that knows the IPv4 address of waitedName.
+// serveNames is a nameserver (RFC 1035, 4.1) that knows only the IPv4 address of waitedName.
 func serveNames(conn net.PacketConn) {
 	const header = 12 // bytes
 	query := make([]byte, 512)
@@ -211,7 +220,7 @@ func serveNames(conn net.PacketConn) {
 		if err != nil || n < header {
 			return
 		}
-		// The question: labels with their lengths, of which the last is empty; type; class.
+		// The question: labels, each with its length, and an empty one at the end; type; class.
 		var labels []string
 		at := header
 		for ; query[at] > 0; at += 1 + int(query[at]) {

@@ -21,18 +21,17 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/sentinel/lifetime"
 )
 
-// traced is a shim that is held at its calls on the volume.
+// traced is a shim whose calls on the volume are traced.
 type traced struct {
 	pod
 	sidecar []string
-	// at is called at each call, and started when the sidecar has been launched; never
-	// both at once. They may be nil.
+	// at is called before each call, and started when the sidecar has started; never both at the same time. They may
+	// be nil.
 	at      func(*ptrace.Tracee, ptrace.Call)
 	started func(*ptrace.Tracee)
 }
 
-// run runs it to its end. It returns its exit code, 128+n for a signal, how many calls
-// there were, and its output.
+// run runs the shim to its end. It returns its exit code, 128+n for signal n, the number of its calls, and its output.
 func (s traced) run() (code, calls int, output string) {
 	s.t.Helper()
 	r, w, err := os.Pipe()
@@ -82,19 +81,19 @@ func (s traced) run() (code, calls int, output string) {
 	return result.ExitCode, result.Calls, output
 }
 
-// wholeLife is how many calls on the volume a shim makes that launches its sidecar and
-// ends with it. Those until it waits for something are among the first of them.
+// wholeLife returns how many calls on the volume a shim makes that starts its sidecar and ends with it. Its first calls
+// are those of a shim until it waits for something.
 func wholeLife(t *testing.T) int {
 	t.Helper()
 	code, calls, output := traced{pod: newPod(t), sidecar: []string{"true"}}.run()
 	if code != 0 || calls < 10 {
-		t.Fatalf("%d calls, exit code %d:\n%s", calls, code, output)
+		t.Fatalf("%d calls, exit code %d, want at least 10 and 0:\n%s", calls, code, output)
 	}
 	return calls
 }
 
-// TestEndAtEveryCallOfTheStart records main's end at each call that the shim makes on the
-// volume until it waits. It is never missed.
+// TestEndAtEveryCallOfTheStart records main's end at each call that the shim makes on the volume until it waits. The
+// shim never misses it.
 func TestEndAtEveryCallOfTheStart(t *testing.T) {
 	t.Parallel()
 	for k := range wholeLife(t) {
@@ -115,8 +114,7 @@ func TestEndAtEveryCallOfTheStart(t *testing.T) {
 	}
 }
 
-// TestTermAtEveryCallOfTheStart sends SIGTERM instead. The sidecar is not launched, or it
-// is stopped.
+// TestTermAtEveryCallOfTheStart sends SIGTERM instead. The sidecar is not started, or it is stopped.
 func TestTermAtEveryCallOfTheStart(t *testing.T) {
 	t.Parallel()
 	for k := range wholeLife(t) {
@@ -146,8 +144,8 @@ func TestTermAtEveryCallOfTheStart(t *testing.T) {
 	}
 }
 
-// TestNextRunAtEveryCallOfTheStart: a shim that has run before finds a failure, and at each
-// of its calls main begins again. The old failure never stops the sidecar.
+// TestNextRunAtEveryCallOfTheStart: a shim that has run before finds a failure, and main begins again at each of its
+// calls. The old failure never stops the sidecar.
 func TestNextRunAtEveryCallOfTheStart(t *testing.T) {
 	t.Parallel()
 	for k := range wholeLife(t) {
@@ -167,7 +165,7 @@ func TestNextRunAtEveryCallOfTheStart(t *testing.T) {
 		}
 		s.started = func(*ptrace.Tracee) {
 			begin()
-			// Not here: an end is synced to disk, and the shim may be held meanwhile.
+			// Not in this goroutine: End syncs to disk, and the shim may be held at a call meanwhile.
 			go func() { ended <- next.End(4) }()
 		}
 		if code, _, output := s.run(); code != 4 {
@@ -206,27 +204,27 @@ func TestKilledAtEveryCall(t *testing.T) {
 	}
 }
 
-// TestNextRunAtEveryCallOfTheStop: main has failed, the shim is about to stop the sidecar,
-// and at each of its calls main begins again. A sentinel that does not read the word
-// "stopping" then launches its command, and so this sidecar has to be kept.
+// TestNextRunAtEveryCallOfTheStop: main has failed, the shim is about to stop the sidecar, and main begins again at
+// each of the shim's calls. A sentinel that does not read the word "stopping" then starts its command, and so the shim
+// has to keep this sidecar.
 func TestNextRunAtEveryCallOfTheStop(t *testing.T) {
 	t.Parallel()
 	const most = 100
 	for k := 1; ; k++ {
 		if k > most {
-			t.Fatalf("a stop has more than %d calls", most)
+			t.Fatalf("a stop takes more than %d calls", most)
 		}
 		if !nextRunAtCallOfTheStop(t, k) {
 			if k < 10 {
-				t.Fatalf("a stop has only %d calls", k-1)
+				t.Fatalf("a stop takes only %d calls, not at least 9", k-1)
 			}
 			return
 		}
 	}
 }
 
-// nextRunAtCallOfTheStop begins main's next run at the kth call after the end of the first.
-// It returns false if there is no such call while the sidecar lives.
+// nextRunAtCallOfTheStop begins main's next run at the kth call after the end of the first. It returns false if the
+// sidecar does not live at that call.
 func nextRunAtCallOfTheStop(t *testing.T, k int) bool {
 	t.Helper()
 	p := newPod(t)
@@ -240,7 +238,7 @@ func nextRunAtCallOfTheStop(t *testing.T, k int) bool {
 	ended := make(chan error, 1)
 	s := traced{pod: p, sidecar: []string{"sleep", "1000"}, started: func(*ptrace.Tracee) {
 		isUp = true
-		// Only a look makes calls. This makes it look.
+		// This causes a look: a shim makes calls only when it looks.
 		if err := os.Chtimes(p.path("main-running"), time.Time{}, time.Now()); err != nil {
 			t.Error(err)
 		}
@@ -262,8 +260,7 @@ func nextRunAtCallOfTheStop(t *testing.T, k int) bool {
 		waits = slices.Contains(lifetime.StoppingRuns(t.Context(), lifetime.Dir(p.dir)), "proxy")
 		go func() {
 			if !waits {
-				// Its command works through this sidecar meanwhile. Not a
-				// wait for anything: nothing is to happen.
+				// Its command needs the sidecar meanwhile. Not a wait for anything: nothing may happen.
 				time.Sleep(100 * time.Millisecond)
 			}
 			ended <- next.End(0)
@@ -278,7 +275,8 @@ func nextRunAtCallOfTheStop(t *testing.T, k int) bool {
 	}
 	switch {
 	case alive && !waits && code != 0:
-		t.Fatalf("main begins again at %s and does not wait, but the sidecar is stopped: exit code %d:\n%s", held, code, output)
+		t.Fatalf("main begins again at %s and does not wait, but the sidecar is stopped: exit code %d:\n%s",
+			held, code, output)
 	case code != 0 && code != 3:
 		t.Fatalf("main begins again at %s: exit code %d:\n%s", held, code, output)
 	}
@@ -291,7 +289,7 @@ func hasChild(t *testing.T, pid int) bool {
 	return len(children(t, pid)) > 0
 }
 
-// children are the children of a process that have not ended.
+// children returns the children of a process that have not ended.
 func children(t *testing.T, pid int) (pids []int) {
 	t.Helper()
 	lists, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))

@@ -14,8 +14,7 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/sentinel/process"
 )
 
-// tick is how often a shim looks where nothing wakes it. What is woken has to be well
-// under it.
+// tick is how often a shim looks if nothing wakes it. A shim that is woken reacts much faster.
 const tick = time.Second
 
 func TestEveryCodeThatStandsBeforeTheStart(t *testing.T) {
@@ -33,7 +32,7 @@ func TestEveryCodeThatStandsBeforeTheStart(t *testing.T) {
 		p.wantFiles("main-terminated", "proxy-terminated")
 	}
 	if m := median(took); m > tick/2 {
-		t.Errorf("half of the shims took more than %s to end: not at once", m)
+		t.Errorf("the shims took %s to end (median): not at once", m)
 	}
 }
 
@@ -51,7 +50,7 @@ func TestEveryCodeWhileTheSidecarRuns(t *testing.T) {
 		p.want("proxy-terminated", fmt.Sprintln(code))
 	}
 	if m := median(took); m > tick/2 {
-		t.Errorf("half of the shims took more than %s to end: they are not woken", m)
+		t.Errorf("the shims took %s to end (median): nothing wakes them", m)
 	}
 }
 
@@ -71,8 +70,8 @@ func TestSidecarThatDiesOfASignal(t *testing.T) {
 	for sig := syscall.Signal(1); sig <= 64; sig++ {
 		switch sig {
 		case unix.SIGCHLD, unix.SIGCONT, unix.SIGURG, unix.SIGWINCH, // ignored by default
-			unix.SIGSTOP, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, // these stop
-			32, 33: // the C library's own
+			unix.SIGSTOP, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, // stop a process
+			32, 33: // used by the C library
 			continue
 		}
 		p := newPod(t)
@@ -102,7 +101,7 @@ func TestSidecarThatCannotBeStarted(t *testing.T) {
 	}
 }
 
-// TestEndBeforeTheStart is about ends of all kinds that stand before the first start.
+// TestEndBeforeTheStart is about ends of all kinds, recorded before the first start of the shim or later.
 func TestEndBeforeTheStart(t *testing.T) {
 	t.Parallel()
 	file := func(content string) func(path string) error {
@@ -165,10 +164,10 @@ func TestEndBeforeTheStart(t *testing.T) {
 	}
 }
 
-// TestStaleEnd is about ends of an earlier attempt that are found after a restart.
+// TestStaleEnd is about ends of an earlier attempt that a shim finds after a restart.
 func TestStaleEnd(t *testing.T) {
 	t.Parallel()
-	// restarted is a pod in which main has failed with 3, and so has the shim.
+	// restarted returns a pod in which main has failed with 3, and so has the shim.
 	restarted := func(t *testing.T) pod {
 		p := newPod(t)
 		p.record("main-terminated", "3\n")
@@ -235,7 +234,7 @@ func TestStaleEnd(t *testing.T) {
 		s.Await("in an earlier attempt")
 		s.Await("ready")
 		s.Signal(syscall.SIGTERM)
-		s.Want(143) // and not main's 3
+		s.Want(143) // not main's 3
 	})
 	t.Run("under Never there is none", func(t *testing.T) {
 		t.Parallel()
@@ -296,7 +295,8 @@ func TestSeveralMains(t *testing.T) {
 		p := newPod(t)
 		p.record("a-terminated", "0\n")
 		p.record("b-terminated", "9\n")
-		s := drive.Start(t, append([]string{"env", "SHIM_MAIN=a b"}, drive.Wrap("shim", p.flags(""), []string{"sleep", "1000"})...))
+		argv := drive.Wrap("shim", p.flags(""), []string{"sleep", "1000"})
+		s := drive.Start(t, append([]string{"env", "SHIM_MAIN=a b"}, argv...))
 		s.Want(9)
 	})
 	t.Run("all succeed", func(t *testing.T) {
@@ -311,11 +311,12 @@ func TestSeveralMains(t *testing.T) {
 	})
 }
 
-// TestChain: a shim may follow another shim. So a sidecar's sidecar ends after it.
+// TestChain: a shim may follow another shim. So the sidecar of a sidecar ends after it.
 func TestChain(t *testing.T) {
 	t.Parallel()
 	p := newPod(t)
-	last := drive.Start(t, drive.Wrap("shim", []string{"--dir", p.dir, "--name", "last", "--main", "proxy"}, drive.Command("server", "TERM=0")))
+	flags := []string{"--dir", p.dir, "--name", "last", "--main", "proxy"}
+	last := drive.Start(t, drive.Wrap("shim", flags, drive.Command("server", "TERM=0")))
 	last.Await("ready")
 	proxy := p.shim("", drive.Command("server", "TERM=0:300ms")...)
 	proxy.Await("ready")
@@ -324,13 +325,14 @@ func TestChain(t *testing.T) {
 	m.Want(3)
 	proxy.Want(3)
 	last.Want(3)
-	if first, second := number(t, proxy, "got SIGTERM at "), number(t, last, "got SIGTERM at "); second-first < int64(300*time.Millisecond) {
-		t.Errorf("the last was stopped %s after the proxy, which took 300ms to end", time.Duration(second-first))
+	later := time.Duration(number(t, last, "got SIGTERM at ") - number(t, proxy, "got SIGTERM at "))
+	if later < 300*time.Millisecond {
+		t.Errorf("the last was stopped %s after the proxy, which took 300ms to end", later)
 	}
 	p.wantFiles("last-terminated", "main-terminated", "proxy-terminated")
 }
 
-// TestPair is main, a sentinel around it, and a shim, as they stand in a manifest.
+// TestPair runs main in a sentinel, and a sidecar in a shim, as in a manifest.
 func TestPair(t *testing.T) {
 	t.Parallel()
 	for _, code := range []int{0, 3, 255} {
@@ -347,7 +349,7 @@ func TestPair(t *testing.T) {
 	}
 }
 
-// TestMissingCommand: a sentinel that is called wrongly must not leave a shim waiting.
+// TestMissingCommand: a sentinel with an invalid command line does not leave a shim waiting.
 func TestMissingCommand(t *testing.T) {
 	t.Parallel()
 	p := newPod(t)
@@ -369,7 +371,7 @@ func TestKeepOnFailure(t *testing.T) {
 		m.Want(3)
 		s.AwaitCount("main exited 3", attempt)
 	}
-	seen := strings.Count(s.Output(), "main is running") // not each time: a short run may only be seen to have ended
+	seen := strings.Count(s.Output(), "main is running") // a run may be too short to be seen live
 	m := p.sentinel("", drive.Command("server")...)
 	m.Await("ready")
 	s.AwaitCount("main is running", seen+1)
@@ -381,8 +383,8 @@ func TestKeepOnFailure(t *testing.T) {
 	s.Want(0)
 }
 
-// TestRestartBarrier: main fails, and its next attempt begins while the sidecar is
-// still draining. It must work through the next sidecar, not through this one.
+// TestRestartBarrier: main fails, and its next attempt begins while the sidecar is still stopping. It must use the next
+// sidecar, not this one.
 func TestRestartBarrier(t *testing.T) {
 	t.Parallel()
 	p := newPod(t)
@@ -409,6 +411,7 @@ func TestRestartBarrier(t *testing.T) {
 
 	sidecars := number(t, second, `"pid":`)
 	if who := number(t, m, "answered by "); who != sidecars {
-		t.Errorf("the second attempt was answered by process %d, the second sidecar is %d:\n%s", who, sidecars, second.Output())
+		t.Errorf("process %d answered the second attempt, not the second sidecar, process %d:\n%s",
+			who, sidecars, second.Output())
 	}
 }

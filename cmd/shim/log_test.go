@@ -7,9 +7,9 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
 )
 
-// What a shim says of itself, at each level.
+// These tests are about the log of a shim.
 
-// TestFirstLine: a log shows who follows whom, and where, even if nothing else happens.
+// TestFirstLine: the first line shows which mains the shim follows, and on which volume.
 func TestFirstLine(t *testing.T) {
 	t.Parallel()
 	p := newPod(t)
@@ -17,14 +17,17 @@ func TestFirstLine(t *testing.T) {
 	s := p.shim("--main etl --main load", drive.Command("server", "TERM=0")...)
 	s.Await(`"pid":`)
 	first, _, _ := strings.Cut(s.Output(), "\n")
-	for _, text := range []string{"follows etl, load on " + p.dir, `"version":`, `"name":"proxy"`, `"dir":"` + p.dir + `"`, `"mains":["etl","load"]`} {
+	for _, text := range []string{
+		"follows etl, load on " + p.dir,
+		`"version":`, `"name":"proxy"`, `"dir":"` + p.dir + `"`, `"mains":["etl","load"]`,
+	} {
 		if !strings.Contains(first, text) {
-			t.Errorf("the first line is %q, %q is not in it", first, text)
+			t.Errorf("the first line does not contain %q: %s", text, first)
 		}
 	}
 }
 
-// TestLevels: debug tells each decision and what was seen then, trace each look as well.
+// TestLevels: debug has each decision with what the shim saw, trace also each look.
 func TestLevels(t *testing.T) {
 	t.Parallel()
 	const decision, look = `"seen":["main ended 3"],`, `"nothing to do"`
@@ -55,7 +58,7 @@ func TestLevels(t *testing.T) {
 	}
 }
 
-// TestCodeFields: in every line, code is what the shim exits with.
+// TestCodeFields: in every line, code is the exit code of the shim.
 func TestCodeFields(t *testing.T) {
 	t.Parallel()
 	p := newPod(t)
@@ -67,9 +70,9 @@ func TestCodeFields(t *testing.T) {
 	s.Await(`"main_code":3`)
 	s.Await(`"sidecar_code":9`)
 	s.Await(`"duration_seconds":`)
-	wantNot(t, s, `"duration_seconds":9223372036`) // since the year 1
+	wantNot(t, s, `"duration_seconds":9223372036`) // the time since a zero time.Time
 	if n := strings.Count(s.Output(), `"code":`); n != 1 {
-		t.Errorf("%d lines have a code, not the last one only:\n%s", n, s.Output())
+		t.Errorf("%d lines have a code, not only the last one:\n%s", n, s.Output())
 	}
 	t.Run("no volume", func(t *testing.T) {
 		p := pod{t, "/nowhere"}
@@ -79,7 +82,7 @@ func TestCodeFields(t *testing.T) {
 	})
 }
 
-// TestMainNeverBegins: a wrong --main is told after ten seconds, with the runs that are there.
+// TestMainNeverBegins: if main has not begun after 10 s, the log lists the runs on the volume: --main may be wrong.
 func TestMainNeverBegins(t *testing.T) {
 	t.Parallel()
 	p := newPod(t)

@@ -11,7 +11,7 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
 )
 
-// killedSentinel leaves on the volume what a sentinel leaves that is killed.
+// killedSentinel leaves on the volume what a killed sentinel leaves.
 func killedSentinel(t *testing.T, p pod) {
 	t.Helper()
 	m := p.sentinel("", drive.Command("server")...)
@@ -21,9 +21,8 @@ func killedSentinel(t *testing.T, p pod) {
 	p.want("main-running", "running\n")
 }
 
-// TestKilledSentinel kills a sentinel at random instants, of its start and once it was
-// seen to run. A shim that has seen it run ends with 137 and is woken to it by the lock;
-// its command is dead.
+// TestKilledSentinel kills a sentinel at random instants, during its start or after the shim has seen it run. If the
+// shim has seen it run, the lock wakes the shim, which ends with 137. The command is dead.
 func TestKilledSentinel(t *testing.T) {
 	t.Parallel()
 	const seed = 20240607
@@ -34,12 +33,13 @@ func TestKilledSentinel(t *testing.T) {
 		s := p.shim("--lost-after 1h", "sleep", "1000")
 		s.Await("sleep started")
 
-		// The command has the pipe too: its end tells that both are dead.
+		// The command has the pipe as well: at its end both are dead.
 		r, w, err := os.Pipe()
 		if err != nil {
 			t.Fatal(err)
 		}
-		m := drive.Start(t, drive.Wrap("sentinel", []string{"--dir", p.dir}, []string{"sleep", "1000"}), func(c *exec.Cmd) { c.Stdout = w })
+		argv := drive.Wrap("sentinel", []string{"--dir", p.dir}, []string{"sleep", "1000"})
+		m := drive.Start(t, argv, func(c *exec.Cmd) { c.Stdout = w })
 		w.Close()
 		instant := time.Duration(rng.Int64N(int64(10 * time.Millisecond)))
 		if i%2 == 0 {
@@ -56,10 +56,10 @@ func TestKilledSentinel(t *testing.T) {
 		r.Close()
 
 		if _, err := os.Lstat(p.path("main-running")); err != nil {
-			// It had not begun yet. There is nothing to react to.
+			// The run had not begun yet. The shim has nothing to react to.
 			s.Signal(stopNow)
 			s.Want(143)
-			s.Await("asked to stop") // its last line, so that nothing is yet to come
+			s.Await("asked to stop") // the last line
 			wantNot(t, s, "main is running")
 			continue
 		}
@@ -70,20 +70,20 @@ func TestKilledSentinel(t *testing.T) {
 			p.want("proxy-terminated", "137\n")
 			continue
 		}
-		// It was dead before the shim could look.
+		// The sentinel was dead before the shim could look.
 		s.Signal(stopNow)
 		s.Want(143)
 		s.Await("asked to stop")
 		wantNot(t, s, "main is running")
 	}
 	if m := median(took); m > tick/4 {
-		t.Errorf("seed %d: half of the shims took more than %s to end: it is not the lock that wakes them", seed, m)
+		t.Errorf("seed %d: the shims took %s to end (median): the lock does not wake them", seed, m)
 	}
 	t.Logf("%d sentinels were seen running; the shims ended after %s (median)", len(took), median(took))
 }
 
-// TestSentinelKilledUnseen: what stands on the volume cannot be told from a run whose
-// locks are not shared, so it takes --lost-after.
+// TestSentinelKilledUnseen: a dead file cannot be told from a live run whose locks are not shared, so the shim waits
+// for --lost-after.
 func TestSentinelKilledUnseen(t *testing.T) {
 	t.Parallel()
 	p := newPod(t)
@@ -100,8 +100,8 @@ func TestSentinelKilledUnseen(t *testing.T) {
 	p.want("proxy-terminated", "137\n")
 }
 
-// TestHeartbeat simulates a volume on which locks are not shared, by an owner that has
-// none and keeps the file's time moving.
+// TestHeartbeat simulates a volume on which locks are not shared: the owner of the run has no lock, and updates the
+// modification time of its file.
 func TestHeartbeat(t *testing.T) {
 	t.Parallel()
 	p := newPod(t)
@@ -128,7 +128,7 @@ func TestHeartbeat(t *testing.T) {
 	select {
 	case <-s.Exited():
 		t.Errorf("a live main was taken for dead:\n%s", s.Output())
-	case <-time.After(3 * 2 * time.Second): // not a wait for anything: nothing is to happen
+	case <-time.After(3 * 2 * time.Second): // not a wait for anything: nothing may happen
 	}
 	close(stop)
 	<-stopped

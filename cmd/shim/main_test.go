@@ -41,12 +41,12 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// raceMode is shim itself, under the race detector if the tests are.
+// raceMode is shim itself, under the race detector if the tests use it.
 func raceMode(args []string) int {
 	return run(append([]string{program}, args...), process.CatchSignals())
 }
 
-// messageMode is a shim whose termination message goes to a file of one's choice.
+// messageMode is a shim that writes its termination message to a certain file.
 //
 //	message DIR FILE SIDECAR [ARG...]
 func messageMode(args []string) int {
@@ -57,7 +57,9 @@ func messageMode(args []string) int {
 	})
 }
 
-// exitMode says that it was launched, and exits with a code.
+// exitMode prints "launched" and exits with a code.
+//
+//	exit CODE
 func exitMode(args []string) int {
 	fmt.Println("launched")
 	code, err := strconv.Atoi(args[0])
@@ -67,14 +69,13 @@ func exitMode(args []string) int {
 	return code
 }
 
-// serverMode is a sidecar, or a main. It says "ready" once it catches signals, "got NAME
-// at NANOSECONDS" for each that comes, and exits upon those that it is told to.
+// serverMode is a sidecar or a main. It prints "ready" when it catches signals, and "got NAME at NANOSECONDS" for each
+// signal. It exits only on the signals in its arguments.
 //
 //	TERM=3        exits with 3 on SIGTERM
 //	TERM=3:500ms  the same, half a second later
-//	socket=PATH   answers each connection at PATH with its process id
-//	child         has a child in its group that catches all and heeds nothing, and
-//	              says "child PID"
+//	socket=PATH   answers each connection at PATH with its process ID
+//	child         has a child in its group that exits on no signal, and prints "child PID"
 func serverMode(args []string) int {
 	caught := make(chan os.Signal, 256)
 	signal.Notify(caught)
@@ -96,7 +97,7 @@ func serverMode(args []string) int {
 	}
 	fmt.Println("ready")
 	for sig := range caught {
-		if sig == syscall.SIGURG { // Go's own
+		if sig == syscall.SIGURG { // from Go's runtime
 			continue
 		}
 		fmt.Printf("got %s at %d\n", process.SignalName(sig.(syscall.Signal)), now())
@@ -115,7 +116,7 @@ func serverMode(args []string) int {
 	return 0
 }
 
-// now is the time on a clock that all processes share, in nanoseconds.
+// now returns the time in nanoseconds by a clock that all processes share.
 func now() int64 {
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
@@ -124,6 +125,7 @@ func now() int64 {
 	return ts.Nano()
 }
 
+// serve answers each connection at a socket with the process ID.
 func serve(path string) {
 	_ = os.Remove(path)
 	l, err := net.Listen("unix", path)
@@ -140,7 +142,9 @@ func serve(path string) {
 	}
 }
 
-// askMode says who answers at a socket.
+// askMode prints the ID of the process that answers at a socket.
+//
+//	ask PATH
 func askMode(args []string) int {
 	c, err := net.Dial("unix", args[0])
 	if err != nil {
@@ -156,6 +160,7 @@ func askMode(args []string) int {
 	return 0
 }
 
+// startChild starts the child of serverMode.
 func startChild() {
 	argv := drive.Command("server")
 	cmd := exec.Command(argv[0], argv[1:]...)
@@ -166,14 +171,14 @@ func startChild() {
 	if err := cmd.Start(); err != nil {
 		panic(err)
 	}
-	if _, err := out.Read(make([]byte, 1)); err != nil { // it is ready
+	if _, err := out.Read(make([]byte, 1)); err != nil { // waits until it is ready
 		panic(err)
 	}
 	fmt.Printf("child %d\n", cmd.Process.Pid)
 }
 
-// readerMode is the least that reacts to a main's end: it waits for main-terminated
-// with inotify and nothing else, and then sends SIGTERM to a process.
+// readerMode is the smallest program that reacts to a main's end: it only waits for main-terminated with inotify, and
+// then sends SIGTERM to a process.
 //
 //	reader DIR PID
 func readerMode(args []string) int {
@@ -198,7 +203,7 @@ func readerMode(args []string) int {
 	return 0
 }
 
-// refusals are what a kernel may refuse, by name.
+// refusals are the system calls that a kernel may refuse, by name.
 var refusals = map[string][]testenv.Rule{
 	"inotify": {testenv.Refuse(unix.SYS_INOTIFY_INIT1, unix.EMFILE)},
 	"watches": {testenv.Refuse(unix.SYS_INOTIFY_ADD_WATCH, unix.ENOSPC)},
@@ -216,7 +221,7 @@ var refusals = map[string][]testenv.Rule{
 // locking holds for an fcntl about OFD locks: F_OFD_GETLK, F_OFD_SETLK or F_OFD_SETLKW.
 var locking = testenv.Between(1, unix.F_OFD_GETLK, unix.F_OFD_SETLKW)
 
-// refusedMode becomes a program to which the kernel refuses something.
+// refusedMode executes a program for which the kernel refuses some calls: WHAT is a key of refusals.
 //
 //	refused WHAT[,WHAT] PROGRAM [ARG...]
 func refusedMode(args []string) int {
@@ -230,15 +235,16 @@ func refusedMode(args []string) int {
 	panic(unix.Exec(args[1], args[1:], os.Environ()))
 }
 
-// pod is a volume, and what runs around it.
+// pod is the volume of a pod.
 type pod struct {
 	t   *testing.T
 	dir string
 }
 
+// newPod returns a pod with an empty volume.
 func newPod(t *testing.T) pod { return pod{t, t.TempDir()} }
 
-// flags are a shim's, and those of the words.
+// flags returns the flags of a shim named proxy, and those in words.
 func (p pod) flags(words string) []string {
 	return append([]string{"--dir", p.dir, "--name", "proxy"}, strings.Fields(words)...)
 }
@@ -249,25 +255,32 @@ func (p pod) shim(flags string, sidecar ...string) *drive.Process {
 	return drive.Start(p.t, drive.Wrap("shim", p.flags(flags), sidecar))
 }
 
-// racedShim starts the same under the race detector if the tests are.
+// racedShim does the same, under the race detector if the tests use it.
 func (p pod) racedShim(flags string, sidecar ...string) *drive.Process {
 	p.t.Helper()
 	args := append(append(p.flags(flags), "--"), sidecar...)
 	return drive.Start(p.t, drive.Command("shim", args...))
 }
 
-// shimWithout starts a shim to which the kernel refuses something.
+// shimWithout starts a shim for which the kernel refuses some calls: see refusedMode.
 func (p pod) shimWithout(what, flags string, sidecar ...string) *drive.Process {
 	p.t.Helper()
-	return drive.Start(p.t, drive.Command("refused", append([]string{what}, drive.Wrap("shim", p.flags(flags), sidecar)...)...))
+	return p.without(what, drive.Wrap("shim", p.flags(flags), sidecar))
 }
 
+// without starts a command line for which the kernel refuses some calls: see refusedMode.
+func (p pod) without(what string, argv []string) *drive.Process {
+	p.t.Helper()
+	return drive.Start(p.t, drive.Command("refused", append([]string{what}, argv...)...))
+}
+
+// sentinel starts a sentinel named main.
 func (p pod) sentinel(flags string, command ...string) *drive.Process {
 	p.t.Helper()
 	return drive.Start(p.t, drive.Wrap("sentinel", append([]string{"--dir", p.dir}, strings.Fields(flags)...), command))
 }
 
-// begin begins a run in this process: one that is alive and holds its lock.
+// begin begins a run in this process. It is live and holds its lock.
 func (p pod) begin(name string) *lifetime.Run {
 	p.t.Helper()
 	run, _, err := lifetime.Begin(context.Background(), lifetime.Dir(p.dir), name, nil)
@@ -277,6 +290,7 @@ func (p pod) begin(name string) *lifetime.Run {
 	return run
 }
 
+// end ends a run.
 func (p pod) end(run *lifetime.Run, code int) {
 	p.t.Helper()
 	if err := run.End(code); err != nil {
@@ -284,9 +298,10 @@ func (p pod) end(run *lifetime.Run, code int) {
 	}
 }
 
+// path returns the path of a file on the volume.
 func (p pod) path(name string) string { return filepath.Join(p.dir, name) }
 
-// record leaves a file on the volume in one step, as any program may.
+// record creates or replaces a file on the volume in one step, as any program may.
 func (p pod) record(file, content string) {
 	p.t.Helper()
 	temporary := p.path(".foreign")
@@ -320,27 +335,27 @@ func wantNot(t *testing.T, p *drive.Process, text string) {
 	}
 }
 
-// wantNotLaunched fails the test unless a shim that has ended, above exitMode, says that
-// it has not launched it, and has not.
+// wantNotLaunched fails the test unless a shim that has ended logs that it has not started exitMode, and has not.
 func wantNotLaunched(t *testing.T, s *drive.Process) {
 	t.Helper()
-	s.Await("was not started") // its last line, so that nothing is yet to come
+	s.Await("was not started") // the last line
 	wantNot(t, s, "launched")
 }
 
-// number waits for a line with prefix in it, and returns the number behind that.
+// number waits for prefix in the output, and returns the number after it.
 func number(t *testing.T, p *drive.Process, prefix string) int64 {
 	t.Helper()
 	p.Await(prefix)
 	_, rest, _ := strings.Cut(p.Output(), prefix)
-	var n int64
-	if _, err := fmt.Sscan(strings.FieldsFunc(rest, func(r rune) bool { return r < '0' || r > '9' })[0], &n); err != nil {
-		t.Fatalf("no number behind %q: %v\n%s", prefix, err, p.Output())
+	digits := strings.FieldsFunc(rest, func(r rune) bool { return r < '0' || r > '9' })[0]
+	n, err := strconv.ParseInt(digits, 10, 64)
+	if err != nil {
+		t.Fatalf("no number after %q: %v\n%s", prefix, err, p.Output())
 	}
 	return n
 }
 
-// wantDead fails the test unless a process is gone or only its entry is left.
+// wantDead fails the test unless a process has ended. It may be a zombie.
 func wantDead(t *testing.T, pid int) {
 	t.Helper()
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
@@ -352,6 +367,7 @@ func wantDead(t *testing.T, pid int) {
 	}
 }
 
+// median returns the median.
 func median(times []time.Duration) time.Duration {
 	times = slices.Sorted(slices.Values(times))
 	return times[len(times)/2]

@@ -9,10 +9,10 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
-// What the kernel, or a seccomp profile, refuses to both programs.
+// These tests are about system calls and signals that the kernel or a seccomp profile refuses.
 
-// TestCallsRefused: a profile that does not know a call of ours costs no exit code that can be
-// known, and where none can be known both programs end and say why.
+// TestCallsRefused: if a profile refuses a call, both programs still learn the exit code if that is possible. If not,
+// both end and say why.
 func TestCallsRefused(t *testing.T) {
 	t.Parallel()
 	const unknown = "the exit code of sh is unknown: "
@@ -22,8 +22,10 @@ func TestCallsRefused(t *testing.T) {
 		says    string
 	}{
 		{"waitid", 3, ""},
-		{"wait4", 125, unknown + "wait4: operation not permitted: allow waitid and wait4 in the container's seccomp profile"},
-		{"waitid,wait4", 125, unknown + "waitid: operation not permitted, wait4: operation not permitted: allow waitid"},
+		{"wait4", 125,
+			unknown + "wait4: operation not permitted: allow waitid and wait4 in the container's seccomp profile"},
+		{"waitid,wait4", 125,
+			unknown + "waitid: operation not permitted, wait4: operation not permitted: allow waitid"},
 		{"prctl", 3, ""},
 		{"prctl,waitid", 3, ""},
 	} {
@@ -31,15 +33,15 @@ func TestCallsRefused(t *testing.T) {
 			t.Run(program+" without "+c.refused, func(t *testing.T) {
 				t.Parallel()
 				p := newPod(t)
-				argv := drive.Wrap(program, []string{"--dir", p.dir, "--name", "own"}, []string{"sh", "-c", "echo ready; exit 3"})
-				s := drive.Start(t, drive.Command("refused", append([]string{c.refused}, argv...)...))
+				flags := []string{"--dir", p.dir, "--name", "own"}
+				s := p.without(c.refused, drive.Wrap(program, flags, []string{"sh", "-c", "echo ready; exit 3"}))
 				s.Want(c.code)
 				if c.says != "" && program == "shim" {
 					s.Await(`"message":"before main had ended: ` + c.says)
 				}
 				s.Await(c.says)
 				if strings.Contains(s.Output(), "chmod") {
-					t.Errorf("it blames the file's mode:\n%s", s.Output())
+					t.Errorf("the log blames the mode of the file:\n%s", s.Output())
 				}
 				p.want("own-terminated", map[int]string{3: "3\n", 125: "125\n"}[c.code])
 			})
@@ -55,11 +57,12 @@ func TestCallsRefused(t *testing.T) {
 		s.Want(4)
 		s.Await("stopped by SIGTERM in ")
 	})
-	t.Run("a stop without prctl, of orphans that come to another", func(t *testing.T) {
+	t.Run("a stop without prctl, of orphans that another process reaps", func(t *testing.T) {
 		t.Parallel()
 		p := newPod(t)
 		run := p.begin("main")
-		s := p.shimWithout("prctl", "--grace-period 1h", "sh", "-c", `sleep 1000 & trap "exit 0" TERM; echo ready; while :; do sleep 0.02; done`)
+		s := p.shimWithout("prctl", "--grace-period 1h",
+			"sh", "-c", `sleep 1000 & trap "exit 0" TERM; echo ready; while :; do sleep 0.02; done`)
 		s.Await("ready")
 		p.end(run, 4)
 		s.Want(4)
@@ -67,13 +70,13 @@ func TestCallsRefused(t *testing.T) {
 	})
 }
 
-// TestStopWithoutCapKill: a sidecar that may not be signalled is not waited for, and it is said
-// what to do.
+// TestStopWithoutCapKill: a shim does not wait for a sidecar that it may not signal, and says what to do.
 func TestStopWithoutCapKill(t *testing.T) {
-	testenv.NeedRoot(t, "it drops a capability and becomes another user")
+	testenv.NeedRoot(t, "to drop a capability and become another user")
 	t.Parallel()
 	const refused = " was not stopped: SIGTERM could not be sent to "
-	const remedy = ": it runs as another user than its wrapper: give the container the capability KILL (securityContext.capabilities.add)"
+	const remedy = ": it runs as another user than its wrapper: " +
+		"give the container the capability KILL (securityContext.capabilities.add)"
 	start := func(p pod, command ...string) *drive.Process {
 		argv := drive.Wrap("shim", p.flags("--grace-period 1h"), command)
 		return drive.Start(t, drive.Command("without-kill", argv...))
@@ -102,11 +105,11 @@ func TestStopWithoutCapKill(t *testing.T) {
 	})
 }
 
-// TestStopOfAll: nothing that a sidecar has started is left, in its process group or out of it,
-// and all of it is asked to end.
+// TestStopOfAll: a shim stops everything that its sidecar has started, in its process group and outside, and lets each
+// process clean up.
 func TestStopOfAll(t *testing.T) {
 	t.Parallel()
-	// outside is a script in a session of its own.
+	// outside runs a script in a session of its own.
 	outside := func(script string) string {
 		return strings.Join(drive.Command("session"), " ") + ` '` + script + `'`
 	}
@@ -114,14 +117,15 @@ func TestStopOfAll(t *testing.T) {
 		name, flags, script string
 		says, not           string
 	}{
-		{"a daemon out of the group cleans up", "--grace-period 1h",
-			outside(`trap "sleep 0.3; echo cleaned up; exit 0" TERM; echo ready; while :; do sleep 0.02; done`) + `; sleep 1000`,
+		{"a daemon outside of the group cleans up", "--grace-period 1h",
+			outside(`trap "sleep 0.3; echo cleaned up; exit 0" TERM; echo ready; while :; do sleep 0.02; done`) +
+				`; sleep 1000`,
 			"cleaned up\n", "killed"},
-		// A shell has what it starts with & ignore SIGINT.
+		// A shell makes a command that it starts with & ignore SIGINT.
 		{"a helper that ignores the stop signal", "--grace-period 1h --stop-signal INT",
 			`sleep 1000 & trap "exit 0" INT; echo ready; while :; do sleep 0.02; done`,
 			"sh stopped by SIGINT in ", "killed"},
-		{"a daemon that heeds nothing is named", "--grace-period 500ms",
+		{"a daemon that ignores SIGTERM is named", "--grace-period 500ms",
 			outside(`trap "" TERM; echo ready; while :; do sleep 0.02; done`) + `; sleep 1000`,
 			"main exited 3; sh ended, but sh", ""},
 		{"only a zombie is left of the group", "--grace-period 1h",
@@ -135,9 +139,9 @@ func TestStopOfAll(t *testing.T) {
 			s.Await("ready")
 			p.end(run, 3)
 			s.Want(3)
-			s.AwaitAll() // nobody is left who could write
+			s.AwaitAll() // no process is left that could write
 			if out := s.Output(); !strings.Contains(out, c.says) || c.not != "" && strings.Contains(out, c.not) {
-				t.Errorf("it does not say %q, or it says %q:\n%s", c.says, c.not, out)
+				t.Errorf("want %q in the output, and not %q:\n%s", c.says, c.not, out)
 			}
 		})
 	}

@@ -20,34 +20,32 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
 )
 
-// In a soak both programs do what they do for so long that whatever grows is seen to grow.
+// A soak runs both programs for so long that anything that grows becomes visible.
 
 const (
-	// looksPerRun is how many looks at a live main are counted in each run of TestSoak.
+	// looksPerRun is how many looks at a live main TestSoak waits for in each run.
 	looksPerRun = 10
-	// warmUp is how many runs come before those that are compared.
+	// warmUp is how many runs come before those that are measured.
 	warmUp = 30
-	// soakPatience is for how long TestSoak waits for anything. In so long a test the
-	// machine may have other things to do for a while.
+	// soakPatience is how long TestSoak waits for anything. During such a long test the machine may be busy for a
+	// while.
 	soakPatience = 2 * time.Minute
 )
 
-var soakRuns = flag.Int("soak", 60, fmt.Sprintf("how many runs of a sentinel TestSoak takes a shim through, with %d looks each", looksPerRun))
+var soakRuns = flag.Int("soak", 60, "how many runs of a sentinel the shim of TestSoak follows")
 
-// TestSoak: a shim that follows run after run does not grow, nor do the sentinels, nor
-// the volume.
+// TestSoak: a shim that follows many runs does not grow, nor do the sentinels, nor the volume.
 //
-// A look opens the file of the run. So a look has been made for certain, and is counted,
-// when the kernel tells of an opening after the file was changed; only then is it changed
-// again.
+// A look opens the file of the run. So a look is certain when inotify reports an open after the file was changed. Only
+// then does the test change the file again.
 func TestSoak(t *testing.T) {
 	t.Parallel()
 	p := newPod(t)
 	opened := watchOpens(t, p.dir)
-	// Collected often, a heap is hardly larger than what lives in it, and a leak is
-	// not taken for garbage.
+	// If the garbage collector runs often, the heap is hardly larger than the live data, and a leak shows.
 	frugal := func(cmd *exec.Cmd) { cmd.Env = append(os.Environ(), "GOGC=10") }
-	s := drive.Start(t, drive.Wrap("shim", p.flags("--keep-on-failure --log-level error"), []string{"sleep", "infinity"}), frugal)
+	flags := p.flags("--keep-on-failure --log-level error")
+	s := drive.Start(t, drive.Wrap("shim", flags, []string{"sleep", "infinity"}), frugal)
 
 	began, looks, tenth := time.Now(), 0, max(*soakRuns/10, 1)
 	var shims, sentinels []footprint
@@ -89,18 +87,19 @@ func TestSoak(t *testing.T) {
 	wantNoGrowth(t, "a sentinel", sentinels[warmUp:warmUp+tenth], sentinels[len(sentinels)-tenth:])
 }
 
-// wantNoGrowth compares the first with the last. What it allows does not depend on how
-// many runs are between, so that the more there are the less each may leave behind.
+// wantNoGrowth compares the first footprints with the last. It allows a fixed growth: the more runs, the less each may
+// leave behind.
 func wantNoGrowth(t *testing.T, who string, first, last []footprint) {
 	t.Helper()
 	const (
-		memory  = 2048 // KiB: how far a heap fills its pages depends on when it is collected
-		threads = 3    // Go keeps all that it ever needed at once, for a collection say
-		files   = 1    // a look may be going on
+		memory  = 2048 // KiB: how full the pages of a heap are depends on the time of the last collection
+		threads = 3    // Go keeps all threads that it ever needed at once, for example for a collection
+		files   = 1    // a look has a file open
 	)
 	before, after := typical(first), typical(last)
-	if after.memory > before.memory+memory || after.threads > before.threads+threads || after.files > before.files+files {
-		t.Errorf("%s had %s, and then has %s", who, before, after)
+	if after.memory > before.memory+memory || after.threads > before.threads+threads ||
+		after.files > before.files+files {
+		t.Errorf("%s has grown: it had %s, and now has %s", who, before, after)
 	}
 }
 
@@ -112,12 +111,12 @@ type soakMain struct {
 	kill func()
 }
 
-// startMain starts a main and returns when its run has begun, so that its sentinel has
-// done with the files on the volume.
+// startMain starts a main and returns when its run has begun: then its sentinel makes no more calls on the volume.
 func startMain(t *testing.T, p pod) soakMain {
 	t.Helper()
-	argv := drive.Wrap("sentinel", []string{"--dir", p.dir, "--log-level", "error"}, []string{"sh", "-c", "echo begun; read code; exit $code"})
-	// Not a drive.Process, which keeps its output until the end of the test.
+	argv := drive.Wrap("sentinel", []string{"--dir", p.dir, "--log-level", "error"},
+		[]string{"sh", "-c", "echo begun; read code; exit $code"})
+	// Not a drive.Process, which would exist until the end of the test.
 	ctx, cancel := context.WithTimeout(t.Context(), soakPatience)
 	m := soakMain{t: t, cmd: exec.CommandContext(ctx, argv[0], argv[1:]...), kill: cancel}
 	m.cmd.Env = append(os.Environ(), "GOGC=10")
@@ -140,24 +139,25 @@ func startMain(t *testing.T, p pod) soakMain {
 	return m
 }
 
-// end has the main exit, and waits for its sentinel, which is to exit with the same.
+// end makes the main exit, and waits for its sentinel, which must exit with the same code.
 func (m soakMain) end(code int) {
 	m.t.Helper()
 	fmt.Fprintln(m.in, code)
 	_ = m.cmd.Wait()
-	m.kill() // frees what waited for its time to be over
+	m.kill() // stops the timer of the context
 	if got := m.cmd.ProcessState.ExitCode(); got != code {
 		m.t.Fatalf("a sentinel exited with %d, not %d", got, code)
 	}
 }
 
-// opens tells of the openings of files in a directory.
+// opens reports when files in a directory are opened.
 type opens struct {
 	t      *testing.T
 	events *os.File
 	buffer [1 << 16]byte
 }
 
+// watchOpens watches a directory until the test ends.
 func watchOpens(t *testing.T, dir string) *opens {
 	t.Helper()
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
@@ -172,7 +172,7 @@ func watchOpens(t *testing.T, dir string) *opens {
 	return &opens{t: t, events: events}
 }
 
-// forget drops what has not been awaited.
+// forget drops all reports so far.
 func (o *opens) forget() {
 	o.t.Helper()
 	for {
@@ -193,7 +193,7 @@ func (o *opens) await(file string, by *drive.Process) {
 	for {
 		files, err := o.read(deadline)
 		if err != nil {
-			o.t.Fatalf("%s has not looked at %s: %v\n%s", by, file, err, by.Output())
+			o.t.Fatalf("%s has not opened %s: %v\n%s", by, file, err, by.Output())
 		}
 		if slices.Contains(files, file) {
 			return
@@ -201,7 +201,7 @@ func (o *opens) await(file string, by *drive.Process) {
 	}
 }
 
-// read waits for the next openings.
+// read waits for the next reports.
 func (o *opens) read(deadline time.Time) (files []string, err error) {
 	if err := o.events.SetReadDeadline(deadline); err != nil {
 		return nil, err
@@ -215,9 +215,9 @@ func (o *opens) read(deadline time.Time) (files []string, err error) {
 	return files, err
 }
 
-// footprint is what a process has.
+// footprint is what a process holds.
 type footprint struct {
-	memory  int // KiB of its own, which is not that of a file
+	memory  int // KiB, without the pages of files
 	threads int
 	files   int // descriptors
 }
@@ -226,13 +226,14 @@ func (f footprint) String() string {
 	return fmt.Sprintf("%d KiB, %d threads, %d descriptors", f.memory, f.threads, f.files)
 }
 
+// footprintOf returns the footprint of a process.
 func footprintOf(t *testing.T, pid int) footprint {
 	t.Helper()
 	u := drive.UsageOf(t, pid)
 	return footprint{memory: u.Anonymous, threads: u.Threads, files: u.Files}
 }
 
-// typical is the median of each figure: what is there for a moment does not count.
+// typical returns the median of each figure, which ignores what exists only for a moment.
 func typical(all []footprint) footprint {
 	middle := func(figure func(footprint) int) int {
 		var figures []int

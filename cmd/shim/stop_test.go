@@ -17,7 +17,7 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/sentinel/process"
 )
 
-// stopNow stops a shim at once where no main is known to be running.
+// stopNow stops a shim at once if it knows of no live main.
 const stopNow = syscall.SIGTERM
 
 func TestHold(t *testing.T) {
@@ -49,8 +49,9 @@ func TestHold(t *testing.T) {
 		m.Signal(syscall.SIGTERM)
 		m.Want(0)
 		s.Want(0)
-		if main, sidecar := number(t, m, "got SIGTERM at "), number(t, s, "got SIGTERM at "); sidecar-main < int64(300*time.Millisecond) {
-			t.Errorf("the sidecar was stopped %s after the pod's SIGTERM, main took 300ms", time.Duration(sidecar-main))
+		later := time.Duration(number(t, s, "got SIGTERM at ") - number(t, m, "got SIGTERM at "))
+		if later < 300*time.Millisecond {
+			t.Errorf("the sidecar was stopped %s after the pod's SIGTERM, main took 300ms", later)
 		}
 	})
 	t.Run("at most for --hold", func(t *testing.T) {
@@ -63,7 +64,7 @@ func TestHold(t *testing.T) {
 		s.Signal(syscall.SIGTERM)
 		s.Want(9)
 		if got := number(t, s, "got SIGTERM at "); got-sent < int64(500*time.Millisecond) {
-			t.Errorf("the sidecar was stopped after %s", time.Duration(got-sent))
+			t.Errorf("the sidecar was stopped after %s, before --hold 500ms", time.Duration(got-sent))
 		}
 	})
 	t.Run("a --drain included", func(t *testing.T) {
@@ -111,7 +112,7 @@ func TestHold(t *testing.T) {
 	t.Run("also while main is only taken for running", func(t *testing.T) {
 		t.Parallel()
 		p := newPod(t)
-		p.record("main-running", "running\n") // and nobody holds its lock, as in gVisor
+		p.record("main-running", "running\n") // without a lock, as in gVisor
 		s := p.shim("--hold 1h", drive.Command("server", "TERM=9")...)
 		s.Await("ready")
 		s.Signal(syscall.SIGTERM)
@@ -158,7 +159,7 @@ func TestDrain(t *testing.T) {
 		p.want("proxy-running", "stopping\n")
 		s.Want(3)
 		if got := number(t, s, "got SIGTERM at "); got-ended < int64(500*time.Millisecond) {
-			t.Errorf("the sidecar was stopped after %s", time.Duration(got-ended))
+			t.Errorf("the sidecar was stopped after %s, before --drain 500ms", time.Duration(got-ended))
 		}
 	})
 	t.Run("SIGTERM cuts it off", func(t *testing.T) {
@@ -174,7 +175,7 @@ func TestDrain(t *testing.T) {
 		s.Await("--drain was cut off by SIGTERM after ")
 		s.Await("of 1h0m0s: if this is a native sidecar, delay the SIGTERM (lifecycle.preStop.sleep)")
 	})
-	for range 8 { // which of the two is seen first is chance
+	for range 8 { // the shim may see either first
 		t.Run("SIGTERM comes with main's end", func(t *testing.T) {
 			t.Parallel()
 			p := newPod(t)
@@ -231,10 +232,10 @@ func TestStop(t *testing.T) {
 		s.Await(`"sidecar_code":143`)
 		s.Await("stopped by SIGTERM in ")
 		if n := strings.Count(s.Output(), "got "); n != 1 {
-			t.Errorf("the sidecar got %d signals:\n%s", n, s.Output())
+			t.Errorf("the sidecar got %d signals, not one:\n%s", n, s.Output())
 		}
 	})
-	t.Run("one that heeds nothing is killed after --grace-period", func(t *testing.T) {
+	t.Run("one that ignores SIGTERM is killed after --grace-period", func(t *testing.T) {
 		t.Parallel()
 		p := newPod(t)
 		run := p.begin("main")
@@ -244,12 +245,12 @@ func TestStop(t *testing.T) {
 		p.end(run, 0)
 		s.Want(0)
 		if took := time.Since(ended); took < 600*time.Millisecond {
-			t.Errorf("it was killed after %s", took)
+			t.Errorf("the sidecar was killed after %s, before --grace-period 600ms", took)
 		}
 		s.Await("did not stop within ")
 		// Once to the process, once to its group.
 		if n := strings.Count(s.Output(), "got SIGTERM"); n != 2 {
-			t.Errorf("it got SIGTERM %d times:\n%s", n, s.Output())
+			t.Errorf("the sidecar got SIGTERM %d times, not twice:\n%s", n, s.Output())
 		}
 	})
 	t.Run("a shell that runs a server in the foreground", func(t *testing.T) {
@@ -257,7 +258,8 @@ func TestStop(t *testing.T) {
 		p := newPod(t)
 		run := p.begin("main")
 		server := strings.Join(drive.Command("server", "TERM=0"), " ")
-		s := p.shim("--grace-period 1s", "sh", "-c", "trap 'echo cleaned up; exit 0' TERM; "+server+"; echo not reached")
+		script := "trap 'echo cleaned up; exit 0' TERM; " + server + "; echo not reached"
+		s := p.shim("--grace-period 1s", "sh", "-c", script)
 		s.Await("ready")
 		p.end(run, 3)
 		s.Want(3)
@@ -328,7 +330,7 @@ func awaitDead(t *testing.T, pid int) {
 	t.Helper()
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
-		return // it is gone already
+		return // it has ended
 	}
 	defer unix.Close(fd)
 	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(drive.Patience.Milliseconds()))
@@ -337,7 +339,7 @@ func awaitDead(t *testing.T, pid int) {
 	}
 }
 
-// TestForwarding sends every other signal. Each arrives once, and stops nothing.
+// TestForwarding sends every other signal. Each arrives once, and stops neither program.
 func TestForwarding(t *testing.T) {
 	t.Parallel()
 	p := newPod(t)
@@ -348,10 +350,10 @@ func TestForwarding(t *testing.T) {
 	for sig := syscall.Signal(1); sig <= 64; sig++ {
 		switch sig {
 		case unix.SIGTERM, // asks to stop
-			unix.SIGKILL, unix.SIGSTOP, // nobody's to forward
+			unix.SIGKILL, unix.SIGSTOP, // cannot be forwarded
 			unix.SIGCHLD, unix.SIGURG, unix.SIGPIPE, unix.SIGXFSZ, unix.SIGXCPU,
 			unix.SIGSEGV, unix.SIGBUS, unix.SIGFPE, unix.SIGILL, unix.SIGABRT, unix.SIGTRAP, unix.SIGSYS,
-			unix.SIGPROF, 32, 33, 34: // Go's own
+			unix.SIGPROF, 32, 33, 34: // used by Go's runtime
 			continue
 		}
 		name := "got " + process.SignalName(sig) + " at "
@@ -363,16 +365,16 @@ func TestForwarding(t *testing.T) {
 	s.Want(3)
 	for _, name := range sent {
 		if n := strings.Count(s.Output(), name); n != 1 {
-			t.Errorf("%q: %d times", name, n)
+			t.Errorf("the sidecar printed %q %d times, not once", name, n)
 		}
 	}
 	if len(sent) < 40 {
-		t.Errorf("only %d signals were tried", len(sent))
+		t.Errorf("only %d signals were sent, not at least 40", len(sent))
 	}
 }
 
-// TestSignalBeforeTheLaunch: a shim that waits for another of its name has not launched
-// its sidecar yet. What comes meanwhile is the sidecar's.
+// TestSignalBeforeTheLaunch: a shim that waits for another run of its name has not started its sidecar yet. It forwards
+// a signal that comes meanwhile.
 func TestSignalBeforeTheLaunch(t *testing.T) {
 	t.Parallel()
 	p := newPod(t)
@@ -384,7 +386,7 @@ func TestSignalBeforeTheLaunch(t *testing.T) {
 	s.Want(128 + int(syscall.SIGUSR1))
 }
 
-// TestTwoOfOneName: the second of two sidecars that have the same name says so.
+// TestTwoOfOneName: the second of two sidecars with the same name fails, and says why.
 func TestTwoOfOneName(t *testing.T) {
 	t.Parallel()
 	p := newPod(t)
@@ -401,7 +403,7 @@ func TestTwoOfOneName(t *testing.T) {
 	p.want("sh-terminated", "3\n")
 }
 
-// TestSlowLog: whoever reads the log may be slow. The sidecar is stopped all the same.
+// TestSlowLog: a slow reader of the log does not keep a shim from stopping its sidecar.
 func TestSlowLog(t *testing.T) {
 	t.Parallel()
 	p := newPod(t)
@@ -415,14 +417,15 @@ func TestSlowLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer reader.Close()
-	// Opened once more, for O_NONBLOCK is the open file's, and not the descriptor's.
+	// Opened again: O_NONBLOCK is a flag of the open file.
 	filler, err := unix.Open(log, unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer unix.Close(filler)
 
-	s := drive.Start(t, drive.Wrap("shim", p.flags(""), drive.Command("server", "TERM=0")), func(c *exec.Cmd) { c.Stderr = reader })
+	argv := drive.Wrap("shim", p.flags(""), drive.Command("server", "TERM=0"))
+	s := drive.Start(t, argv, func(c *exec.Cmd) { c.Stderr = reader })
 	s.Await("ready")
 	for err == nil {
 		_, err = unix.Write(filler, make([]byte, 1))
@@ -431,7 +434,7 @@ func TestSlowLog(t *testing.T) {
 	s.Await("got SIGTERM")
 	select {
 	case <-s.Exited():
-		t.Fatal("it has ended though it could not log: the log was not full")
+		t.Fatal("the shim has ended, although its log had no room left")
 	default:
 	}
 	go func() { _, _ = io.Copy(io.Discard, reader) }()

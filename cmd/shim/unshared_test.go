@@ -11,13 +11,13 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
-// On the volumes here no lock is seen and no event is told: what is left to tell a live main from a dead one is the
-// modification time of its file, and to tell its end a look once a second.
+// On these volumes locks are not shared and no events come, as in gVisor. A shim can tell a live main from a dead one
+// only by the modification time of its file, and sees its end only when it looks, once a second.
 
-// unshared is what the kernel refuses to the programs for that.
+// unshared are the keys of refusals that simulate such a volume.
 const unshared = "sharing,events"
 
-// unsharedShim starts a shim that must not see main's lock.
+// unsharedShim starts a shim that cannot see main's lock.
 func (p pod) unsharedShim(lostAfter time.Duration) *drive.Process {
 	p.t.Helper()
 	s := p.shimWithout(unshared, "--lost-after "+lostAfter.String(), drive.Command("server", "TERM=143")...)
@@ -29,12 +29,13 @@ func (p pod) unsharedShim(lostAfter time.Duration) *drive.Process {
 func (p pod) unsharedMain(code int) *drive.Process {
 	p.t.Helper()
 	argv := drive.Wrap("sentinel", []string{"--dir", p.dir}, drive.Command("server", fmt.Sprintf("USR1=%d", code)))
-	m := drive.Start(p.t, drive.Command("refused", append([]string{unshared}, argv...)...))
+	m := p.without(unshared, argv)
 	m.Await("ready")
 	return m
 }
 
-// wantBoth ends a main, and fails the test unless it and the shim end with the code. It tells how much later the shim.
+// wantBoth ends a main, and fails the test unless it and the shim end with the code. It returns how much later the shim
+// ends.
 func wantBoth(t *testing.T, m, s *drive.Process, code int) (took time.Duration) {
 	t.Helper()
 	wantAlive(t, s)
@@ -44,7 +45,7 @@ func wantBoth(t *testing.T, m, s *drive.Process, code int) (took time.Duration) 
 	s.Want(code)
 	took = time.Since(ended)
 	s.Await("main exited")
-	wantNot(t, s, "main is running") // as it says if it sees the lock
+	wantNot(t, s, "main is running") // what it logs if it sees the lock
 	return took
 }
 
@@ -53,17 +54,18 @@ func wantAlive(t *testing.T, s *drive.Process) {
 	t.Helper()
 	select {
 	case <-s.Exited():
-		t.Fatalf("a live main was taken for dead:\n%s", s.Output())
+		t.Fatalf("the shim gave up a live main:\n%s", s.Output())
 	default:
 	}
 }
 
-// wantLost fails the test unless a shim misses its dead main, and not before time.
+// wantLost fails the test unless a shim gives up its dead main, and not before --lost-after.
 func wantLost(t *testing.T, s *drive.Process, lastSign time.Time, lostAfter time.Duration) {
 	t.Helper()
 	s.Want(137)
 	if took := time.Since(lastSign); took < lostAfter {
-		t.Errorf("main was given up %s after its last sign of life, before --lost-after %s:\n%s", took, lostAfter, s.Output())
+		t.Errorf("the shim gave up main %s after its last sign of life, before --lost-after %s:\n%s",
+			took, lostAfter, s.Output())
 	}
 	s.Await("main was killed before it could record an exit code")
 }
@@ -83,8 +85,8 @@ func TestUnshared(t *testing.T) {
 			s = p.unsharedShim(lostAfter)
 			s.Await("in an earlier attempt")
 			second := wantBoth(t, p.unsharedMain(end), s, end)
-			if took := min(first, second); took > 2*tick { // of two: what takes time by itself is no reaction
-				t.Errorf("the shim has ended %s after main:\n%s", took, s.Output())
+			if took := min(first, second); took > 2*tick { // the shorter of two: other processes may delay one
+				t.Errorf("the shim ended %s after main, at most %s are allowed:\n%s", took, 2*tick, s.Output())
 			}
 			p.wantFiles("main-terminated", "proxy-terminated")
 		})
@@ -101,9 +103,10 @@ func TestUnshared(t *testing.T) {
 	})
 }
 
+// TestUnsharedKilled kills a main that a shim has seen live.
 func TestUnsharedKilled(t *testing.T) {
 	t.Parallel()
-	// killed leaves a main that was killed, and a shim that has seen it live.
+	// killed returns a pod whose main was killed, and a shim that has seen it live.
 	killed := func(t *testing.T, lostAfter time.Duration) (p pod, s *drive.Process) {
 		p = newPod(t)
 		m := p.unsharedMain(0)
@@ -113,11 +116,11 @@ func TestUnsharedKilled(t *testing.T) {
 		m.Want(137)
 		return p, s
 	}
-	t.Run("it is missed, and its file does not stop the next sidecar", func(t *testing.T) {
+	t.Run("the shim gives it up, and its file does not stop the next sidecar", func(t *testing.T) {
 		t.Parallel()
 		const lostAfter = 3 * time.Second
 		p, s := killed(t, lostAfter)
-		wantLost(t, s, p.modified("main-running"), lostAfter) // of its Begin
+		wantLost(t, s, p.modified("main-running"), lostAfter) // last modified by Begin
 		s = p.unsharedShim(time.Minute)
 		wantBoth(t, p.unsharedMain(0), s, 0)
 	})
@@ -129,18 +132,18 @@ func TestUnsharedKilled(t *testing.T) {
 		s.Await("in an earlier attempt")
 		wantBoth(t, p.unsharedMain(4), s, 4)
 	})
-	t.Run("it comes back before it is missed", func(t *testing.T) {
+	t.Run("it comes back before --lost-after", func(t *testing.T) {
 		t.Parallel()
 		const lostAfter = 8 * time.Second
 		p, s := killed(t, lostAfter)
-		time.Sleep(lostAfter / 2) // not a wait for anything: nothing is to happen
+		time.Sleep(lostAfter / 2) // not a wait for anything: nothing may happen
 		m := p.unsharedMain(0)
-		time.Sleep(lostAfter/2 + tick) // the same: the killed one would be missed now
+		time.Sleep(lostAfter/2 + tick) // the same: now the shim would give up the killed one
 		wantBoth(t, m, s, 0)
 	})
 }
 
-// TestUnsharedStopped stops processes for a while. Nobody is given up.
+// TestUnsharedStopped stops processes for a while. The shim gives up no main.
 func TestUnsharedStopped(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -149,7 +152,8 @@ func TestUnsharedStopped(t *testing.T) {
 		lostAfter, period time.Duration
 	}{
 		{"main, for less than --lost-after", true, false, 9 * time.Second, 4 * time.Second},
-		{"the shim, for longer: what it has slept itself is no evidence", false, true, 8 * time.Second, 9 * time.Second},
+		{"the shim, for longer: its own sleep is no evidence", false, true, 8 * time.Second,
+			9 * time.Second},
 		{"all of the pod, for longer, as on a suspended machine", true, true, 8 * time.Second, 9 * time.Second},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -175,7 +179,7 @@ func TestUnsharedStopped(t *testing.T) {
 				}
 			}
 			signal(syscall.SIGSTOP)
-			time.Sleep(c.period) // not a wait for anything: nothing is to happen
+			time.Sleep(c.period) // not a wait for anything: nothing may happen
 			signal(syscall.SIGCONT)
 			time.Sleep(tick / 2) // the shim looks
 			wantBoth(t, m, s, 0)
@@ -183,15 +187,15 @@ func TestUnsharedStopped(t *testing.T) {
 	}
 }
 
-// TestUnsharedClock has the heartbeats of a machine whose clock is set while main runs. Any change is a sign of life,
-// into the past as well; and a time in the future keeps no dead main alive.
+// TestUnsharedClock writes the heartbeats of a machine whose clock is set while main runs. Any change is a sign of
+// life, also into the past; and a time in the future does not keep a dead main alive.
 func TestUnsharedClock(t *testing.T) {
 	t.Parallel()
 	const lostAfter = 4 * time.Second
 	past, future := time.Unix(1e6, 0), time.Now().AddDate(10, 0, 0)
 	for _, c := range []struct {
 		name  string
-		clock []time.Time // what it says at each heartbeat
+		clock []time.Time // at each heartbeat
 	}{
 		{"into the past", []time.Time{future, time.Now(), past}},
 		{"into the future", []time.Time{past, time.Now(), future}},
@@ -207,7 +211,7 @@ func TestUnsharedClock(t *testing.T) {
 			for began := time.Now(); time.Since(began) < lostAfter+2*tick || n%len(c.clock) != 0; n++ {
 				wantAlive(t, s)
 				last = time.Now()
-				// Never the same twice: the shim does not look at each.
+				// Never the same time twice: the shim does not look after each heartbeat.
 				at := c.clock[n%len(c.clock)].Add(-time.Duration(n) * time.Microsecond)
 				if err := os.Chtimes(p.path("main-running"), at, at); err != nil {
 					t.Fatal(err)
@@ -221,8 +225,8 @@ func TestUnsharedClock(t *testing.T) {
 	}
 }
 
-// TestCoarseTimes is about a file system that knows no parts of a second, and gives the number of a removed file to
-// the next.
+// TestCoarseTimes is about a file system with times in whole seconds, which gives the inode number of a removed file to
+// the next one.
 func TestCoarseTimes(t *testing.T) {
 	t.Parallel()
 	t.Run("a heartbeat is seen", func(t *testing.T) {
@@ -275,15 +279,15 @@ func TestCoarseTimes(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			volume := coarsePod(t)
-			for round, met := 0, false; !met; round++ {
+			for round, same := 0, false; !same; round++ {
 				if round == 20 {
-					t.Fatalf("none of %d rounds has met one second", round)
+					t.Fatalf("in none of %d rounds had both ends the same time", round)
 				}
 				p := pod{t, volume.path(fmt.Sprint(round))}
 				if err := os.Mkdir(p.dir, 0o777); err != nil {
 					t.Fatal(err)
 				}
-				volume.awaitSecond() // to have the whole of it
+				volume.awaitSecond() // to have a whole second left
 				c.fail(p)
 				first := p.modified("main-terminated")
 				s := p.shim("--restart-policy OnFailure", "sleep", "1000")
@@ -294,14 +298,14 @@ func TestCoarseTimes(t *testing.T) {
 				last := p.modified("main-terminated")
 				s.Signal(syscall.SIGCONT)
 				s.Want(c.code)
-				met = last.Equal(first)
+				same = last.Equal(first)
 			}
 		})
 	}
 }
 
-// TestSuccessInDisguise is about what may come of such times: a success that has the number and the time of the
-// failure before it.
+// TestSuccessInDisguise is about a success with the same inode number and time as the failure before it, which coarse
+// times can cause.
 func TestSuccessInDisguise(t *testing.T) {
 	t.Parallel()
 	p := newPod(t)
@@ -319,7 +323,7 @@ func TestSuccessInDisguise(t *testing.T) {
 	s.Want(0)
 }
 
-// modified is the modification time of a file on the volume.
+// modified returns the modification time of a file on the volume.
 func (p pod) modified(file string) time.Time {
 	p.t.Helper()
 	info, err := os.Lstat(p.path(file))
@@ -329,7 +333,7 @@ func (p pod) modified(file string) time.Time {
 	return info.ModTime()
 }
 
-// awaitSecond waits for the next second of the volume's clock, which is a little behind ours.
+// awaitSecond waits for the next second of the volume's clock, which is a little behind time.Now.
 func (p pod) awaitSecond() {
 	p.t.Helper()
 	p.record("time", "now")
@@ -340,7 +344,7 @@ func (p pod) awaitSecond() {
 	})
 }
 
-// coarsePod is a pod whose volume is a disk with ext4, with inodes too small for more than seconds.
+// coarsePod returns a pod whose volume is a disk with ext4. Its inodes have no room for parts of a second.
 func coarsePod(t *testing.T) pod {
 	t.Helper()
 	p := newPod(t)
@@ -350,7 +354,7 @@ func coarsePod(t *testing.T) pod {
 	}
 	p.record("time", "")
 	if at := p.modified("time"); at.Nanosecond() != 0 {
-		t.Fatalf("this file system knows parts of a second: %s", at)
+		t.Fatalf("this file system has times with parts of a second: %s", at)
 	}
 	return p
 }

@@ -12,8 +12,8 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
-// TestUsage: what cannot be used names the flag at fault and what to do, and nothing is
-// launched or left behind.
+// TestUsage: the error of an invalid command line names the flag and says what to do. The sidecar is not started, and
+// nothing is left on the volume.
 func TestUsage(t *testing.T) {
 	t.Parallel()
 	sidecar := drive.Command("exit", "0")
@@ -30,15 +30,25 @@ func TestUsage(t *testing.T) {
 	}{
 		{name: "no sidecar", argv: []string{}, says: []string{"SIDECAR", "after --"}},
 		{name: "unknown flag", flags: []string{"--mains", "a"}, says: []string{"--mains", "--help"}},
-		{name: "exclusive", flags: []string{"--keep-on-failure", "--restart-policy", "Never"}, says: []string{"--keep-on-failure", "--restart-policy Never", "exclude"}},
-		{name: "exclusive, by variable", flags: []string{"--restart-policy", "Never"}, env: []string{"SHIM_KEEP_ON_FAILURE=true"}, says: []string{"--keep-on-failure", "--restart-policy Never"}},
-		{name: "follows itself", flags: []string{"--name", "main"}, says: []string{"--name main", "--main", "another --name"}},
-		{name: "follows itself by its base name", flags: []string{"--main", filepath.Base(sidecar[0])}, says: []string{"--main", "another --name"}},
+		{name: "exclusive", flags: []string{"--keep-on-failure", "--restart-policy", "Never"},
+			says: []string{"--keep-on-failure", "--restart-policy Never", "exclude"}},
+		{name: "exclusive, by variable", flags: []string{"--restart-policy", "Never"},
+			env:  []string{"SHIM_KEEP_ON_FAILURE=true"},
+			says: []string{"--keep-on-failure", "--restart-policy Never"}},
+		{name: "follows itself", flags: []string{"--name", "main"},
+			says: []string{"--name main", "--main", "another --name"}},
+		{name: "follows itself by its base name", flags: []string{"--main", filepath.Base(sidecar[0])},
+			says: []string{"--main", "another --name"}},
 		{name: "no name in the command", argv: []string{"/"}, says: []string{"--name"}},
-		{name: "a command line in one argument", argv: []string{"nginx -g daemon off;"}, says: []string{"nginx -g daemon off;: it is one argument with a space: give each word as an item of its own, or run sh -c"}},
-		{name: "a path and its flags in one argument", argv: []string{"./my proxy --x"}, says: []string{"./my proxy --x: it is one argument with a space: "}},
-		{name: "a script in one argument", argv: []string{"cd /srv && nginx -g 'daemon off;'"}, says: []string{"this takes a shell: sh -c"}},
-		{name: "a file with a space in its name", argv: []string{withSpace}, says: []string{"with space", "give this sidecar a --name"}},
+		{name: "a command line in one argument", argv: []string{"nginx -g daemon off;"},
+			says: []string{"nginx -g daemon off;: it is one argument with a space: " +
+				"give each word as an item of its own, or run sh -c"}},
+		{name: "a path and its flags in one argument", argv: []string{"./my proxy --x"},
+			says: []string{"./my proxy --x: it is one argument with a space: "}},
+		{name: "a script in one argument", argv: []string{"cd /srv && nginx -g 'daemon off;'"},
+			says: []string{"this takes a shell: sh -c"}},
+		{name: "a file with a space in its name", argv: []string{withSpace},
+			says: []string{"with space", "give this sidecar a --name"}},
 		{name: "a path for a name", flags: []string{"--name", "a/b"}, says: []string{"--name", "not a path"}},
 		{name: "a path for a main", flags: []string{"--main", "../main"}, says: []string{"--main", "dot"}},
 		{name: "an empty main", flags: []string{"--main", ""}, says: []string{"--main", "empty"}},
@@ -50,9 +60,12 @@ func TestUsage(t *testing.T) {
 		{name: "hold", flags: []string{"--hold", "soon"}, says: []string{"--hold", "unit"}},
 		{name: "lost-after", flags: []string{"--lost-after", "x"}, says: []string{"--lost-after", "unit"}},
 		{name: "start-timeout", flags: []string{"--start-timeout", "1"}, says: []string{"--start-timeout", "unit"}},
-		{name: "policy", flags: []string{"--restart-policy", "Always"}, says: []string{"--restart-policy", "OnFailure", "Never"}},
-		{name: "policy by variable", env: []string{"SHIM_RESTART_POLICY=never"}, says: []string{"SHIM_RESTART_POLICY", "OnFailure", "Never"}},
-		{name: "keep by variable", env: []string{"SHIM_KEEP_ON_FAILURE=perhaps"}, says: []string{"SHIM_KEEP_ON_FAILURE"}},
+		{name: "policy", flags: []string{"--restart-policy", "Always"},
+			says: []string{"--restart-policy", "OnFailure", "Never"}},
+		{name: "policy by variable", env: []string{"SHIM_RESTART_POLICY=never"},
+			says: []string{"SHIM_RESTART_POLICY", "OnFailure", "Never"}},
+		{name: "keep by variable", env: []string{"SHIM_KEEP_ON_FAILURE=perhaps"},
+			says: []string{"SHIM_KEEP_ON_FAILURE"}},
 		{name: "log level", flags: []string{"--log-level", "loud"}, says: []string{"--log-level", "warn"}},
 		{name: "log format", flags: []string{"--log-format", "xml"}, says: []string{"--log-format", "json"}},
 		{name: "no volume", flags: []string{"--dir", "/nowhere"}, says: []string{"/nowhere", "volumeMounts", "--dir"}},
@@ -65,9 +78,8 @@ func TestUsage(t *testing.T) {
 			if argv == nil {
 				argv = sidecar
 			}
-			s := drive.Start(t, drive.Wrap("shim", append([]string{"--dir", p.dir}, c.flags...), argv), func(cmd *exec.Cmd) {
-				cmd.Env = append(os.Environ(), c.env...)
-			})
+			argv = drive.Wrap("shim", append([]string{"--dir", p.dir}, c.flags...), argv)
+			s := drive.Start(t, argv, func(cmd *exec.Cmd) { cmd.Env = append(os.Environ(), c.env...) })
 			s.Want(125)
 			for _, word := range c.says {
 				s.Await(word)
@@ -78,7 +90,7 @@ func TestUsage(t *testing.T) {
 	}
 }
 
-// TestVariables: every flag can be set by its variable, and an empty one is the default.
+// TestVariables: every flag has a variable, and an empty variable means the default.
 func TestVariables(t *testing.T) {
 	t.Parallel()
 	start := func(p pod, env string, sidecar ...string) *drive.Process {
@@ -91,8 +103,8 @@ func TestVariables(t *testing.T) {
 		t.Parallel()
 		p := newPod(t)
 		run := p.begin("job")
-		s := start(p, "SHIM_MAIN=job SHIM_NAME=side SHIM_STOP_SIGNAL=USR1 SHIM_GRACE_PERIOD=300ms SHIM_DRAIN=100ms SHIM_LOST_AFTER=50s SHIM_LOG_FORMAT=console",
-			drive.Command("server")...)
+		s := start(p, "SHIM_MAIN=job SHIM_NAME=side SHIM_STOP_SIGNAL=USR1 SHIM_GRACE_PERIOD=300ms SHIM_DRAIN=100ms "+
+			"SHIM_LOST_AFTER=50s SHIM_LOG_FORMAT=console", drive.Command("server")...)
 		s.Await("ready")
 		p.end(run, 3)
 		s.Want(3)
@@ -141,8 +153,9 @@ func TestVariables(t *testing.T) {
 		t.Parallel()
 		p := newPod(t)
 		run := p.begin("main")
-		s := start(p, "SHIM_MAIN= SHIM_NAME= SHIM_STOP_SIGNAL= SHIM_GRACE_PERIOD= SHIM_DRAIN= SHIM_HOLD= SHIM_LOST_AFTER= SHIM_START_TIMEOUT= SHIM_RESTART_POLICY= SHIM_KEEP_ON_FAILURE= SHIM_LOG_LEVEL= SHIM_LOG_FORMAT=",
-			"sleep", "1000")
+		s := start(p, "SHIM_MAIN= SHIM_NAME= SHIM_STOP_SIGNAL= SHIM_GRACE_PERIOD= SHIM_DRAIN= SHIM_HOLD= "+
+			"SHIM_LOST_AFTER= SHIM_START_TIMEOUT= SHIM_RESTART_POLICY= SHIM_KEEP_ON_FAILURE= SHIM_LOG_LEVEL= "+
+			"SHIM_LOG_FORMAT=", "sleep", "1000")
 		s.Await("sleep started")
 		p.end(run, 3)
 		s.Want(3)
@@ -150,19 +163,20 @@ func TestVariables(t *testing.T) {
 	})
 }
 
-// TestArguments: what stands behind the flags reaches the sidecar as it is.
+// TestArguments: everything after the flags reaches the sidecar unchanged.
 func TestArguments(t *testing.T) {
 	t.Parallel()
 	p := newPod(t)
-	s := p.shim("--log-level disabled", "sh", "-c", `for a; do echo "[$a]"; done`, "sh", "help", "--help", "", "a b", "--", "--main")
+	s := p.shim("--log-level disabled",
+		"sh", "-c", `for a; do echo "[$a]"; done`, "sh", "help", "--help", "", "a b", "--", "--main")
 	s.Want(0)
 	s.Await("[--main]\n")
 	if got, want := s.Output(), "[help]\n[--help]\n[]\n[a b]\n[--]\n[--main]\n"; got != want {
-		t.Errorf("it has written %q, not %q", got, want)
+		t.Errorf("the sidecar has written %q, not %q", got, want)
 	}
 }
 
-// TestTerminationMessage: why it ended, for kubectl describe pod.
+// TestTerminationMessage: the termination message says why the shim ended, for kubectl describe pod.
 func TestTerminationMessage(t *testing.T) {
 	t.Parallel()
 	message := func(t *testing.T, p pod, before string, sidecar ...string) (s *drive.Process, file string) {
@@ -188,7 +202,7 @@ func TestTerminationMessage(t *testing.T) {
 		s.Want(3)
 		want(t, file, "main exited 3; "+server+" stopped by SIGTERM in ", "s\n")
 	})
-	t.Run("main has begun again before all was over", func(t *testing.T) {
+	t.Run("main has begun again before the sidecar ended", func(t *testing.T) {
 		t.Parallel()
 		p := newPod(t)
 		run := p.begin("main")
@@ -247,7 +261,8 @@ func TestTerminationMessage(t *testing.T) {
 		p.begin("proxy")
 		s, file := message(t, p, "", "sleep", "1000")
 		s.Want(125)
-		want(t, file, "sleep was not started: another sentinel or shim named proxy is running on this volume", "--name\n")
+		want(t, file,
+			"sleep was not started: another sentinel or shim named proxy is running on this volume", "--name\n")
 	})
 	t.Run("what the sidecar has written stays", func(t *testing.T) {
 		t.Parallel()

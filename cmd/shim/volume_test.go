@@ -2,7 +2,6 @@ package main
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -14,11 +13,7 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 )
 
-// nobody is a user that owns nothing.
-const nobody = 65534
-
-// TestUnreadableVolume: a shim that may not read the volume's names is told no events. It says
-// why, and follows main all the same.
+// TestUnreadableVolume: a shim that may not list the volume gets no events. It says why, and follows main anyway.
 func TestUnreadableVolume(t *testing.T) {
 	t.Parallel()
 	testenv.NeedRoot(t, "to run the shim as another user than main")
@@ -27,20 +22,19 @@ func TestUnreadableVolume(t *testing.T) {
 		t.Fatal(err)
 	}
 	run := p.begin("main")
-	s := drive.Start(t, drive.Wrap("shim", p.flags(""), []string{"sleep", "1000"}), func(c *exec.Cmd) {
-		c.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
-	})
+	argv := drive.Wrap("shim", p.flags(""), []string{"sleep", "1000"})
+	s := drive.Start(t, argv, testenv.As(testenv.Somebody))
 	s.Await("the directory is not readable for this user")
 	s.Await("main is running")
 	p.end(run, 4)
 	s.Want(4)
 	if strings.Contains(s.Output(), "max_user_") {
-		t.Errorf("a limit is not the cause:\n%s", s.Output())
+		t.Errorf("the log blames a limit of inotify:\n%s", s.Output())
 	}
 }
 
-// wantUnrecorded plays a shim that can write nothing to the volume: it says so once, and
-// works. What main leaves is recorded by the test.
+// wantUnrecorded checks a shim that cannot write to the volume: it says so once, and works. The runs of main are in
+// this process.
 func wantUnrecorded(t *testing.T, p pod, start func(flags string, sidecar ...string) *drive.Process) {
 	t.Helper()
 	run := p.begin("main")
@@ -50,11 +44,11 @@ func wantUnrecorded(t *testing.T, p pod, start func(flags string, sidecar ...str
 	s.Want(4)
 	s.Await("main exited 4; sleep stopped")
 	if n := strings.Count(s.Output(), "not recorded"); n != 1 {
-		t.Errorf("that its run is not recorded is said %d times:\n%s", n, s.Output())
+		t.Errorf("the log says %d times that the run is not recorded, not once:\n%s", n, s.Output())
 	}
 	p.wantFiles("main-terminated")
 
-	// It cannot know that it has run before, so a failure is final, unless it is told.
+	// The shim cannot know that it has run before, so a failure is final, unless a flag says otherwise.
 	s = start("", drive.Command("exit", "99")...)
 	s.Want(4)
 	wantNotLaunched(t, s)
@@ -64,8 +58,8 @@ func wantUnrecorded(t *testing.T, p pod, start func(flags string, sidecar ...str
 	p.end(run, 0)
 	s.Want(0)
 
-	// Nor can it say that it is about to stop. A main that begins again during --drain does not
-	// wait for it, and so has to find it going on.
+	// Nor can it announce that it is about to stop. A main that begins again during --drain does not wait for it, so
+	// the shim has to keep its sidecar.
 	run = p.begin("main")
 	s = start("--drain 1h", "sleep", "1000")
 	s.Await("sleep started")
@@ -81,20 +75,18 @@ func wantUnrecorded(t *testing.T, p pod, start func(flags string, sidecar ...str
 
 func TestVolumeWithoutWritePermission(t *testing.T) {
 	t.Parallel()
-	// One who may not write cannot record main's end either.
+	// A user who may not write cannot record main's end either.
 	testenv.NeedRoot(t, "to run the shim as another user than main")
 	p := pod{t, testenv.Volume(t)}
 	if err := os.Chmod(p.dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	wantUnrecorded(t, p, func(flags string, sidecar ...string) *drive.Process {
-		return drive.Start(t, drive.Wrap("shim", p.flags(flags), sidecar), func(c *exec.Cmd) {
-			c.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
-		})
+		return drive.Start(t, drive.Wrap("shim", p.flags(flags), sidecar), testenv.As(testenv.Somebody))
 	})
 }
 
-// TestDirectoryWithoutWritePermission is as much of it as one user alone can see.
+// TestDirectoryWithoutWritePermission is the part of it that needs no other user.
 func TestDirectoryWithoutWritePermission(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() == 0 {
@@ -109,7 +101,7 @@ func TestDirectoryWithoutWritePermission(t *testing.T) {
 	s := p.shim("", "sleep", "1000")
 	s.Await("sleep started")
 	s.Await("not recorded")
-	_ = run.End(4) // it cannot be renamed: the code stays in main-running
+	_ = run.End(4) // the rename fails: the code stays in main-running
 	s.Want(4)
 }
 
@@ -134,12 +126,12 @@ func TestFullVolume(t *testing.T) {
 	p.end(run, 4)
 	s.Want(4)
 	if n := strings.Count(s.Output(), "not recorded"); n != 1 {
-		t.Errorf("that its run is not recorded is said %d times:\n%s", n, s.Output())
+		t.Errorf("the log says %d times that the run is not recorded, not once:\n%s", n, s.Output())
 	}
 	p.wantFiles("full", "main-terminated")
 }
 
-// TestSandbox is about what sandboxes and exhausted nodes refuse.
+// TestSandbox is about calls that sandboxes and exhausted nodes refuse.
 func TestSandbox(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -148,7 +140,7 @@ func TestSandbox(t *testing.T) {
 	}{
 		{"inotify", 1},
 		{"watches", 1},
-		{"events", 0}, // nothing tells that it does not work
+		{"events", 0}, // the shim cannot notice it
 		{"locks", 0},
 		{"renames", 0},
 		{"inotify,locks", 1},
@@ -175,8 +167,8 @@ func TestSandbox(t *testing.T) {
 		t.Run(c.refused+": the end of a sentinel", func(t *testing.T) {
 			t.Parallel()
 			p := newPod(t)
-			m := drive.Start(t, drive.Command("refused", append([]string{c.refused, drive.Program("sentinel"), "--dir", p.dir, "--"},
-				drive.Command("server", "USR1=3")...)...))
+			argv := drive.Wrap("sentinel", []string{"--dir", p.dir}, drive.Command("server", "USR1=3"))
+			m := p.without(c.refused, argv)
 			m.Await("ready")
 			s := p.shimWithout(c.refused, "", "sleep", "1000")
 			s.Await("sleep started")
@@ -203,7 +195,7 @@ func TestSandbox(t *testing.T) {
 	})
 }
 
-// TestHostileVolume has things where a running main's file, and the shim's own, should be.
+// TestHostileVolume replaces the file of a live main, and the shim's own files, with other things.
 func TestHostileVolume(t *testing.T) {
 	t.Parallel()
 	outside := func(t *testing.T) string {
@@ -246,7 +238,7 @@ func TestHostileVolume(t *testing.T) {
 				p.record("main-terminated", "3\n")
 				s.Want(3)
 				if got, err := os.ReadFile(file); err != nil || string(got) != "outside\n" {
-					t.Errorf("the file outside of the volume holds %q, %v", got, err)
+					t.Errorf("the file outside of the volume holds %q (%v), not \"outside\\n\"", got, err)
 				}
 			})
 		}
@@ -261,7 +253,7 @@ func TestHostileVolume(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := run.End(0); err == nil {
-			t.Error("an end was recorded on no volume")
+			t.Error("End succeeded without a volume")
 		}
 		s.Want(137)
 	})

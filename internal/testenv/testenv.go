@@ -5,6 +5,8 @@ package testenv
 
 import (
 	"os"
+	"os/exec"
+	"syscall"
 	"testing"
 )
 
@@ -35,6 +37,19 @@ func Command(mode string, args ...string) []string {
 // of the test binary can run it.
 func CommandOfOthers(mode string, args ...string) []string {
 	return append([]string{"/proc/self/exe", modeArg, mode}, args...)
+}
+
+// Somebody is the UID of a user who owns no file and no other process.
+const Somebody = 54321
+
+// As makes a command run as another user. It needs root.
+func As(uid uint32) func(*exec.Cmd) {
+	return func(cmd *exec.Cmd) {
+		if cmd.SysProcAttr == nil {
+			cmd.SysProcAttr = &syscall.SysProcAttr{}
+		}
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uid, Gid: uid}
+	}
 }
 
 // NeedRoot skips the test if it does not run as root. why says what root is needed for.

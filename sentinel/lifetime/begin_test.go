@@ -281,7 +281,7 @@ func TestBeginOverADeadFile(t *testing.T) {
 			t.Parallel()
 			var h *helper
 			if c.other && os.Getuid() == 0 { // root may open every file
-				h = newHelper(t, asNobody(t))
+				h = newHelper(t, testenv.As(testenv.Somebody))
 			} else {
 				h = newHelper(t)
 			}
@@ -312,7 +312,8 @@ func TestBeginOverADeadFile(t *testing.T) {
 
 // Begin sees that another user's run is live, although it can only read the file.
 func TestBeginOverALiveRunOfAnotherUser(t *testing.T) {
-	dir, h := testenv.Volume(t), newHelper(t, asNobody(t))
+	testenv.NeedRoot(t, "to be another user")
+	dir, h := testenv.Volume(t), newHelper(t, testenv.As(testenv.Somebody))
 	run := mustBegin(t, dir, "main")
 	if answer := h.ask("record", dir, "main", "125"); !strings.HasPrefix(answer, "live: ") {
 		t.Errorf("Record returned %q", answer)

@@ -378,14 +378,5 @@ func readLock(t testing.TB, path string) {
 	}
 }
 
-// asNobody runs a helper as another user, who owns none of our files. It needs root.
-func asNobody(t testing.TB) func(*exec.Cmd) {
-	t.Helper()
-	testenv.NeedRoot(t, "to be another user")
-	return func(cmd *exec.Cmd) {
-		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: 65534, Gid: 65534}
-	}
-}
-
 // withMounts gives a helper a mount namespace of its own.
 func withMounts(cmd *exec.Cmd) { testenv.Namespaces(cmd.SysProcAttr, syscall.CLONE_NEWNS) }

@@ -11,10 +11,9 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
-)
 
-// Somebody is the UID of a user who owns no files and no other processes.
-const Somebody = 54321
+	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
+)
 
 // WithoutKill executes argv as root without CAP_KILL, as in a container with the capabilities
 // drop: [ALL], add: [SETUID, SETGID]. It needs root.
@@ -26,10 +25,10 @@ func WithoutKill(argv []string) int {
 	panic(unix.Exec(argv[0], argv, os.Environ()))
 }
 
-// AsSomebody executes a shell script as the user Somebody, as gosu does.
+// AsSomebody executes a shell script as the user testenv.Somebody, as gosu does.
 func AsSomebody(args []string) int {
 	runtime.LockOSThread()
-	if _, _, errno := unix.RawSyscall(unix.SYS_SETUID, Somebody, 0, 0); errno != 0 { // for this thread only
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETUID, testenv.Somebody, 0, 0); errno != 0 { // for this thread only
 		panic(errno)
 	}
 	panic(unix.Exec("/bin/sh", []string{"sh", "-c", args[0]}, os.Environ()))

@@ -14,7 +14,6 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -157,8 +156,8 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// nobody traces, and says as who.
-func nobody(args []string) {
+// somebody traces, and prints its UID.
+func somebody(args []string) {
 	dir := args[0]
 	r, err := Run(context.Background(), self("record", dir), Touching(dir), nil)
 	must(err)
@@ -171,12 +170,12 @@ func TestUnprivileged(t *testing.T) {
 		t.Skip("not root: all the other tests show it")
 	}
 	parallel(t)
-	const uid = 65534
+
 	dir := testenv.Volume(t)
-	cmd := untraced("nobody", dir)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+	cmd := untraced("somebody", dir)
+	testenv.As(testenv.Somebody)(cmd)
 	out, err := cmd.Output()
-	if want := "uid 65534: {Calls:16 ExitCode:0 Signal:signal 0}\n"; err != nil || string(out) != want {
-		t.Errorf("as nobody: %q, %v; want %q", out, err, want)
+	if want := "uid 54321: {Calls:16 ExitCode:0 Signal:signal 0}\n"; err != nil || string(out) != want {
+		t.Errorf("as somebody: %q, %v; want %q", out, err, want)
 	}
 }

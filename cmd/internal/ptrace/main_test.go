@@ -20,18 +20,18 @@ import (
 func TestMain(m *testing.M) {
 	modes := make(testenv.Modes)
 	for name, program := range map[string]func(args []string){
-		"record":  record,
-		"step":    step,
-		"handle":  handle,
-		"exit":    exit,
-		"threads": threads,
-		"parent":  parent,
-		"child":   child,
-		"fork":    fork,
-		"leave":   leave,
-		"tracer":  tracer,
-		"refused": refused,
-		"nobody":  nobody,
+		"record":   record,
+		"step":     step,
+		"handle":   handle,
+		"exit":     exit,
+		"threads":  threads,
+		"parent":   parent,
+		"child":    child,
+		"fork":     fork,
+		"leave":    leave,
+		"tracer":   tracer,
+		"refused":  refused,
+		"somebody": somebody,
 	} {
 		modes[name] = func(args []string) int {
 			program(args)
