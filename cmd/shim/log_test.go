@@ -61,10 +61,7 @@ func TestLevels(t *testing.T) {
 // TestCodeFields: in every line, code is the exit code of the shim.
 func TestCodeFields(t *testing.T) {
 	t.Parallel()
-	p := newPod(t)
-	run := p.begin("main")
-	s := p.shim("", drive.Command("server", "TERM=9")...)
-	s.Await("ready")
+	p, run, s := withServer(t, "", "TERM=9")
 	p.end(run, 3)
 	s.Want(3)
 	s.Await(`"main_code":3`)

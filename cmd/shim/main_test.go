@@ -301,6 +301,30 @@ func (p pod) end(run *lifetime.Run, code int) {
 // path returns the path of a file on the volume.
 func (p pod) path(name string) string { return filepath.Join(p.dir, name) }
 
+// withServer returns a pod with a live main in this process, and with a shim around a sidecar in serverMode that is
+// ready. args are the arguments of serverMode.
+func withServer(t *testing.T, flags string, args ...string) (pod, *lifetime.Run, *drive.Process) {
+	t.Helper()
+	return withServerIn(t, pod.shim, flags, args)
+}
+
+// withRacedServer does the same with a racedShim.
+func withRacedServer(t *testing.T, flags string, args ...string) (pod, *lifetime.Run, *drive.Process) {
+	t.Helper()
+	return withServerIn(t, pod.racedShim, flags, args)
+}
+
+func withServerIn(
+	t *testing.T, shim func(p pod, flags string, sidecar ...string) *drive.Process, flags string, args []string,
+) (pod, *lifetime.Run, *drive.Process) {
+	t.Helper()
+	p := newPod(t)
+	run := p.begin("main")
+	s := shim(p, flags, drive.Command("server", args...)...)
+	s.Await("ready")
+	return p, run, s
+}
+
 // record creates or replaces a file on the volume in one step, as any program may.
 func (p pod) record(file, content string) {
 	p.t.Helper()

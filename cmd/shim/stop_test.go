@@ -24,10 +24,7 @@ func TestHold(t *testing.T) {
 	t.Parallel()
 	t.Run("the sidecar is kept until main has ended", func(t *testing.T) {
 		t.Parallel()
-		p := newPod(t)
-		run := p.begin("main")
-		s := p.racedShim("--hold 1h", drive.Command("server", "TERM=0")...)
-		s.Await("ready")
+		p, run, s := withRacedServer(t, "--hold 1h", "TERM=0")
 		s.Signal(syscall.SIGTERM)
 		s.Await("is kept until main has ended")
 		wantNot(t, s, "got SIGTERM")
@@ -56,10 +53,7 @@ func TestHold(t *testing.T) {
 	})
 	t.Run("at most for --hold", func(t *testing.T) {
 		t.Parallel()
-		p := newPod(t)
-		p.begin("main")
-		s := p.shim("--hold 500ms", drive.Command("server", "TERM=9")...)
-		s.Await("ready")
+		_, _, s := withServer(t, "--hold 500ms", "TERM=9")
 		sent := now()
 		s.Signal(syscall.SIGTERM)
 		s.Want(9)
@@ -69,10 +63,7 @@ func TestHold(t *testing.T) {
 	})
 	t.Run("a --drain included", func(t *testing.T) {
 		t.Parallel()
-		p := newPod(t)
-		run := p.begin("main")
-		s := p.shim("--hold 700ms --drain 1h", drive.Command("server", "TERM=9")...)
-		s.Await("ready")
+		p, run, s := withServer(t, "--hold 700ms --drain 1h", "TERM=9")
 		s.Signal(syscall.SIGTERM)
 		s.Await("is kept until main has ended")
 		p.end(run, 0)
@@ -82,10 +73,7 @@ func TestHold(t *testing.T) {
 	})
 	t.Run("not after a second SIGTERM", func(t *testing.T) {
 		t.Parallel()
-		p := newPod(t)
-		p.begin("main")
-		s := p.shim("--hold 1h", drive.Command("server", "TERM=9")...)
-		s.Await("ready")
+		_, _, s := withServer(t, "--hold 1h", "TERM=9")
 		s.Signal(syscall.SIGTERM)
 		s.Await("is kept until main has ended")
 		s.Signal(syscall.SIGTERM)
@@ -93,10 +81,7 @@ func TestHold(t *testing.T) {
 	})
 	t.Run("not with --hold 0s", func(t *testing.T) {
 		t.Parallel()
-		p := newPod(t)
-		p.begin("main")
-		s := p.shim("--hold 0s --drain 1h", drive.Command("server", "TERM=9")...)
-		s.Await("ready")
+		_, _, s := withServer(t, "--hold 0s --drain 1h", "TERM=9")
 		s.Signal(syscall.SIGTERM)
 		s.Want(9)
 	})
@@ -124,10 +109,7 @@ func TestHold(t *testing.T) {
 	})
 	t.Run("the shim's own --stop-signal means the same as SIGTERM", func(t *testing.T) {
 		t.Parallel()
-		p := newPod(t)
-		run := p.begin("main")
-		s := p.shim("--stop-signal USR1 --hold 1h", drive.Command("server", "USR1=9")...)
-		s.Await("ready")
+		p, run, s := withServer(t, "--stop-signal USR1 --hold 1h", "USR1=9")
 		s.Signal(syscall.SIGUSR1)
 		s.Await("is kept until main has ended")
 		wantNot(t, s, "got")
@@ -149,10 +131,7 @@ func TestDrain(t *testing.T) {
 	t.Parallel()
 	t.Run("keeps the sidecar", func(t *testing.T) {
 		t.Parallel()
-		p := newPod(t)
-		run := p.begin("main")
-		s := p.shim("--drain 500ms", drive.Command("server", "TERM=0")...)
-		s.Await("ready")
+		p, run, s := withServer(t, "--drain 500ms", "TERM=0")
 		ended := now()
 		p.end(run, 3)
 		s.Await("(--drain)")
@@ -164,10 +143,7 @@ func TestDrain(t *testing.T) {
 	})
 	t.Run("SIGTERM cuts it off", func(t *testing.T) {
 		t.Parallel()
-		p := newPod(t)
-		run := p.begin("main")
-		s := p.racedShim("--drain 1h", drive.Command("server", "TERM=0")...)
-		s.Await("ready")
+		p, run, s := withRacedServer(t, "--drain 1h", "TERM=0")
 		p.end(run, 3)
 		s.Await("(--drain)")
 		s.Signal(syscall.SIGTERM)
@@ -178,10 +154,7 @@ func TestDrain(t *testing.T) {
 	for range 8 { // the shim may see either first
 		t.Run("SIGTERM comes with main's end", func(t *testing.T) {
 			t.Parallel()
-			p := newPod(t)
-			run := p.begin("main")
-			s := p.shim("--drain 1h", drive.Command("server", "TERM=0")...)
-			s.Await("ready")
+			p, run, s := withServer(t, "--drain 1h", "TERM=0")
 			s.Signal(syscall.SIGSTOP)
 			p.end(run, 3)
 			s.Signal(syscall.SIGTERM)
@@ -192,10 +165,7 @@ func TestDrain(t *testing.T) {
 	}
 	t.Run("a main that begins again waits for the next sidecar, and not this one for it", func(t *testing.T) {
 		t.Parallel()
-		p := newPod(t)
-		run := p.begin("main")
-		s := p.shim("--drain 1h", drive.Command("server", "TERM=0")...)
-		s.Await("ready")
+		p, run, s := withServer(t, "--drain 1h", "TERM=0")
 		s.Await("main is running")
 		p.end(run, 3)
 		s.Await("(--drain)")
@@ -208,10 +178,7 @@ func TestDrain(t *testing.T) {
 	})
 	t.Run("the sidecar ends within it", func(t *testing.T) {
 		t.Parallel()
-		p := newPod(t)
-		run := p.begin("main")
-		s := p.shim("--drain 1h", drive.Command("server", "USR1=9")...)
-		s.Await("ready")
+		p, run, s := withServer(t, "--drain 1h", "USR1=9")
 		p.end(run, 3)
 		s.Await("(--drain)")
 		s.Signal(syscall.SIGUSR1)
@@ -223,10 +190,7 @@ func TestStop(t *testing.T) {
 	t.Parallel()
 	t.Run("the sidecar ends in its own time, its code is not used", func(t *testing.T) {
 		t.Parallel()
-		p := newPod(t)
-		run := p.begin("main")
-		s := p.shim("--grace-period 1h", drive.Command("server", "TERM=143:300ms")...)
-		s.Await("ready")
+		p, run, s := withServer(t, "--grace-period 1h", "TERM=143:300ms")
 		p.end(run, 3)
 		s.Want(3)
 		s.Await(`"sidecar_code":143`)
@@ -237,10 +201,7 @@ func TestStop(t *testing.T) {
 	})
 	t.Run("one that ignores SIGTERM is killed after --grace-period", func(t *testing.T) {
 		t.Parallel()
-		p := newPod(t)
-		run := p.begin("main")
-		s := p.shim("--grace-period 600ms", drive.Command("server")...)
-		s.Await("ready")
+		p, run, s := withServer(t, "--grace-period 600ms")
 		ended := time.Now()
 		p.end(run, 0)
 		s.Want(0)
@@ -270,10 +231,7 @@ func TestStop(t *testing.T) {
 	})
 	t.Run("what it leaves in its group is killed with it", func(t *testing.T) {
 		t.Parallel()
-		p := newPod(t)
-		run := p.begin("main")
-		s := p.shim("--grace-period 500ms", drive.Command("server", "child", "TERM=0")...)
-		s.Await("ready")
+		p, run, s := withServer(t, "--grace-period 500ms", "child", "TERM=0")
 		child := number(t, s, "child ")
 		p.end(run, 3)
 		s.Want(3)
@@ -281,10 +239,7 @@ func TestStop(t *testing.T) {
 	})
 	t.Run("a sidecar that ends first leaves nothing either", func(t *testing.T) {
 		t.Parallel()
-		p := newPod(t)
-		p.begin("main")
-		s := p.racedShim("--grace-period 500ms", drive.Command("server", "child", "USR1=9")...)
-		s.Await("ready")
+		_, _, s := withRacedServer(t, "--grace-period 500ms", "child", "USR1=9")
 		child := number(t, s, "child ")
 		s.Signal(syscall.SIGUSR1)
 		s.Want(9)
@@ -293,19 +248,13 @@ func TestStop(t *testing.T) {
 	})
 	t.Run("with --grace-period 0s at once", func(t *testing.T) {
 		t.Parallel()
-		p := newPod(t)
-		run := p.begin("main")
-		s := p.shim("--grace-period 0s", drive.Command("server")...)
-		s.Await("ready")
+		p, run, s := withServer(t, "--grace-period 0s")
 		p.end(run, 4)
 		s.Want(4)
 	})
 	t.Run("a stopped (SIGSTOP) sidecar is killed", func(t *testing.T) {
 		t.Parallel()
-		p := newPod(t)
-		run := p.begin("main")
-		s := p.shim("--grace-period 300ms", drive.Command("server", "TERM=0")...)
-		s.Await("ready")
+		p, run, s := withServer(t, "--grace-period 300ms", "TERM=0")
 		if err := unix.Kill(int(number(t, s, `"pid":`)), unix.SIGSTOP); err != nil {
 			t.Fatal(err)
 		}
@@ -342,10 +291,7 @@ func awaitDead(t *testing.T, pid int) {
 // TestForwarding sends every other signal. Each arrives once, and stops neither program.
 func TestForwarding(t *testing.T) {
 	t.Parallel()
-	p := newPod(t)
-	run := p.begin("main")
-	s := p.shim("", drive.Command("server", "TERM=0")...)
-	s.Await("ready")
+	p, run, s := withServer(t, "", "TERM=0")
 	var sent []string
 	for sig := syscall.Signal(1); sig <= 64; sig++ {
 		switch sig {
