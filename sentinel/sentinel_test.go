@@ -23,7 +23,7 @@ import (
 // The tests in cmd/sentinel test the built program. Those here need a termination log of
 // their own.
 
-// patience is for how long a test waits for anything before it fails.
+// patience is how long a test waits for anything before it fails.
 const patience = 20 * time.Second
 
 func TestMain(m *testing.M) {

@@ -19,7 +19,8 @@ func TestSteps(t *testing.T) {
 		want      []string
 	}{
 		{"first start", false, 0, "", []string{"begin", "targets", "launch", "supervise", "end 3"}},
-		{"restart", true, 3, "", []string{"begin", "sidecars", "sidecars", "sidecars", "targets", "launch", "supervise", "end 3"}},
+		{"restart", true, 3, "",
+			[]string{"begin", "sidecars", "sidecars", "sidecars", "targets", "launch", "supervise", "end 3"}},
 		{"no begin", true, 1, "begin", []string{"begin", "not started: wrong", "end 125"}},
 		{"no barrier", true, 2, "sidecars", []string{"begin", "sidecars", "not started: wrong", "end 125"}},
 		{"no targets", false, 0, "targets", []string{"begin", "targets", "not started: wrong", "end 125"}},

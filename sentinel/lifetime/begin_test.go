@@ -31,7 +31,9 @@ func TestTwoLiveRunsNeverCoexist(t *testing.T) {
 	}{
 		{"nothing there", 150, 2, func(*testing.T, string) {}},
 		{withoutNoReplace, 150, 2, func(*testing.T, string) {}},
-		{"an end there", 150, 2, func(t *testing.T, dir string) { testenv.Plant(t, TerminatedPath(dir, "main"), "0\n") }},
+		{"an end there", 150, 2, func(t *testing.T, dir string) {
+			testenv.Plant(t, TerminatedPath(dir, "main"), "0\n")
+		}},
 		{"a dead run there", 150, 2, dead},
 		{"many at once", 40, 5, dead},
 		{"a dead run there that somebody holds a read lock on", 20, 3, func(t *testing.T, dir string) {

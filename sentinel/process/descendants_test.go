@@ -23,7 +23,10 @@ func TestParseStat(t *testing.T) {
 			t.Errorf("parseStat(%q) = %+v, %v, want %+v", content, got, ok, want)
 		}
 	}
-	for _, content := range []string{"", "7", "7 (sh", "7 sh) S 1 6", ")(", "7 )sh( S 1 6", "7 (sh)", "7 (sh) S", "7 (sh) S 1", "7 (sh) S x 6", "7 (sh) S 1 x"} {
+	for _, content := range []string{
+		"", "7", "7 (sh", "7 sh) S 1 6", ")(", "7 )sh( S 1 6",
+		"7 (sh)", "7 (sh) S", "7 (sh) S 1", "7 (sh) S x 6", "7 (sh) S 1 x",
+	} {
 		if got, ok := parseStat(7, []byte(content)); ok {
 			t.Errorf("parseStat(%q) = %+v, want that it is none", content, got)
 		}

@@ -25,7 +25,7 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/sentinel/exitcode"
 )
 
-// patience is for how long a test waits for anything before it fails.
+// patience is how long a test waits for anything before it fails.
 const patience = 20 * time.Second
 
 func TestMain(m *testing.M) {
@@ -195,7 +195,8 @@ func TestStop(t *testing.T) {
 	}} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			p := start(t, testenv.Command("stop", c.signal, c.grace.String(), "sh", "-c", "exec 2>/dev/null; "+c.script))
+			script := "exec 2>/dev/null; " + c.script
+			p := start(t, testenv.Command("stop", c.signal, c.grace.String(), "sh", "-c", script))
 			p.await("ready")
 			asked := time.Now()
 			if err := p.cmd.Process.Signal(syscall.SIGUSR1); err != nil {

@@ -38,7 +38,8 @@ func TestContextEnds(t *testing.T) {
 
 	dir = t.TempDir()
 	if r, err := Run(ctx, self("step", dir, "3"), nil, nil); !errors.Is(err, enough) || count(t, dir) != 0 {
-		t.Errorf("Run with a context that has ended: %+v, %v, and %d directories; want its cause and none", r, err, count(t, dir))
+		t.Errorf("Run with a context that has ended: %+v, %v, and %d directories; want its cause and none",
+			r, err, count(t, dir))
 	}
 }
 
@@ -121,8 +122,10 @@ func leave([]string) {
 func TestGroupLeft(t *testing.T) {
 	parallel(t)
 	pid := 0
-	_, err := Run(within(t), self("leave"), func(c Call) bool { return c.Name == "setpgid" }, func(p *Tracee, _ Call) { pid = p.PID })
-	if err == nil || !strings.Contains(err.Error(), "leaves its process group") || !strings.Contains(err.Error(), "#1 setpgid()") {
+	setsGroup := func(c Call) bool { return c.Name == "setpgid" }
+	_, err := Run(within(t), self("leave"), setsGroup, func(p *Tracee, _ Call) { pid = p.PID })
+	if err == nil || !strings.Contains(err.Error(), "leaves its process group") ||
+		!strings.Contains(err.Error(), "#1 setpgid()") {
 		t.Errorf("Run = %v, want an error that says so and names the call before", err)
 	}
 	dead(t, pid)
@@ -151,7 +154,8 @@ func TestRefused(t *testing.T) {
 		out, err := untraced("refused", strconv.Itoa(request)).Output()
 		lines := strings.Split(string(out), "\n")
 		if err != nil || len(lines) != 3 || lines[0] != "true" || !strings.Contains(lines[1], says) {
-			t.Errorf("%s refused: the program said %q, %v; want an error that is ErrRefused and says so", says, out, err)
+			t.Errorf("%s refused: the program said %q, %v; want an error that is ErrRefused and says so",
+				says, out, err)
 		}
 	}
 }

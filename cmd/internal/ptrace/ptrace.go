@@ -216,7 +216,8 @@ func Run(ctx context.Context, spec Spec, sel func(Call) bool, at func(*Tracee, C
 				result.Signal = status.Signal()
 			}
 			if ctx.Err() != nil && result.Signal == syscall.SIGKILL {
-				return result, fmt.Errorf("%s was killed because time was up (the last call was %s): %w", spec.Args[0], last, context.Cause(ctx))
+				return result, fmt.Errorf("%s was killed because time was up (the last call was %s): %w",
+					spec.Args[0], last, context.Cause(ctx))
 			}
 			return result, nil
 		}
@@ -239,7 +240,8 @@ func Run(ctx context.Context, spec Spec, sel func(Call) bool, at func(*Tracee, C
 			switch c, underWay := open[tid]; {
 			case err != nil || t.killed.Load():
 			case info.op == unix.PTRACE_SYSCALL_INFO_ENTRY && t.leavesGroup(info):
-				return result, fmt.Errorf("%s was killed because it leaves its process group, outside of which it cannot be traced (the last call was %s)", spec.Args[0], last)
+				return result, fmt.Errorf("%s was killed because it leaves its process group, "+
+					"outside of which it cannot be traced (the last call was %s)", spec.Args[0], last)
 			case info.op == unix.PTRACE_SYSCALL_INFO_ENTRY:
 				c, ok := decode(tid, info)
 				if !ok || sel != nil && !sel(c) {

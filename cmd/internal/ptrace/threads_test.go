@@ -44,7 +44,8 @@ func TestThreads(t *testing.T) {
 	dir := t.TempDir()
 	tids := map[int]bool{}
 	spec := self("threads", dir, strconv.Itoa(n), strconv.Itoa(m))
-	if r := run(t, spec, Touching(dir), func(_ *Tracee, c Call) { tids[c.TID] = true }); r != (Result{Calls: m * (n + 1)}) {
+	r := run(t, spec, Touching(dir), func(_ *Tracee, c Call) { tids[c.TID] = true })
+	if r != (Result{Calls: m * (n + 1)}) {
 		t.Errorf("undisturbed: %+v, want %d calls", r, m*(n+1))
 	}
 	if len(tids) < m {
@@ -128,7 +129,8 @@ func TestCommandRunsFree(t *testing.T) {
 		}
 		want.Calls = starts + len(wantCalls)
 		if r != want || !slices.Equal(calls, wantCalls) || starts == 0 {
-			t.Errorf("kill %v: %+v, directories %q and %d starts; want %+v, %q and some", kill, r, calls, starts, want, wantCalls)
+			t.Errorf("kill %v: %+v, directories %q and %d starts; want %+v, %q and some",
+				kill, r, calls, starts, want, wantCalls)
 		}
 	}
 }
