@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
-	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
+	"github.com/sentinel-shim/sentinel-shim/sentinel/testenv"
 )
 
 // TestClocksOfContainers: each container may have a monotonic clock of its own, with any time.

@@ -12,8 +12,8 @@ import (
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/ptrace"
-	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 	"github.com/sentinel-shim/sentinel-shim/sentinel/lifetime"
+	"github.com/sentinel-shim/sentinel-shim/sentinel/testenv"
 )
 
 // TestLookAtEveryCall looks at the volume at every call of a run: with a watcher that sees it for the first time and

@@ -21,7 +21,7 @@ import (
 	"time"
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
-	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
+	"github.com/sentinel-shim/sentinel-shim/sentinel/testenv"
 )
 
 // These tests kill one of the two programs or stop it for a while, and treat the rest of the pod as the kubelet does:

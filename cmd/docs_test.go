@@ -12,9 +12,9 @@ import (
 	"testing"
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
-	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 	"github.com/sentinel-shim/sentinel-shim/sentinel/exitcode"
 	"github.com/sentinel-shim/sentinel-shim/sentinel/lifetime"
+	"github.com/sentinel-shim/sentinel-shim/sentinel/testenv"
 )
 
 // The documents say what the programs do: their flags, defaults, exit codes and file names.

@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
-	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
+	"github.com/sentinel-shim/sentinel-shim/sentinel/testenv"
 )
 
 // inMemory returns a volume that is a small file system in memory.

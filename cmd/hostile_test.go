@@ -22,7 +22,7 @@ import (
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/ptrace"
-	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
+	"github.com/sentinel-shim/sentinel-shim/sentinel/testenv"
 )
 
 // A hostile neighbour is another container of the pod that may do anything to the volume. Here it does so at every

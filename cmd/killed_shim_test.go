@@ -10,8 +10,8 @@ import (
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/ptrace"
-	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 	"github.com/sentinel-shim/sentinel-shim/sentinel/lifetime"
+	"github.com/sentinel-shim/sentinel-shim/sentinel/testenv"
 )
 
 // TestKillTheShimAtEveryCall kills a shim at each of the calls that it makes on the volume, from its start until

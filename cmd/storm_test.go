@@ -18,8 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
-	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 	"github.com/sentinel-shim/sentinel-shim/sentinel/lifetime"
+	"github.com/sentinel-shim/sentinel-shim/sentinel/testenv"
 )
 
 // A storm is a neighbour that changes the volume all the time. These tests measure what the built programs use in one:

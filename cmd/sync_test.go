@@ -12,7 +12,7 @@ import (
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/ptrace"
-	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
+	"github.com/sentinel-shim/sentinel-shim/sentinel/testenv"
 )
 
 // TestNoSync: between the end of the command and its own end the sentinel waits for no disk, however it records the

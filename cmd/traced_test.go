@@ -14,7 +14,7 @@ import (
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/ptrace"
-	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
+	"github.com/sentinel-shim/sentinel-shim/sentinel/testenv"
 )
 
 // A sentinel's run is a sequence of system calls on the volume. Tests stop the built program at each of them, and

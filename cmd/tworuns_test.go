@@ -15,8 +15,8 @@ import (
 	"time"
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/ptrace"
-	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 	"github.com/sentinel-shim/sentinel-shim/sentinel/lifetime"
+	"github.com/sentinel-shim/sentinel-shim/sentinel/testenv"
 )
 
 // TestTwoSentinelsAtEveryCall holds one sentinel at each call of its Begin while another one begins, and then ends or

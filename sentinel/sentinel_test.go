@@ -15,9 +15,9 @@ import (
 
 	"github.com/rs/zerolog"
 
-	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 	"github.com/sentinel-shim/sentinel-shim/sentinel/probe"
 	"github.com/sentinel-shim/sentinel-shim/sentinel/process"
+	"github.com/sentinel-shim/sentinel-shim/sentinel/testenv"
 )
 
 // The tests in cmd/sentinel test the built program. Those here need a termination log of

@@ -13,8 +13,8 @@ import (
 	"time"
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
-	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 	"github.com/sentinel-shim/sentinel-shim/sentinel/lifetime"
+	"github.com/sentinel-shim/sentinel-shim/sentinel/testenv"
 )
 
 // sidecar is a mode that begins a run and announces that it is stopping. On SIGUSR1 it retracts that, on SIGTERM it

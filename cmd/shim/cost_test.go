@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
-	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
+	"github.com/sentinel-shim/sentinel-shim/sentinel/testenv"
 )
 
 // TestIdle: a shim that waits needs at most 6 MiB of memory and 1 % of a processor.

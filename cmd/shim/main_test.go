@@ -19,9 +19,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
-	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 	"github.com/sentinel-shim/sentinel-shim/sentinel/lifetime"
 	"github.com/sentinel-shim/sentinel-shim/sentinel/process"
+	"github.com/sentinel-shim/sentinel-shim/sentinel/testenv"
 	"github.com/sentinel-shim/sentinel-shim/shim"
 )
 

@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
-	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
+	"github.com/sentinel-shim/sentinel-shim/sentinel/testenv"
 )
 
 // These tests are about system calls and signals that the kernel or a seccomp profile refuses.

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
-	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 	"github.com/sentinel-shim/sentinel-shim/sentinel/process"
+	"github.com/sentinel-shim/sentinel-shim/sentinel/testenv"
 )
 
 // stopNow stops a shim at once if it knows of no live main.

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
-	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
+	"github.com/sentinel-shim/sentinel-shim/sentinel/testenv"
 )
 
 // On these volumes locks are not shared and no events come, as in gVisor. A shim can tell a live main from a dead one

@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
-	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
+	"github.com/sentinel-shim/sentinel-shim/sentinel/testenv"
 )
 
 // TestUsage: the error of an invalid command line names the flag and says what to do. The sidecar is not started, and

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
+	"github.com/sentinel-shim/sentinel-shim/sentinel/testenv"
 )
 
 func TestParseCode(t *testing.T) {

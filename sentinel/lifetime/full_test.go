@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
+	"github.com/sentinel-shim/sentinel-shim/sentinel/testenv"
 )
 
 // mounted returns a helper that has mounted a file system: theirs is the path of the mount point for the

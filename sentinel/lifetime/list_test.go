@@ -9,7 +9,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
+	"github.com/sentinel-shim/sentinel-shim/sentinel/testenv"
 )
 
 // StoppingRuns returns the live runs that have announced their end.

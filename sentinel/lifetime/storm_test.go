@@ -11,7 +11,7 @@ import (
 	"github.com/fsnotify/fsnotify"
 	"golang.org/x/time/rate"
 
-	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
+	"github.com/sentinel-shim/sentinel-shim/sentinel/testenv"
 )
 
 func TestLimiter(t *testing.T) {

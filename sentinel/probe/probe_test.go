@@ -19,7 +19,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
+	"github.com/sentinel-shim/sentinel-shim/sentinel/testenv"
 )
 
 // target parses a valid address.

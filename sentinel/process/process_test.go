@@ -21,8 +21,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
 	"github.com/sentinel-shim/sentinel-shim/sentinel/exitcode"
+	"github.com/sentinel-shim/sentinel-shim/sentinel/testenv"
 )
 
 // patience is how long a test waits for anything before it fails.

@@ -20,7 +20,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/sentinel-shim/sentinel-shim/internal/testenv"
+	"github.com/sentinel-shim/sentinel-shim/sentinel/testenv"
 )
 
 // Patience is how long a test waits for anything before it fails.

@@ -1,5 +1,6 @@
 // Package testenv has what tests of several packages need from their machine: volumes, mounts, refused system
-// calls, and the test binary as a helper process. It is at the top of the module, and imports none of its packages,
+// calls, and the test binary as a helper process. It is beside the packages that it helps to test, and imports none of
+// them,
 // because the tests of sentinel/lifetime need it as well as those of the built programs. No product code imports it.
 package testenv
 
