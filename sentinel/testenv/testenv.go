@@ -1,7 +1,6 @@
 // Package testenv has what tests of several packages need from their machine: volumes, mounts, refused system
-// calls, and the test binary as a helper process. It is beside the packages that it helps to test, and imports none of
-// them,
-// because the tests of sentinel/lifetime need it as well as those of the built programs. No product code imports it.
+// calls, and the test binary as a helper process. It is beside the packages that it helps to test and imports none
+// of them, so that the tests of all of them can use it. No product code imports it.
 package testenv
 
 import (
