@@ -1,23 +1,19 @@
-//go:build !race
-
 package shim
 
 import (
-	"context"
+	"encoding/binary"
 	"fmt"
 	"math/bits"
 	"slices"
 	"syscall"
 	"time"
 
-	"github.com/sentinel-shim/sentinel-shim/sentinel"
 	"github.com/sentinel-shim/sentinel-shim/sentinel/exitcode"
-	"github.com/sentinel-shim/sentinel-shim/sentinel/lifetime"
 )
 
-// The simulated pod: containers, the wrappers in them, the kubelet. The wrappers run the real code: the steps
-// of package sentinel, the contract of package lifetime, and the turns of a shim. The simulation replaces the
-// processes, the volume, the clock, and the wait of a shim's loop for an event.
+// The simulated pod: containers, the wrappers in them, the kubelet, and what it does next. The wrappers run the real
+// code (simulated_programs_test.go). The simulation replaces the processes, the volume (simulated_volume_test.go), the
+// clock, and the wait of a shim's loop for an event.
 
 // pod configures a simulation.
 type pod struct {
@@ -134,402 +130,34 @@ func (s *sim) shim(actor int) *follower { return &s.shims[actor-s.mains] }
 
 func (s *sim) follows(shim, run int) bool { return slices.Contains(s.shim(shim).mains, run) }
 
-// procedure is a part of a program's code. It is played from its start for each of its steps.
-type procedure struct {
-	kind  procedureKind
-	actor int
-	// What the program knows.
-	run   *lifetime.Run
-	file  uint8 // of the run, plus 1
-	code  int
-	rules rules
-	state state
-	mains []lifetime.Observer
-	// What has woken it.
-	at       time.Duration
-	elapsed  time.Duration
-	interval time.Duration // until the next look if no event comes before
-	term     bool
-	launched bool
-	// What it has seen so far.
-	seen      []lifetime.State
-	snapshots int
-	pending   bool
-	// polls: it does this in a loop, with a pause in between.
-	polls bool
-}
-
-type procedureKind uint8
-
-const (
-	// A sentinel's steps. The first and the last two are a shim's, too.
-	beginning = procedureKind(sentinel.Begin)
-	atBarrier = procedureKind(sentinel.AwaitSidecars)
-	launching = procedureKind(sentinel.Launch)
-	inCommand = procedureKind(sentinel.Supervise) // waiting for main's command to end
-	ending    = procedureKind(sentinel.End)
-	exiting   = procedureKind(sentinel.Exit)
-)
-
-const (
-	writing procedureKind = exiting + 1 + iota // the end of a foreign main
-	watching
-	turning // looking at the mains
-	acting  // upon what was seen
-	resting // waiting for something to happen
-)
-
-// maxMains is how many mains a shim may follow.
-const maxMains = 2
-
-// procedureKey, stateKey and exitKey are comparable values that identify a procedure: all of its fields but the
-// run, which follows from the others. See TestKeysAreWhole.
-type procedureKey struct {
-	kind                  procedureKind
-	actor                 int
-	file                  uint8
-	code                  int
-	rules                 rules
-	state                 stateKey
-	mains                 [maxMains]lifetime.Observer
-	at, elapsed, interval time.Duration
-	term, launched        bool
-	seen                  [maxMains]lifetime.State
-	known                 int // how many of seen count
-	snapshots             int
-	pending, polls        bool
-}
-
-type stateKey struct {
-	phase                 phase
-	mains                 [maxMains]mainState
-	holdUntil, drainUntil time.Duration
-	why                   reason
-	exit                  exitKey
-	warned                int
-}
-
-type exitKey struct {
-	decided bool
-	code    int
-	mains   [maxMains]mainState
-	known   int // how many of mains count
-}
-
-func (p *procedure) key() procedureKey {
-	s := &p.state
-	state := stateKey{
-		phase: s.phase, holdUntil: s.holdUntil, drainUntil: s.drainUntil, why: s.why, warned: s.warned,
-		exit: exitKey{decided: s.exit.decided, code: s.exit.code, known: len(s.exit.mains)},
-	}
-	copy(state.mains[:], s.mains)
-	copy(state.exit.mains[:], s.exit.mains)
-	key := procedureKey{
-		kind: p.kind, actor: p.actor, file: p.file, code: p.code, rules: p.rules, state: state,
-		at: p.at, elapsed: p.elapsed, interval: p.interval, term: p.term, launched: p.launched,
-		known: len(p.seen), snapshots: p.snapshots, pending: p.pending, polls: p.polls,
-	}
-	copy(key.mains[:], p.mains)
-	copy(key.seen[:], p.seen)
-	return key
-}
-
-// node is a point in a program, with everything that the program knows there.
-type node struct {
-	parent int32 // the node before in the same procedure, or -1
-	result result
-	proc   *procedure
-	op     op // the next step, if the procedure has one
-}
-
-type edge struct {
-	from   int32
-	result result
-}
-
-// steps reports whether the program takes its next step without waiting.
-func (n *node) steps() bool {
-	switch n.proc.kind {
-	case inCommand, resting, exiting:
-		return false
-	}
-	return true
-}
-
-// start returns the first node of a procedure.
-func (s *sim) start(p *procedure) int32 {
-	key := p.key()
-	if id, ok := s.roots[key]; ok {
-		return id
-	}
-	id := s.play(p, -1, result{})
-	s.roots[key] = id
-	return id
-}
-
-// advance returns the node after a step with that result.
-func (s *sim) advance(from int32, r result) int32 {
-	e := edge{from, r}
-	if id, ok := s.next[e]; ok {
-		return id
-	}
-	id := s.play(s.nodes[from].proc, from, r)
-	s.next[e] = id
-	return id
-}
-
-// play runs the code up to its next step.
-func (s *sim) play(p *procedure, parent int32, last result) int32 {
-	n := node{parent: parent, result: last, proc: p}
-	if n.steps() {
-		var taken []result
-		if parent >= 0 {
-			taken = append(taken, last)
-			for id := parent; s.nodes[id].parent >= 0; id = s.nodes[id].parent {
-				taken = append(taken, s.nodes[id].result)
-			}
-			slices.Reverse(taken)
-		}
-		var after *procedure
-		if s.replayVolume.play(taken, func() { after = s.perform(*p) }) {
-			return s.start(after)
-		}
-		n.op = s.replayVolume.next
-	}
-	s.nodes = append(s.nodes, n)
-	return int32(len(s.nodes) - 1)
-}
-
-// perform is the code of the programs. It gives what the program does next.
-func (s *sim) perform(p procedure) *procedure {
-	if p.actor < s.mains {
-		s.performSentinel(&p)
-	} else {
-		s.performShim(&p)
-	}
-	return &p
-}
-
-func (s *sim) performSentinel(p *procedure) {
-	t := s.replayVolume
-	switch {
-	case p.kind == writing: // echo $? > main-terminated
-		file := t.do(op{kind: opForeign, name: t.name(s.nameOfRun(p.actor) + "-terminated")}).file
-		t.do(op{kind: opWriteAt, file: file, content: s.content(fmt.Sprintln(p.code))})
-		p.kind = exiting
-	case p.kind == inCommand && s.foreign:
-		p.kind = writing
-	default:
-		next := sentinel.Progress{Step: sentinel.Step(p.kind), Code: p.code}.Next(s.actions(p))
-		p.kind, p.code = procedureKind(next.Step), next.Code
-	}
-	if p.kind == exiting {
-		*p = procedure{kind: exiting, actor: p.actor, code: p.code}
-	}
-}
-
-// actions are what a sentinel's steps do.
-func (s *sim) actions(p *procedure) sentinel.Actions {
-	t := s.replayVolume
-	return sentinel.Actions{
-		Begin: func() (restarted bool, err error) {
-			restarted = s.begin(p)
-			return restarted && s.defect != noBarrier, nil
-		},
-		AwaitSidecars: func() (done bool, err error) {
-			p.polls = true
-			return len(lifetime.StoppingRuns(context.Background(), t)) == 0, nil
-		},
-		AwaitTargets: func() error { return nil },
-		Launch: func() error {
-			t.do(op{kind: opLaunch})
-			return nil
-		},
-		// What the command has ended with: see moveCommand.
-		Supervise:  func() (code int) { return p.code },
-		NotStarted: func(err error) (code int) { panic(err) },
-		End:        func(code int) { s.end(p, code) },
-	}
-}
-
-// begin begins a run.
-func (s *sim) begin(p *procedure) (restarted bool) {
-	run, restarted, err := lifetime.Begin(context.Background(), s.replayVolume, s.nameOfRun(p.actor), nil)
-	if err != nil {
-		panic(fmt.Sprintf("Begin of %s: %v", s.nameOfRun(p.actor), err))
-	}
-	p.run, p.file = run, s.replayVolume.created+1
-	return restarted
-}
-
-// end ends a run, if one has begun.
-func (s *sim) end(p *procedure, code int) {
-	if p.run == nil {
-		return
-	}
-	if err := p.run.End(code); err != nil && !s.refusesEnds {
-		panic(fmt.Sprintf("End of %s: %v", s.nameOfRun(p.actor), err))
-	}
-}
-
-func (s *sim) performShim(p *procedure) {
-	t := s.replayVolume
-	switch p.kind {
-	case watching:
-		t.do(op{kind: opWatch})
-		p.interval = simTick
-		p.state = newState(len(s.shim(p.actor).mains))
-		for _, main := range s.shim(p.actor).mains {
-			p.mains = append(p.mains, lifetime.NewObserver(t, s.nameOfRun(main), s.lostAfter))
-		}
-		p.kind = beginning
-		if s.shim(p.actor).readOnly {
-			p.kind, p.rules = turning, s.rulesOf(p.actor, false)
-		}
-	case beginning:
-		p.kind, p.rules = turning, s.rulesOf(p.actor, s.begin(p))
-	case turning:
-		s.takeSnapshot(p)
-	case acting:
-		s.act(p)
-	case ending:
-		s.end(p, p.code)
-		*p = procedure{kind: exiting, actor: p.actor, code: p.code}
-	}
-}
-
-// rulesOf returns the rules of a shim.
-func (s *sim) rulesOf(actor int, ranBefore bool) rules {
-	c := s.shim(actor)
-	cfg := c.config
-	cfg.KeepOnFailure, cfg.RestartPolicy = c.keep, c.declared
-	r := cfg.rules(ranBefore)
-	r.cannotAnnounce = c.readOnly
-	switch s.defect {
-	case alwaysStale:
-		r.staleAtStart = true
-	case neverStale:
-		r.staleAtStart = false
-	}
-	return r
-}
-
-// takeSnapshot is one attempt of Observer.Look. Each attempt is a procedure of its own: after an inconsistent
-// one, the program knows only how many there were.
-func (s *sim) takeSnapshot(p *procedure) {
-	t, m := s.replayVolume, len(p.seen)
-	o := p.mains[m]
-	if p.snapshots == 0 {
-		p.pending = t.do(op{kind: opPending, main: uint8(m)}).yes
-	}
-	seen, locked, consistent := o.Snapshot(p.pending)
-	if p.snapshots++; !consistent && p.snapshots < lifetime.MaxAttempts {
-		return
-	}
-	if locked != nil {
-		t.do(op{kind: opAwait, main: uint8(m), file: locked.(*replayFile).number})
-	}
-	state := o.Update(seen, p.pending, p.elapsed)
-	p.mains, p.seen = slices.Clone(p.mains), append(slices.Clone(p.seen), state)
-	p.mains[m], p.snapshots, p.pending = o, 0, false
-	p.interval = min(p.interval, lifetime.PollInterval(state))
-	if len(p.seen) == len(p.mains) {
-		p.kind, p.elapsed = acting, 0
-	}
-}
-
-// act is a turn of a shim's loop after the look.
-func (s *sim) act(p *procedure) {
-	p.state = p.rules.turn(s.dependencies(p), p.state, event{term: p.term})
-	p.term = false
-	switch {
-	case p.state.looksAgain() && s.defect == noConfirming:
-		// The next turn uses the same look.
-	case p.state.looksAgain():
-		p.kind, p.seen, p.interval = turning, nil, simTick
-	case p.state.phase == finished:
-		code := p.state.exit.code
-		if !p.launched {
-			s.replayVolume.do(op{kind: opDecided, why: p.state.why})
-		}
-		if s.defect == zeroIfKilled && code == exitcode.Lost {
-			code = exitcode.OK
-		}
-		s.replayVolume.do(op{kind: opEnds, content: uint8(code)})
-		*p = procedure{kind: ending, actor: p.actor, run: p.run, file: p.file, code: code}
-	default:
-		p.kind, p.seen, p.at = resting, nil, 0
-	}
-}
-
-// dependencies are those of a shim in the simulated pod.
-func (s *sim) dependencies(p *procedure) dependencies {
-	t := s.replayVolume
-	return dependencies{
-		now:  func() time.Duration { return p.at },
-		look: func() []lifetime.State { return p.seen },
-		sidecar: func() (exited, gone bool, code int) {
-			look := op{kind: opSidecar}
-			for i, state := range p.seen {
-				if state.Phase == lifetime.Ended && state.Cause == lifetime.Lost {
-					look.lost |= 1 << i
-				}
-			}
-			switch t.do(look).side {
-			case sidecarUp, sidecarStopping:
-				return false, false, exitcode.Lost
-			case sidecarDied:
-				return true, true, sidecarCode
-			case sidecarStopped:
-				return true, true, exitcode.OfSignal(syscall.SIGTERM)
-			}
-			return false, false, exitcode.OK
-		},
-		do: func(a action, from, to state) error {
-			switch a {
-			case launch:
-				t.do(op{kind: opLaunch})
-				p.launched = true
-			case announceStopping:
-				if p.run != nil {
-					_ = p.run.AnnounceStopping()
-				}
-			case retractStopping:
-				if p.run != nil {
-					_ = p.run.RetractStopping()
-				}
-			case stop:
-				t.do(op{kind: opStop, why: to.why, drained: from.phase == draining})
-			}
-			return nil
-		},
-	}
-}
-
 const (
 	simTick     = time.Second
 	sidecarCode = 9 // of a sidecar that ends by itself
 )
 
-// The states of a sidecar's process.
+// sidecarState is the state of a sidecar's process.
+type sidecarState uint8
+
 const (
-	noSidecar uint8 = iota
+	noSidecar sidecarState = iota
 	sidecarUp
 	sidecarStopping
 	sidecarStopped
 	sidecarDied
 )
 
-// The states of a container.
+// containerState is the state of a container.
+type containerState uint8
+
 const (
-	containerWaiting uint8 = iota
+	containerWaiting containerState = iota
 	containerRunning
 	containerTerminated
 )
 
 // actor is a container and the wrapper in it.
 type actor struct {
-	container      uint8
+	container      containerState
 	code           uint8
 	starts         uint8
 	node           int32
@@ -543,7 +171,7 @@ type actor struct {
 
 	// A shim's.
 	watching, hint, due, news, term bool
-	side                            uint8
+	side                            sidecarState
 	waits                           [2]lockWait
 	why                             reason
 	// saw are the attempts of the mains that were live when the last look began, else 0.
@@ -553,12 +181,14 @@ type actor struct {
 
 // lockWait is the goroutine that waits for a main's lock.
 type lockWait struct {
-	stage uint8
+	stage waitStage
 	file  uint8
 }
 
+type waitStage uint8
+
 const (
-	noWait uint8 = iota
+	noWait waitStage = iota
 	blocked
 	granted // it has the read lock
 	closed  // it has released the read lock
@@ -575,6 +205,37 @@ type situation struct {
 
 func (s *sim) newSituation() situation {
 	return situation{volume: volume{coarse: s.coarse}}
+}
+
+// appendKey appends all of a situation that can make a difference.
+func (s *sim) appendKey(b []byte, w *situation) []byte {
+	for name := range s.actors * filesOfRun {
+		b = append(b, w.volume.names[name])
+	}
+	for i := range w.volume.files {
+		if f := &w.volume.files[i]; f.names != 0 || f.open != 0 {
+			b = append(b, uint8(i), f.content, f.written, f.beat, f.writer, f.readers, f.open)
+		}
+	}
+	b = append(b, 255)
+	b = append(b, w.volume.clocks[:s.actors]...)
+	b = append(b, w.kills, w.freezes, bit(w.gone))
+	for i := range s.actors {
+		a := &w.actors[i]
+		b = binary.LittleEndian.AppendUint32(b, uint32(a.node))
+		b = append(b, uint8(a.container), a.code, a.starts, uint8(a.side), uint8(a.why), a.saw[0], a.saw[1],
+			bit(a.frozen)|bit(a.frozenForATick)<<5|bit(a.command)<<1|bit(a.live)<<2|bit(a.succeeded)<<4,
+			bit(a.watching)|bit(a.hint)<<1|bit(a.due)<<2|bit(a.news)<<3|bit(a.term)<<4,
+			uint8(a.waits[0].stage), a.waits[0].file, uint8(a.waits[1].stage), a.waits[1].file, uint8(a.age), uint8(a.age>>8))
+	}
+	return b
+}
+
+func bit(b bool) uint8 {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // podMove is one thing that may happen next.
@@ -611,17 +272,24 @@ func (m podMove) injected() bool {
 	return false
 }
 
-// movesOf appends all moves that may happen next.
-func (s *sim) movesOf(w *situation, moves []podMove) []podMove {
-	// A step that no other program can notice is taken first: its order makes no difference.
+// forced returns the next step of a program that no other program can notice: its order makes no difference.
+func (s *sim) forced(w *situation) (m podMove, ok bool) {
 	for i := range s.actors {
 		a := &w.actors[i]
 		if a.container != containerRunning || a.frozen {
 			continue
 		}
 		if n := &s.nodes[a.node]; n.steps() && s.local(w, i, n.op) {
-			return append(moves, podMove{moveStep, uint8(i), 0})
+			return podMove{moveStep, uint8(i), 0}, true
 		}
+	}
+	return podMove{}, false
+}
+
+// movesOf appends all moves that may happen next.
+func (s *sim) movesOf(w *situation, moves []podMove) []podMove {
+	if m, ok := s.forced(w); ok {
+		return append(moves, m)
 	}
 	var commands []int
 	busy, starts, frozenForATick := false, false, false
@@ -743,7 +411,7 @@ func (s *sim) over(w *situation) bool {
 }
 
 // do makes a move, and returns the violation of an invariant if there is one.
-func (s *sim) do(w *situation, m podMove) (violated error) {
+func (s *sim) do(w *situation, m podMove) error {
 	i := int(m.actor)
 	a := &w.actors[i]
 	switch m.kind {
@@ -758,9 +426,9 @@ func (s *sim) do(w *situation, m podMove) (violated error) {
 		a.node = s.start(&procedure{kind: kind, actor: i})
 	case moveStep:
 		n := s.nodes[a.node]
-		r, violated := s.take(w, i, n.op)
+		r, err := s.take(w, i, n.op)
 		s.goTo(w, i, s.advance(a.node, r))
-		return violated
+		return err
 	case moveWake:
 		p := *s.nodes[a.node].proc
 		p.kind, p.term = turning, a.term
@@ -775,9 +443,9 @@ func (s *sim) do(w *situation, m podMove) (violated error) {
 		s.goTo(w, i, s.start(&p))
 	case moveExit:
 		code := s.nodes[a.node].proc.code
-		violated = s.checkExit(w, i, code)
+		err := s.checkExit(w, i, code)
 		s.die(w, i, code)
-		return violated
+		return err
 	case moveCommand:
 		a.command, a.live = false, false
 		a.succeeded = a.succeeded || m.arg == exitcode.OK
@@ -832,45 +500,6 @@ func (s *sim) do(w *situation, m podMove) (violated error) {
 		}
 	}
 	return nil
-}
-
-// describeMove describes a move that is about to be made.
-func (s *sim) describeMove(w *situation, m podMove) string {
-	i := int(m.actor)
-	a := &w.actors[i]
-	who := s.nameOfActor(i)
-	switch m.kind {
-	case moveStart:
-		return fmt.Sprintf("the kubelet starts the %s, for the %d. time", who, a.starts+1)
-	case moveStep:
-		then, o := *w, s.nodes[a.node].op
-		r, _ := s.take(&then, i, o)
-		return who + ": " + s.describe(o, r)
-	case moveWake:
-		return who + " wakes"
-	case moveExit:
-		return fmt.Sprintf("the %s exits with %d", who, s.nodes[a.node].proc.code)
-	case moveCommand:
-		return fmt.Sprintf("the command of %s ends with %d", s.nameOfRun(i), m.arg)
-	case moveWait:
-		did := []string{blocked: "has the lock", granted: "gives it back", closed: "says so"}
-		return fmt.Sprintf("%s: its lock wait %s", who, did[a.waits[m.arg].stage])
-	case moveStopped:
-		return "the sidecar of the " + who + " is gone"
-	case moveTick:
-		return "a second passes"
-	case moveKill:
-		return "SIGKILL to the " + who
-	case moveSidecarEnds:
-		return fmt.Sprintf("the sidecar of the %s ends by itself, with %d", who, sidecarCode)
-	case moveFreeze:
-		return "SIGSTOP to the " + who
-	case moveThaw:
-		return "SIGCONT to the " + who
-	case moveDelete:
-		return "the pod is deleted: SIGTERM to all"
-	}
-	return "?"
 }
 
 // goTo moves a wrapper to its next node. At the end of a procedure it closes the files that the procedure has
@@ -934,7 +563,7 @@ func (s *sim) die(w *situation, i int, code int) {
 }
 
 // take takes a step of a wrapper, and checks the invariants for this step.
-func (s *sim) take(w *situation, i int, o op) (r result, violated error) {
+func (s *sim) take(w *situation, i int, o op) (r result, err error) {
 	a := &w.actors[i]
 	switch o.kind {
 	case opWatch:
@@ -955,14 +584,14 @@ func (s *sim) take(w *situation, i int, o op) (r result, violated error) {
 			// With shared locks, a main that was not killed is never lost, even if it ends while the shim
 			// looks.
 			if m := bits.TrailingZeros8(mask); s.sawLive(w, i, m) || s.locks && w.kills == 0 {
-				violated = violation(notLost, "the %s has seen %s lost", s.nameOfActor(i), s.nameOfRun(s.shim(i).mains[m]))
+				err = violated(notLost, "the %s has seen %s lost", s.nameOfActor(i), s.nameOfRun(s.shim(i).mains[m]))
 			}
 		}
 		r.side = a.side
 	case opLaunch:
 		if i < s.mains {
 			a.command = true
-			violated = s.checkLaunch(w, i)
+			err = s.checkLaunch(w, i)
 		} else {
 			a.side = sidecarUp
 		}
@@ -970,19 +599,19 @@ func (s *sim) take(w *situation, i int, o op) (r result, violated error) {
 		a.side, a.why = sidecarStopping, o.why
 		// A main that begins during a drain waits at the barrier.
 		if !o.drained || !s.hasBarrier(i) {
-			violated = s.checkStop(w, i, o.why)
+			err = s.checkStop(w, i, o.why)
 		}
-		if violated == nil && o.why == mainEnded {
+		if err == nil && o.why == mainEnded {
 			for _, main := range s.shim(i).mains {
 				if w.actors[main].command && s.hasBarrier(i) {
-					violated = violation(notOlder, "%s works through the sidecar of the %s, which is being stopped", s.nameOfRun(main), s.nameOfActor(i))
+					err = violated(notOlder, "%s works through the sidecar of the %s, which is being stopped", s.nameOfRun(main), s.nameOfActor(i))
 				}
 			}
 		}
 	case opDecided:
-		violated = s.checkStop(w, i, o.why)
+		err = s.checkStop(w, i, o.why)
 	case opEnds:
-		if violated = s.checkExit(w, i, int(o.content)); o.content == exitcode.OK {
+		if err = s.checkExit(w, i, int(o.content)); o.content == exitcode.OK {
 			a.succeeded = true
 		}
 	case opRemove:
@@ -993,7 +622,7 @@ func (s *sim) take(w *situation, i int, o op) (r result, violated error) {
 	default:
 		r = s.step(w, i, o)
 	}
-	return r, violated
+	return r, err
 }
 
 // renamed updates whether a run is live, after its owner has changed the name of a file.
@@ -1002,18 +631,4 @@ func (s *sim) renamed(w *situation, i int) {
 		ended := w.volume.names[i*filesOfRun+terminatedFile] != 0 && s.defect != endsStay
 		w.actors[i].live = w.volume.names[i*filesOfRun+runningFile] != 0 && !ended
 	}
-}
-
-// hasBarrier reports whether a restarting main can know that a shim is stopping.
-func (s *sim) hasBarrier(shim int) bool { return s.locks && !s.foreign && !s.shim(shim).readOnly }
-
-// sawLive reports whether a main's run was live all through a shim's last look.
-func (s *sim) sawLive(w *situation, shim, m int) bool {
-	a, main := &w.actors[shim], &w.actors[s.shim(shim).mains[m]]
-	return a.saw[m] != 0 && main.live && a.saw[m] == main.starts
-}
-
-// violation returns an error that names an invariant that does not hold.
-func violation(invariant, format string, args ...any) error {
-	return fmt.Errorf("%q does not hold: %s", invariant, fmt.Sprintf(format, args...))
 }

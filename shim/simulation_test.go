@@ -3,291 +3,19 @@
 package shim
 
 import (
-	"encoding/binary"
 	"flag"
 	"fmt"
-	"hash/maphash"
 	"maps"
 	"math/rand/v2"
-	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"github.com/sentinel-shim/sentinel-shim/sentinel/exitcode"
 )
 
-// The invariants of a simulated pod, and the two ways through its schedules: exhaustive and random. The pod is
-// in simulated_pod_test.go, its volume in simulated_volume_test.go.
-
-// The invariants. Those that must hold at every step are in sim.take and sim.do.
-
-// checkExit checks a wrapper that exits.
-func (s *sim) checkExit(w *situation, i, code int) error {
-	if code != exitcode.OK {
-		return nil
-	}
-	mains := []int{i}
-	if i >= s.mains {
-		mains = s.shim(i).mains
-	}
-	for _, main := range mains {
-		if !w.actors[main].succeeded {
-			return violation(onlySuccess, "the %s exits with 0, but %s has not", s.nameOfActor(i), s.nameOfRun(main))
-		}
-	}
-	return nil
-}
-
-// checkStop checks a shim that decides to stop its sidecar, or not to launch it.
-func (s *sim) checkStop(w *situation, i int, why reason) error {
-	if why != mainEnded {
-		return nil
-	}
-	for m, main := range s.shim(i).mains {
-		if s.sawLive(w, i, m) {
-			return violation(notOlder, "the %s has looked while %s was running, all the time", s.nameOfActor(i), s.nameOfRun(main))
-		}
-	}
-	return nil
-}
-
-// checkLaunch checks a sentinel that launches its command.
-func (s *sim) checkLaunch(w *situation, main int) error {
-	for i := s.mains; i < s.actors; i++ {
-		a := &w.actors[i]
-		if a.container == containerRunning && a.side == sidecarStopping && a.why == mainEnded && s.follows(i, main) && s.hasBarrier(i) {
-			return violation(notOlder, "%s starts while the sidecar of the %s is being stopped", s.nameOfRun(main), s.nameOfActor(i))
-		}
-	}
-	return nil
-}
-
-// checkEnd checks a pod that has ended.
-func (s *sim) checkEnd(w *situation) error {
-	if w.gone {
-		return nil
-	}
-	for i := s.mains; i < s.actors; i++ {
-		shim, main := &w.actors[i], &w.actors[s.shim(i).mains[0]]
-		if s.policy == Never && len(s.shim(i).mains) == 1 && w.kills == 0 {
-			if want := main.code; shim.code != want {
-				return violation(allFail, "%s has ended with %d, the %s with %d", s.nameOfRun(s.shim(i).mains[0]), want, s.nameOfActor(i), shim.code)
-			}
-		}
-		if s.policy == Never && !main.succeeded && shim.code == exitcode.OK {
-			return violation(allFail, "the %s has ended with 0", s.nameOfActor(i))
-		}
-		switch {
-		case s.policy != OnFailure || w.kills > 0:
-		case s.shim(i).keep && shim.starts != 1:
-			return violation(oneRestart, "the %s has started %d times", s.nameOfActor(i), shim.starts)
-		case len(s.shim(i).mains) > 1: // a main that fails may come back while the other one runs on
-		case !s.shim(i).keep && s.prompt && s.events && s.hasBarrier(i) && shim.starts != main.starts && w.kills == 0:
-			return violation(tandem, "%s has started %d times, the %s %d times", s.nameOfRun(s.shim(i).mains[0]), main.starts, s.nameOfActor(i), shim.starts)
-		}
-	}
-	return nil
-}
-
-// The invariants' names.
-const (
-	podEnds     = "the pod always ends"
-	onlySuccess = "success is reported only if main exited 0"
-	allFail     = "every container of a failed attempt ends non-zero"
-	notOlder    = "a shim is never stopped by an end older than main's last start"
-	notLost     = "a live run is never taken for lost"
-	tandem      = "restart counts stay equal in tandem"
-	oneRestart  = "keep-on-failure costs one restart per attempt"
-)
-
-// explorer visits all situations of a pod.
-type explorer struct {
-	*sim
-	seed  maphash.Seed
-	known map[uint64]int32
-	from  []int32   // by situation: the one that it was first reached from
-	by    []podMove // by situation: the move from there
-	ended []bool
-	edges []arc
-	moves int64
-
-	possible []podMove
-	buffer   []byte
-}
-
-// arc is a move between two situations that need not be injected.
-type arc struct{ from, to int32 }
-
-// maxSituations bounds an exploration.
-const maxSituations = 60_000_000
-
-// explore visits all situations, those with the shortest schedules first. The error is a violation, with its
-// schedule.
-func (x *explorer) explore() error {
-	x.seed, x.known = maphash.MakeSeed(), make(map[uint64]int32)
-	start := x.newSituation()
-	x.add(&start, -1, podMove{})
-	at := int32(0)
-	for now, later := []situation{start}, []situation(nil); len(now) > 0; now, later = later, now[:0] {
-		for i := range now {
-			var err error
-			if later, err = x.leave(&now[i], at, later); err != nil {
-				return err
-			}
-			at++
-		}
-	}
-	return x.checkLiveness()
-}
-
-// leave makes every possible move from a situation, and appends the new situations to later.
-func (x *explorer) leave(w *situation, at int32, later []situation) ([]situation, error) {
-	if x.over(w) {
-		x.ended[at] = true
-		if err := x.checkEnd(w); err != nil {
-			return later, x.withSchedule(at, err)
-		}
-		return later, nil
-	}
-	x.possible = x.movesOf(w, x.possible[:0])
-	for _, m := range x.possible {
-		x.moves++
-		next := *w
-		err := x.do(&next, m)
-		to, fresh := x.add(&next, at, m)
-		if err != nil {
-			return later, x.withSchedule(to, err)
-		}
-		if fresh {
-			later = append(later, next)
-		}
-		if !m.injected() && to != at {
-			x.edges = append(x.edges, arc{at, to})
-		}
-	}
-	if len(x.from) > maxSituations {
-		return later, fmt.Errorf("more than %d situations", maxSituations)
-	}
-	return later, nil
-}
-
-// add returns the number of a situation, and whether the situation is new.
-func (x *explorer) add(w *situation, from int32, by podMove) (number int32, fresh bool) {
-	key := x.hash(w)
-	if number, ok := x.known[key]; ok {
-		return number, false
-	}
-	number = int32(len(x.from))
-	x.known[key] = number
-	x.from, x.by, x.ended = append(x.from, from), append(x.by, by), append(x.ended, false)
-	return number, true
-}
-
-// hash returns a hash that identifies a situation. Among some million situations, the probability of a
-// collision in 64 bits is below 1 in 100,000.
-func (x *explorer) hash(w *situation) uint64 {
-	b := x.buffer[:0]
-	for name := range x.actors * filesOfRun {
-		b = append(b, w.volume.names[name])
-	}
-	for i := range w.volume.files {
-		if f := &w.volume.files[i]; f.names != 0 || f.open != 0 {
-			b = append(b, uint8(i), f.content, f.written, f.beat, f.writer, f.readers, f.open)
-		}
-	}
-	b = append(b, 255)
-	b = append(b, w.volume.clocks[:x.actors]...)
-	b = append(b, w.kills, w.freezes, bit(w.gone))
-	for i := range x.actors {
-		a := &w.actors[i]
-		b = binary.LittleEndian.AppendUint32(b, uint32(a.node))
-		b = append(b, a.container, a.code, a.starts, a.side, uint8(a.why), a.saw[0], a.saw[1],
-			bit(a.frozen)|bit(a.frozenForATick)<<5|bit(a.command)<<1|bit(a.live)<<2|bit(a.succeeded)<<4,
-			bit(a.watching)|bit(a.hint)<<1|bit(a.due)<<2|bit(a.news)<<3|bit(a.term)<<4,
-			a.waits[0].stage, a.waits[0].file, a.waits[1].stage, a.waits[1].file, uint8(a.age), uint8(a.age>>8))
-	}
-	x.buffer = b
-	return maphash.Bytes(x.seed, b)
-}
-
-func bit(b bool) uint8 {
-	if b {
-		return 1
-	}
-	return 0
-}
-
-// checkLiveness returns a violation if there is a situation from which no schedule without injected moves
-// leads to the end.
-func (x *explorer) checkLiveness() error {
-	n := int32(len(x.from))
-	first := make([]int32, n+1)
-	for _, e := range x.edges {
-		first[e.to+1]++
-	}
-	for i := range n {
-		first[i+1] += first[i]
-	}
-	back := make([]int32, len(x.edges))
-	fill := slices.Clone(first)
-	for _, e := range x.edges {
-		back[fill[e.to]] = e.from
-		fill[e.to]++
-	}
-	ends := slices.Clone(x.ended)
-	var queue []int32
-	for i := range n {
-		if ends[i] {
-			queue = append(queue, i)
-		}
-	}
-	for len(queue) > 0 {
-		at := queue[len(queue)-1]
-		queue = queue[:len(queue)-1]
-		for _, from := range back[first[at]:first[at+1]] {
-			if !ends[from] {
-				ends[from] = true
-				queue = append(queue, from)
-			}
-		}
-	}
-	if i := slices.Index(ends, false); i >= 0 {
-		return x.withSchedule(int32(i), violation(podEnds, "from here on it does not"))
-	}
-	return nil
-}
-
-// withSchedule adds the schedule that led to a situation to a violation.
-func (x *explorer) withSchedule(at int32, violated error) error {
-	var schedule []podMove
-	for ; x.from[at] >= 0; at = x.from[at] {
-		schedule = append(schedule, x.by[at])
-	}
-	slices.Reverse(schedule)
-	return describeSchedule(x.sim, schedule, violated)
-}
-
-// describeSchedule returns an error that lists the moves of a schedule and the violation at its end.
-func describeSchedule(s *sim, schedule []podMove, violated error) error {
-	var b strings.Builder
-	w := s.newSituation()
-	var numbers []string
-	for _, m := range schedule {
-		moves := s.movesOf(&w, nil)
-		numbers = append(numbers, fmt.Sprint(slices.Index(moves, m)))
-		fmt.Fprintf(&b, "  %s\n", s.describeMove(&w, m))
-		_ = s.do(&w, m)
-	}
-	fmt.Fprint(&b, violated)
-	if s.exhaustive {
-		fmt.Fprintf(&b, "\nto replay it: the same test with -v -args -long -schedule %s", strings.Join(numbers, ","))
-	}
-	return fmt.Errorf("a schedule of %d moves:\n%s", len(schedule), b.String())
-}
+// The schedules of simulated pods: every one of small pods, random ones of larger pods. They take too long for the race
+// detector, which has nothing to find: a simulation has one thread.
 
 var (
 	longFlag      = flag.Bool("long", false, "also explore the pods that take minutes")
@@ -326,52 +54,67 @@ var longFamilies = map[string]pod{
 	"2 shims, 2 attempts, each look": {policy: OnFailure, attempts: 2, whole: true, shims: make([]follower, 2)},
 }
 
-// longPods belong to families, but each takes as long as most others together: see -long.
-var longPods = []string{
-	"1 shim, 2 attempts, 1 kill, each step/no locks, events, writing",
-	"1 shim, 2 attempts, 1 kill, each step/no locks, no events, writing",
-	"2 mains, Never, 1 kill, each look/no locks, events, no writing",
-	"2 mains, Never, 1 kill, each look/no locks, events, writing",
-	"2 mains, Never, 1 kill, each look/no locks, no events, no writing",
-	"2 mains, Never, 1 kill, each look/no locks, no events, writing",
+// variant is how the containers of a pod share their volume.
+type variant struct{ locks, events, writing bool }
+
+func (v variant) String() string {
+	var names []string
+	for _, is := range []struct {
+		so   bool
+		name string
+	}{{v.locks, "locks"}, {v.events, "events"}, {v.writing, "writing"}} {
+		if !is.so {
+			is.name = "no " + is.name
+		}
+		names = append(names, is.name)
+	}
+	return strings.Join(names, ", ")
 }
 
-// variants returns the pods of a family.
-func variants(family pod) map[string]pod {
-	pods := make(map[string]pod)
+// variants returns all variants, in a fixed order.
+func variants() (all []variant) {
 	for i := range 8 {
-		p := family
-		p.sentinels, p.lostAfter, p.maxAge = max(1, family.sentinels), 2*simTick, 1
-		mains := []int{0, 1}[:p.sentinels]
-		var name []string
-		is := func(bit int, what string) bool {
-			if i&bit == 0 {
-				name = append(name, "no "+what)
-			} else {
-				name = append(name, what)
-			}
-			return i&bit != 0
-		}
-		p.locks, p.events = is(1, "locks"), is(2, "events")
-		writable := is(4, "writing")
-		if p.prompt && !(p.locks && p.events) {
-			continue // restarts are in tandem if main waits, and its end is not missed
-		}
-		p.shims = slices.Clone(family.shims)
-		if p.shims == nil {
-			p.shims = make([]follower, 1)
-		}
-		for k := range p.shims {
-			shim := &p.shims[k]
-			shim.mains, shim.readOnly = mains, !writable
-			if p.policy == Never {
-				// Only this ends a pod whose main was killed before it had begun and does not come back.
-				p.timed, shim.config.StartTimeout = true, simTick
-			}
-		}
-		pods[strings.Join(name, ", ")] = p
+		all = append(all, variant{locks: i&1 != 0, events: i&2 != 0, writing: i&4 != 0})
 	}
-	return pods
+	return all
+}
+
+// in returns the pod of a family in a variant, if the family has it.
+func (p pod) in(v variant) (_ pod, ok bool) {
+	if p.prompt && !(v.locks && v.events) {
+		return p, false // restarts are in tandem if main waits, and its end is not missed
+	}
+	p.sentinels, p.lostAfter, p.maxAge = max(1, p.sentinels), 2*simTick, 1
+	p.locks, p.events = v.locks, v.events
+	p.shims = slices.Clone(p.shims)
+	if p.shims == nil {
+		p.shims = make([]follower, 1)
+	}
+	for k := range p.shims {
+		shim := &p.shims[k]
+		shim.mains, shim.readOnly = []int{0, 1}[:p.sentinels], !v.writing
+		if p.policy == Never {
+			// Only this ends a pod whose main was killed before it had begun and does not come back.
+			p.timed, shim.config.StartTimeout = true, simTick
+		}
+	}
+	return p, true
+}
+
+// familyMember is the pod of a family in a variant.
+type familyMember struct {
+	family string
+	variant
+}
+
+// longPods belong to families, but each takes as long as most others together: see -long.
+var longPods = []familyMember{
+	{"1 shim, 2 attempts, 1 kill, each step", variant{locks: false, events: true, writing: true}},
+	{"1 shim, 2 attempts, 1 kill, each step", variant{locks: false, events: false, writing: true}},
+	{"2 mains, Never, 1 kill, each look", variant{locks: false, events: true, writing: false}},
+	{"2 mains, Never, 1 kill, each look", variant{locks: false, events: true, writing: true}},
+	{"2 mains, Never, 1 kill, each look", variant{locks: false, events: false, writing: false}},
+	{"2 mains, Never, 1 kill, each look", variant{locks: false, events: false, writing: true}},
 }
 
 func TestEverySchedule(t *testing.T) {
@@ -381,28 +124,28 @@ func TestEverySchedule(t *testing.T) {
 	if *longFlag {
 		maps.Copy(pods, longFamilies)
 	}
-	for _, name := range longPods {
-		family, variant, _ := strings.Cut(name, "/")
-		if _, ok := variants(families[family])[variant]; !ok {
-			t.Errorf("longPods: there is no pod %q", name)
+	for _, long := range longPods {
+		if _, ok := families[long.family].in(long.variant); !ok || families[long.family].policy == Undeclared {
+			t.Errorf("longPods: there is no pod %q in the variant %q", long.family, long.variant)
 		}
 	}
 	for _, family := range slices.Sorted(maps.Keys(pods)) {
-		for variant, p := range variants(pods[family]) {
-			name := family + "/" + variant
-			if !*longFlag && slices.Contains(longPods, name) {
+		for _, v := range variants() {
+			p, ok := pods[family].in(v)
+			if !ok || !*longFlag && slices.Contains(longPods, familyMember{family, v}) {
 				continue
 			}
-			t.Run(name, func(t *testing.T) {
+			t.Run(family+"/"+v.String(), func(t *testing.T) {
 				t.Parallel()
-				x := &explorer{sim: newSim(p)}
-				x.exhaustive = true
+				s := newSim(p)
+				s.exhaustive = true
 				if *scheduleFlag != "" {
-					t.Log(x.replay(t, *scheduleFlag))
+					t.Log(s.replay(t, *scheduleFlag))
 					return
 				}
-				if err := x.explore(); err != nil {
-					t.Fatal(err)
+				x := newExplorer(s)
+				if schedule, err := x.explore(); err != nil {
+					t.Fatal(describeSchedule(s, schedule, err))
 				}
 				situations.Add(int64(len(x.from)))
 				moves.Add(x.moves)
@@ -412,68 +155,36 @@ func TestEverySchedule(t *testing.T) {
 	}
 }
 
-// replay plays a schedule that was printed with a violation.
-func (x *explorer) replay(t *testing.T, schedule string) error {
-	t.Helper()
-	var made []podMove
-	w := x.newSituation()
-	var violated error
-	for _, number := range strings.Split(schedule, ",") {
-		n, err := strconv.Atoi(number)
-		moves := x.movesOf(&w, nil)
-		if err != nil || n < 0 || n >= len(moves) {
-			t.Fatalf("-schedule: %q is none of the %d moves that are possible after %d", number, len(moves), len(made))
-		}
-		made = append(made, moves[n])
-		violated = x.do(&w, moves[n])
-	}
-	return describeSchedule(x.sim, made, violated)
-}
-
-// TestKeysAreWhole: every field is part of the key. Without it, two different situations would count as one.
-func TestKeysAreWhole(t *testing.T) {
-	for whole, key := range map[reflect.Type]reflect.Type{
-		reflect.TypeFor[procedure](): reflect.TypeFor[procedureKey](),
-		reflect.TypeFor[state]():     reflect.TypeFor[stateKey](),
-		reflect.TypeFor[exit]():      reflect.TypeFor[exitKey](),
-	} {
-		for i := range whole.NumField() {
-			if name := whole.Field(i).Name; name != "run" {
-				if _, ok := key.FieldByName(name); !ok {
-					t.Errorf("%s has no field %s, as %s has", key, name, whole)
-				}
-			}
-		}
-	}
-}
-
 // TestDefectsAreFound: the simulation finds each of these plausible mistakes.
 func TestDefectsAreFound(t *testing.T) {
+	writing := variant{locks: true, events: true, writing: true}
 	for defect, c := range map[defect]struct {
-		family, variant string
-		invariant       string
+		family    string
+		variant   variant
+		invariant invariant
 	}{
-		noBarrier:    {"1 shim, 2 attempts, 1 kill, each step", "locks, events, writing", notOlder},
-		noConfirming: {"1 shim, 2 attempts, 1 kill, each step", "locks, events, writing", notOlder},
-		endsStay:     {"1 shim, 2 attempts, 1 kill, each step", "locks, no events, writing", notOlder},
-		alwaysStale:  {"1 shim, Never, 1 kill, each step", "locks, events, writing", allFail},
-		neverStale:   {"1 shim, 3 attempts in tandem, each step", "locks, events, writing", tandem},
-		noHeartbeat:  {"1 shim, Never, 1 kill, each step", "no locks, events, writing", notLost},
-		noLockWait:   {"1 shim, Never, 1 kill, each step", "locks, events, no writing", podEnds},
-		zeroIfKilled: {"1 shim, Never, 1 kill, each step", "locks, events, writing", onlySuccess},
+		noBarrier:    {"1 shim, 2 attempts, 1 kill, each step", writing, notOlder},
+		noConfirming: {"1 shim, 2 attempts, 1 kill, each step", writing, notOlder},
+		endsStay:     {"1 shim, 2 attempts, 1 kill, each step", variant{locks: true, writing: true}, notOlder},
+		alwaysStale:  {"1 shim, Never, 1 kill, each step", writing, allFail},
+		neverStale:   {"1 shim, 3 attempts in tandem, each step", writing, tandem},
+		noHeartbeat:  {"1 shim, Never, 1 kill, each step", variant{events: true, writing: true}, notLost},
+		noLockWait:   {"1 shim, Never, 1 kill, each step", variant{locks: true, events: true}, podEnds},
+		zeroIfKilled: {"1 shim, Never, 1 kill, each step", writing, onlySuccess},
 	} {
 		t.Run(string(defect), func(t *testing.T) {
 			t.Parallel()
-			p := variants(families[c.family])[c.variant]
+			p, _ := families[c.family].in(c.variant)
 			p.defect = defect
-			x := &explorer{sim: newSim(p)}
-			x.exhaustive = true
-			err := x.explore()
+			s := newSim(p)
+			s.exhaustive = true
+			x := newExplorer(s)
+			schedule, err := x.explore()
 			if err == nil {
 				t.Fatalf("%d situations, and it was not found", len(x.from))
 			}
-			if !strings.Contains(err.Error(), c.invariant) {
-				t.Fatalf("found as something else than %q:\n%v", c.invariant, err)
+			if invariantOf(err) != c.invariant {
+				t.Fatalf("found as something else than a violation of %q:\n%v", c.invariant, describeSchedule(s, schedule, err))
 			}
 		})
 	}
@@ -486,8 +197,8 @@ func TestDefectsAreFound(t *testing.T) {
 func TestRandomSchedules(t *testing.T) {
 	if *seedFlag != 0 {
 		s, r := randomSim(*seedFlag)
-		made, violated := s.playRandom(r)
-		t.Logf("%+v\n%v", s.pod, describeSchedule(s, made, violated))
+		made, err := s.playRandom(r)
+		t.Logf("%+v\n%v", s.pod, describeSchedule(s, made, err))
 		return
 	}
 	var moves atomic.Int64
@@ -496,11 +207,13 @@ func TestRandomSchedules(t *testing.T) {
 		t.Run(fmt.Sprint(batch), func(t *testing.T) {
 			t.Parallel()
 			for seed := 1 + batch; seed <= *schedulesFlag; seed += batches {
-				n, err := playSeed(uint64(seed))
+				s, r := randomSim(uint64(seed))
+				made, err := s.playRandom(r)
 				if err != nil {
-					t.Fatalf("%v\nto replay it: go test ./shim -v -run TestRandomSchedules -args -seed %d", err, seed)
+					t.Fatalf("%+v\n%v\nto replay it: go test ./shim -v -run TestRandomSchedules -args -seed %d",
+						s.pod, describeSchedule(s, made, err), seed)
 				}
-				moves.Add(int64(n))
+				moves.Add(int64(len(made)))
 			}
 		})
 	}
@@ -563,27 +276,17 @@ func randomPod(r *rand.Rand) pod {
 // maxMoves bounds a random schedule. Every pod ends long before.
 const maxMoves = 20_000
 
-// playSeed plays the schedule of a seed.
-func playSeed(seed uint64) (moves int, violated error) {
-	s, r := randomSim(seed)
-	made, violated := s.playRandom(r)
-	if violated != nil {
-		violated = fmt.Errorf("%+v\n%w", s.pod, describeSchedule(s, made, violated))
-	}
-	return len(made), violated
-}
-
 // playRandom plays a pod to its end.
-func (s *sim) playRandom(r *rand.Rand) (made []podMove, violated error) {
+func (s *sim) playRandom(r *rand.Rand) (made []podMove, err error) {
 	w := s.newSituation()
 	var moves []podMove
 	for !s.over(&w) {
 		if len(made) == maxMoves {
-			return made, violation(podEnds, "after %d moves it has not", maxMoves)
+			return made, violated(podEnds, "after %d moves it has not", maxMoves)
 		}
 		moves = s.movesOf(&w, moves[:0])
 		if len(moves) == 0 {
-			return made, violation(podEnds, "nothing can happen any more")
+			return made, violated(podEnds, "nothing can happen any more")
 		}
 		m := moves[r.IntN(len(moves))]
 		made = append(made, m)

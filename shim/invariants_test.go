@@ -1,0 +1,92 @@
+package shim
+
+import "github.com/sentinel-shim/sentinel-shim/sentinel/exitcode"
+
+// The invariants. Those that must hold at every step are in sim.take and sim.do.
+
+// checkExit checks a wrapper that exits.
+func (s *sim) checkExit(w *situation, i, code int) error {
+	if code != exitcode.OK {
+		return nil
+	}
+	mains := []int{i}
+	if i >= s.mains {
+		mains = s.shim(i).mains
+	}
+	for _, main := range mains {
+		if !w.actors[main].succeeded {
+			return violated(onlySuccess, "the %s exits with 0, but %s has not", s.nameOfActor(i), s.nameOfRun(main))
+		}
+	}
+	return nil
+}
+
+// checkStop checks a shim that decides to stop its sidecar, or not to launch it.
+func (s *sim) checkStop(w *situation, i int, why reason) error {
+	if why != mainEnded {
+		return nil
+	}
+	for m, main := range s.shim(i).mains {
+		if s.sawLive(w, i, m) {
+			return violated(notOlder, "the %s has looked while %s was running, all the time", s.nameOfActor(i), s.nameOfRun(main))
+		}
+	}
+	return nil
+}
+
+// checkLaunch checks a sentinel that launches its command.
+func (s *sim) checkLaunch(w *situation, main int) error {
+	for i := s.mains; i < s.actors; i++ {
+		a := &w.actors[i]
+		if a.container == containerRunning && a.side == sidecarStopping && a.why == mainEnded && s.follows(i, main) && s.hasBarrier(i) {
+			return violated(notOlder, "%s starts while the sidecar of the %s is being stopped", s.nameOfRun(main), s.nameOfActor(i))
+		}
+	}
+	return nil
+}
+
+// checkEnd checks a pod that has ended.
+func (s *sim) checkEnd(w *situation) error {
+	if w.gone {
+		return nil
+	}
+	for i := s.mains; i < s.actors; i++ {
+		shim, main := &w.actors[i], &w.actors[s.shim(i).mains[0]]
+		if s.policy == Never && len(s.shim(i).mains) == 1 && w.kills == 0 {
+			if want := main.code; shim.code != want {
+				return violated(allFail, "%s has ended with %d, the %s with %d", s.nameOfRun(s.shim(i).mains[0]), want, s.nameOfActor(i), shim.code)
+			}
+		}
+		if s.policy == Never && !main.succeeded && shim.code == exitcode.OK {
+			return violated(allFail, "the %s has ended with 0", s.nameOfActor(i))
+		}
+		switch {
+		case s.policy != OnFailure || w.kills > 0:
+		case s.shim(i).keep && shim.starts != 1:
+			return violated(oneRestart, "the %s has started %d times", s.nameOfActor(i), shim.starts)
+		case len(s.shim(i).mains) > 1: // a main that fails may come back while the other one runs on
+		case !s.shim(i).keep && s.prompt && s.events && s.hasBarrier(i) && shim.starts != main.starts && w.kills == 0:
+			return violated(tandem, "%s has started %d times, the %s %d times", s.nameOfRun(s.shim(i).mains[0]), main.starts, s.nameOfActor(i), shim.starts)
+		}
+	}
+	return nil
+}
+
+// The invariants' names.
+const (
+	onlySuccess = "success is reported only if main exited 0"
+	allFail     = "every container of a failed attempt ends non-zero"
+	notOlder    = "a shim is never stopped by an end older than main's last start"
+	notLost     = "a live run is never taken for lost"
+	tandem      = "restart counts stay equal in tandem"
+	oneRestart  = "keep-on-failure costs one restart per attempt"
+)
+
+// hasBarrier reports whether a restarting main can know that a shim is stopping.
+func (s *sim) hasBarrier(shim int) bool { return s.locks && !s.foreign && !s.shim(shim).readOnly }
+
+// sawLive reports whether a main's run was live all through a shim's last look.
+func (s *sim) sawLive(w *situation, shim, m int) bool {
+	a, main := &w.actors[shim], &w.actors[s.shim(shim).mains[m]]
+	return a.saw[m] != 0 && main.live && a.saw[m] == main.starts
+}
