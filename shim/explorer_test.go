@@ -92,6 +92,7 @@ type explorer[S any, M anyMove] struct {
 	ended   []bool           // by number: the system has ended; after checkLiveness: it can end
 	arcs    []arc
 	moves   int64
+	all     bool // all situations have been visited
 
 	possible []M    // reused by leave
 	next     S      // reused by leave
@@ -175,6 +176,7 @@ func (x *explorer[S, M]) hash(w *S) uint64 {
 // checkLiveness returns a violation if there is a situation from which no schedule without injected moves leads to
 // the end.
 func (x *explorer[S, M]) checkLiveness() (schedule []M, err error) {
+	x.all = true
 	n := int32(len(x.from))
 	first := make([]int32, n+1) // by number: where the arcs to it start in back
 	for _, e := range x.arcs {
@@ -212,6 +214,36 @@ func (x *explorer[S, M]) checkLiveness() (schedule []M, err error) {
 }
 
 var errCannotEnd = violated(podEnds, "from here on, nothing that can happen leads to the end")
+
+// cannotEnd returns a violation if the exploration has found no way from a situation to the end. If a violation
+// stopped the exploration before, it returns nil.
+func (x *explorer[S, M]) cannotEnd(w *S) error {
+	if !x.all {
+		return nil
+	}
+	if number, ok := x.numbers[x.hash(w)]; ok && !x.ended[number] {
+		return errCannotEnd
+	}
+	return nil
+}
+
+// startingAt is a system with another first situation.
+type startingAt[S any, M anyMove] struct {
+	system[S, M]
+	first S
+}
+
+func (s startingAt[S, M]) newSituation() S { return s.first }
+
+// exploreFrom returns a violation if there is no way from a situation to the end. It explores all that can happen
+// from there on.
+func exploreFrom[S any, M anyMove](s system[S, M], at *S) error {
+	x := newExplorer[S, M](startingAt[S, M]{s, *at})
+	if _, err := x.explore(); invariantOf(err) != podEnds {
+		return nil // the end can be reached, or something else is wrong later on
+	}
+	return x.cannotEnd(at)
+}
 
 // scheduleTo returns the schedule by which a situation was first reached.
 func (x *explorer[S, M]) scheduleTo(at int32) (schedule []M) {

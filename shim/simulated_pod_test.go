@@ -4,7 +4,9 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/bits"
+	"reflect"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -52,6 +54,8 @@ type pod struct {
 	freezes int
 	// deleted: the pod may be deleted.
 	deleted bool
+	// exhaustive: all schedules are explored, so what makes no difference is left out of the situations.
+	exhaustive bool
 	// defect breaks the pod on purpose: see TestDefectsAreFound.
 	defect defect
 }
@@ -62,7 +66,45 @@ type follower struct {
 	keep     bool
 	declared RestartPolicy
 	readOnly bool
-	config   Config // Drain, Hold, StartTimeout
+	// The flags of these names.
+	drain, hold, startTimeout time.Duration
+}
+
+// String describes a pod by all that is not zero.
+func (p pod) String() string {
+	var b strings.Builder
+	add := func(name string, value any) {
+		if !reflect.ValueOf(value).IsZero() {
+			fmt.Fprintf(&b, " %s=%v", name, value)
+		}
+	}
+	fmt.Fprintf(&b, "pod: sentinels=%d policy=%s attempts=%d", p.sentinels, p.policy, p.attempts)
+	add("locks", p.locks)
+	add("events", p.events)
+	add("coarse", p.coarse)
+	add("stepped", p.stepped)
+	add("prompt", p.prompt)
+	add("whole", p.whole)
+	add("foreign", p.foreign)
+	add("refusesEnds", p.refusesEnds)
+	add("kills", p.kills)
+	add("freezes", p.freezes)
+	add("deleted", p.deleted)
+	add("timed", p.timed)
+	add("maxAge", p.maxAge)
+	add("lostAfter", p.lostAfter)
+	add("exhaustive", p.exhaustive)
+	add("defect", p.defect)
+	for i, f := range p.shims {
+		fmt.Fprintf(&b, "\nshim %d: mains=%v", i+1, f.mains)
+		add("keep", f.keep)
+		add("declared", f.declared)
+		add("readOnly", f.readOnly)
+		add("drain", f.drain)
+		add("hold", f.hold)
+		add("startTimeout", f.startTimeout)
+	}
+	return b.String()
 }
 
 // defect is a mistake that the simulation has to find.
@@ -84,12 +126,11 @@ type sim struct {
 	pod
 	actors, mains int // mains are the sentinels
 
-	names      []string
-	nameOf     map[string]int8
-	contents   []string
-	contentOf  map[string]uint8
-	exhaustive bool
-	word       uint8 // what is written at Begin
+	names     []string
+	nameOf    map[string]int8
+	contents  []string
+	contentOf map[string]uint8
+	word      uint8 // what is written at Begin
 
 	replayVolume *replayVolume
 	nodes        []node

@@ -287,9 +287,10 @@ func (s *sim) performShim(p *procedure) {
 // rulesOf returns the rules of a shim.
 func (s *sim) rulesOf(actor int, ranBefore bool) rules {
 	c := s.shim(actor)
-	cfg := c.config
-	cfg.KeepOnFailure, cfg.RestartPolicy = c.keep, c.declared
-	r := cfg.rules(ranBefore)
+	r := Config{
+		Drain: c.drain, Hold: c.hold, StartTimeout: c.startTimeout,
+		KeepOnFailure: c.keep, RestartPolicy: c.declared,
+	}.rules(ranBefore)
 	r.cannotAnnounce = c.readOnly
 	switch s.defect {
 	case alwaysStale:

@@ -1,0 +1,156 @@
+package shim
+
+import (
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+)
+
+// The pods whose schedules are explored or played.
+
+// families are the pods whose schedules are explored exhaustively: each with and without events, shared locks,
+// and a volume that the sidecars may write to.
+//
+// A kill may hit any process at any instant. "Each step" covers all interleavings of all steps; "each look"
+// those in which a shim begins, looks and ends in one step. In "tandem", the kubelet restarts together the
+// containers that have ended together.
+var families = map[string]pod{
+	"1 shim, Never, 1 kill, each step":           {policy: Never, attempts: 1, kills: 1},
+	"1 shim, 2 attempts, 1 kill, each step":      {policy: OnFailure, attempts: 2, kills: 1},
+	"1 shim, 3 attempts, 1 kill, each look":      {policy: OnFailure, attempts: 3, kills: 1, whole: true},
+	"1 shim, 3 attempts in tandem, each step":    {policy: OnFailure, attempts: 3, prompt: true},
+	"1 shim kept, 2 attempts, each step":         {policy: OnFailure, attempts: 2, shims: []follower{{keep: true}}},
+	"1 shim kept, 3 attempts, 1 kill, each look": {policy: OnFailure, attempts: 3, kills: 1, whole: true, shims: []follower{{keep: true}}},
+	"2 shims, Never, 1 kill, each look":          {policy: Never, attempts: 1, kills: 1, whole: true, shims: make([]follower, 2)},
+	"2 shims, 3 attempts in tandem, each look":   {policy: OnFailure, attempts: 3, prompt: true, whole: true, shims: make([]follower, 2)},
+
+	"2 mains, Never, 1 kill, each look":        {sentinels: 2, policy: Never, attempts: 1, kills: 1, whole: true},
+	"2 mains, 2 attempts in tandem, each look": {sentinels: 2, policy: OnFailure, attempts: 2, prompt: true, whole: true},
+
+	"ends in place: 1 shim, Never, 1 kill, each step":        {policy: Never, attempts: 1, kills: 1, refusesEnds: true},
+	"ends in place: 1 shim, 3 attempts in tandem, each step": {policy: OnFailure, attempts: 3, prompt: true, refusesEnds: true},
+	"ends in place: 1 shim kept, 2 attempts, each step":      {policy: OnFailure, attempts: 2, refusesEnds: true, shims: []follower{{keep: true}}},
+}
+
+// longFamilies take minutes: see -long.
+var longFamilies = map[string]pod{
+	"1 shim, 3 attempts, each step":  {policy: OnFailure, attempts: 3},
+	"2 shims, 2 attempts, each look": {policy: OnFailure, attempts: 2, whole: true, shims: make([]follower, 2)},
+}
+
+// variant is how the containers of a pod share their volume.
+type variant struct{ locks, events, writing bool }
+
+func (v variant) String() string {
+	var names []string
+	for _, is := range []struct {
+		so   bool
+		name string
+	}{{v.locks, "locks"}, {v.events, "events"}, {v.writing, "writing"}} {
+		if !is.so {
+			is.name = "no " + is.name
+		}
+		names = append(names, is.name)
+	}
+	return strings.Join(names, ", ")
+}
+
+// variants returns all variants, in a fixed order.
+func variants() (all []variant) {
+	for i := range 8 {
+		all = append(all, variant{locks: i&1 != 0, events: i&2 != 0, writing: i&4 != 0})
+	}
+	return all
+}
+
+// in returns the pod of a family in a variant, if the family has it.
+func (p pod) in(v variant) (_ pod, ok bool) {
+	if p.prompt && !(v.locks && v.events) {
+		return p, false // restarts are in tandem if main waits, and its end is not missed
+	}
+	p.sentinels, p.lostAfter, p.maxAge = max(1, p.sentinels), 2*simTick, 1
+	p.exhaustive, p.locks, p.events = true, v.locks, v.events
+	p.shims = slices.Clone(p.shims)
+	if p.shims == nil {
+		p.shims = make([]follower, 1)
+	}
+	for k := range p.shims {
+		shim := &p.shims[k]
+		shim.mains, shim.readOnly = []int{0, 1}[:p.sentinels], !v.writing
+		if p.policy == Never {
+			// Only this ends a pod whose main was killed before it had begun and does not come back.
+			p.timed, shim.startTimeout = true, simTick
+		}
+	}
+	return p, true
+}
+
+// familyMember is the pod of a family in a variant.
+type familyMember struct {
+	family string
+	variant
+}
+
+// longPods belong to families, but each takes as long as most others together: see -long.
+var longPods = []familyMember{
+	{"1 shim, 2 attempts, 1 kill, each step", variant{locks: false, events: true, writing: true}},
+	{"1 shim, 2 attempts, 1 kill, each step", variant{locks: false, events: false, writing: true}},
+	{"2 mains, Never, 1 kill, each look", variant{locks: false, events: true, writing: false}},
+	{"2 mains, Never, 1 kill, each look", variant{locks: false, events: true, writing: true}},
+	{"2 mains, Never, 1 kill, each look", variant{locks: false, events: false, writing: false}},
+	{"2 mains, Never, 1 kill, each look", variant{locks: false, events: false, writing: true}},
+}
+
+// randomSim returns the pod of a seed, and the source of randomness for its schedule.
+func randomSim(seed uint64) (*sim, *rand.Rand) {
+	r := rand.New(rand.NewPCG(seed, 0))
+	p := randomPod(r)
+	p.refusesEnds = rand.New(rand.NewPCG(seed, 1)).IntN(6) == 0 // a source of its own keeps the pods of older seeds
+	return newSim(p), r
+}
+
+// randomPod returns a random pod, without refusesEnds.
+func randomPod(r *rand.Rand) pod {
+	one := func(n int) bool { return r.IntN(n) == 0 }
+	p := pod{
+		sentinels: 1, policy: OnFailure, attempts: 1 + r.IntN(4),
+		events: one(2), locks: !one(3), coarse: one(5), stepped: one(3),
+		kills: r.IntN(3), freezes: r.IntN(3), deleted: one(6), foreign: one(6),
+		timed: true, maxAge: 1000, lostAfter: 4 * simTick,
+	}
+	if one(4) {
+		p.sentinels = 2
+	}
+	if one(3) {
+		p.policy = Never
+	}
+	if p.foreign && p.policy == Never {
+		// Only --start-timeout notices a main that is killed before it has begun, and it takes a foreign
+		// main for one that has not begun.
+		p.kills = 0
+	}
+	for i := range 1 + r.IntN(4) {
+		f := follower{mains: []int{r.IntN(p.sentinels)}, readOnly: one(5)}
+		switch {
+		case p.sentinels == 2 && one(2):
+			f.mains = []int{0, 1}
+		case i > 0 && one(4) && !p.shims[i-1].readOnly && p.policy == Never:
+			f.mains = []int{p.sentinels + i - 1} // a chain
+		}
+		if f.keep = p.policy == OnFailure && one(4); !f.keep && one(3) {
+			f.declared = p.policy
+		}
+		if one(3) {
+			f.drain = time.Duration(r.IntN(3)) * simTick
+		}
+		if one(2) {
+			f.hold = time.Duration(r.IntN(4)) * simTick
+		}
+		if p.policy == Never && !p.foreign {
+			f.startTimeout = 20 * simTick
+		}
+		p.shims = append(p.shims, f)
+	}
+	return p
+}
