@@ -54,6 +54,8 @@ type anyMove interface {
 	comparable
 	// injected reports whether the move may never happen.
 	injected() bool
+	// madeBy returns the number of the actor that the move belongs to, or -1.
+	madeBy() int
 }
 
 // invariant is what must hold in all schedules.

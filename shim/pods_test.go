@@ -154,3 +154,44 @@ func randomPod(r *rand.Rand) pod {
 	}
 	return p
 }
+
+// maxMoves bounds a random schedule. Every pod ends long before.
+const maxMoves = 20_000
+
+// playRandom plays a pod to its end.
+func (s *sim) playRandom(r *rand.Rand) (made []podMove, err error) {
+	w := s.newSituation()
+	return s.playOn(&w, r, true)
+}
+
+// playOn plays a pod from a situation to its end, with or without injected moves.
+func (s *sim) playOn(w *situation, r *rand.Rand, inject bool) (made []podMove, err error) {
+	var moves []podMove
+	for !s.over(w) {
+		if len(made) == maxMoves {
+			return made, violated(podEnds, "after %d moves it has not", maxMoves)
+		}
+		if moves = s.movesOf(w, moves[:0]); !inject {
+			moves = slices.DeleteFunc(moves, podMove.injected)
+		}
+		if len(moves) == 0 {
+			return made, violated(podEnds, "nothing can happen any more")
+		}
+		m := moves[r.IntN(len(moves))]
+		made = append(made, m)
+		if err := s.do(w, m); err != nil {
+			return made, err
+		}
+	}
+	return made, s.checkEnd(w)
+}
+
+// doesNotEnd returns a violation if a pod that has come to a situation does not end. It plays on at random, but
+// without injected moves.
+func (s *sim) doesNotEnd(at *situation) error {
+	w := *at
+	if _, err := s.playOn(&w, rand.New(rand.NewPCG(0, 0)), false); invariantOf(err) == podEnds {
+		return err
+	}
+	return nil
+}

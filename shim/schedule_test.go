@@ -335,7 +335,10 @@ func (s *sim) read(text string) (schedule []podMove, err error) {
 // step makes the moves of one step.
 func (r *reader) step(text string) error {
 	if r.finished() {
-		return fmt.Errorf("step %q comes after the end of the pod (violation: %v)", text, r.violated)
+		if r.violated != nil {
+			return fmt.Errorf("step %q comes after a violation: %w", text, r.violated)
+		}
+		return fmt.Errorf("step %q comes after the end of the pod", text)
 	}
 	possible := r.movesOf(&r.at, nil)
 	var instead []string
@@ -387,15 +390,25 @@ type finding struct {
 	schedule []podMove // without forced moves
 	steps    []scheduleStep
 	violated error
+	before   int // how many moves the schedule had before it was shrunk
 }
 
-func (s *sim) found(schedule []podMove, err error) *finding {
+// found shrinks the schedule of a violation. deadEnd is replay.deadEnd.
+func (s *sim) found(schedule []podMove, err error, deadEnd func(at *situation) error) *finding {
 	schedule = unforced(s, schedule)
-	return &finding{schedule: schedule, steps: s.write(schedule), violated: err}
+	f := &finding{schedule: shrink(s, schedule, deadEnd), violated: err, before: len(schedule)}
+	f.steps = s.write(f.schedule)
+	r := newReplay(s)
+	r.deadEnd = deadEnd
+	if err := r.takeAll(f.schedule); err != nil {
+		f.violated = err // of the same invariant, but with other details
+	}
+	return f
 }
 
 func (f *finding) Error() string {
-	return fmt.Sprintf("a schedule of %d moves:\n%s%v", len(f.schedule), lines(f.steps), f.violated)
+	return fmt.Sprintf("a schedule of %d moves, shrunk from %d:\n%s%v",
+		len(f.schedule), f.before, lines(f.steps), f.violated)
 }
 
 func (f *finding) Unwrap() error { return f.violated }

@@ -313,6 +313,14 @@ func (m podMove) injected() bool {
 	return false
 }
 
+// madeBy returns the actor that makes the move or is its target. A tick and the end of the pod are nobody's.
+func (m podMove) madeBy() int {
+	if m.kind == moveTick || m.kind == moveDelete {
+		return -1
+	}
+	return int(m.actor)
+}
+
 // forced returns the next step of a program that no other program can notice: its order makes no difference.
 func (s *sim) forced(w *situation) (m podMove, ok bool) {
 	for i := range s.actors {
