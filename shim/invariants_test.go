@@ -28,7 +28,8 @@ func (s *sim) checkStop(w *situation, i int, why reason) error {
 	}
 	for m, main := range s.shim(i).mains {
 		if s.sawLive(w, i, m) {
-			return violated(notOlder, "the %s has looked while %s was running, all the time", s.nameOfActor(i), s.nameOfRun(main))
+			return violated(notOlder, "the %s decides to stop after a look during which %s was running all the time",
+				s.nameOfActor(i), s.nameOfRun(main))
 		}
 	}
 	return nil
@@ -38,8 +39,10 @@ func (s *sim) checkStop(w *situation, i int, why reason) error {
 func (s *sim) checkLaunch(w *situation, main int) error {
 	for i := s.mains; i < s.actors; i++ {
 		a := &w.actors[i]
-		if a.container == containerRunning && a.side == sidecarStopping && a.why == mainEnded && s.follows(i, main) && s.hasBarrier(i) {
-			return violated(notOlder, "%s starts while the sidecar of the %s is being stopped", s.nameOfRun(main), s.nameOfActor(i))
+		stops := a.container == containerRunning && a.side == sidecarStopping && a.why == mainEnded
+		if stops && s.follows(i, main) && s.hasBarrier(i) {
+			return violated(notOlder, "%s starts while the %s is stopping its sidecar",
+				s.nameOfRun(main), s.nameOfActor(i))
 		}
 	}
 	return nil
@@ -51,22 +54,24 @@ func (s *sim) checkEnd(w *situation) error {
 		return nil
 	}
 	for i := s.mains; i < s.actors; i++ {
-		shim, main := &w.actors[i], &w.actors[s.shim(i).mains[0]]
-		if s.policy == Never && len(s.shim(i).mains) == 1 && w.kills == 0 {
-			if want := main.code; shim.code != want {
-				return violated(allFail, "%s has ended with %d, the %s with %d", s.nameOfRun(s.shim(i).mains[0]), want, s.nameOfActor(i), shim.code)
-			}
+		mains, name := s.shim(i).mains, s.nameOfActor(i)
+		shim, main, nameOfMain := &w.actors[i], &w.actors[mains[0]], s.nameOfRun(mains[0])
+		if s.policy == Never && len(mains) == 1 && w.kills == 0 && shim.code != main.code {
+			return violated(allFail, "%s has ended with %d, but the %s with %d", nameOfMain, main.code, name, shim.code)
 		}
 		if s.policy == Never && !main.succeeded && shim.code == exitcode.OK {
-			return violated(allFail, "the %s has ended with 0", s.nameOfActor(i))
+			return violated(allFail, "the %s has ended with 0, but %s has not", name, nameOfMain)
 		}
-		switch {
-		case s.policy != OnFailure || w.kills > 0:
+		if s.policy != OnFailure || w.kills > 0 {
+			continue
+		}
+		switch together := s.prompt && s.events && s.hasBarrier(i); {
 		case s.shim(i).keep && shim.starts != 1:
-			return violated(oneRestart, "the %s has started %d times", s.nameOfActor(i), shim.starts)
-		case len(s.shim(i).mains) > 1: // a main that fails may come back while the other one runs on
-		case !s.shim(i).keep && s.prompt && s.events && s.hasBarrier(i) && shim.starts != main.starts && w.kills == 0:
-			return violated(tandem, "%s has started %d times, the %s %d times", s.nameOfRun(s.shim(i).mains[0]), main.starts, s.nameOfActor(i), shim.starts)
+			return violated(oneRestart, "the %s has started %d times", name, shim.starts)
+		case len(mains) > 1: // a main that fails may come back while the other one runs on
+		case !s.shim(i).keep && together && shim.starts != main.starts:
+			return violated(tandem, "%s has started %d times, but the %s %d times",
+				nameOfMain, main.starts, name, shim.starts)
 		}
 	}
 	return nil

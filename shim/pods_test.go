@@ -16,31 +16,59 @@ import (
 // those in which a shim begins, looks and ends in one step. In "tandem", the kubelet restarts together the
 // containers that have ended together.
 var families = map[string]pod{
-	"1 shim, Never, 1 kill, each step":           {policy: Never, attempts: 1, kills: 1},
-	"1 shim, 2 attempts, 1 kill, each step":      {policy: OnFailure, attempts: 2, kills: 1},
-	"1 shim, 3 attempts, 1 kill, each look":      {policy: OnFailure, attempts: 3, kills: 1, whole: true},
-	"1 shim, 3 attempts in tandem, each step":    {policy: OnFailure, attempts: 3, prompt: true},
-	"1 shim kept, 2 attempts, each step":         {policy: OnFailure, attempts: 2, shims: []follower{{keep: true}}},
-	"1 shim kept, 3 attempts, 1 kill, each look": {policy: OnFailure, attempts: 3, kills: 1, whole: true, shims: []follower{{keep: true}}},
-	"2 shims, Never, 1 kill, each look":          {policy: Never, attempts: 1, kills: 1, whole: true, shims: make([]follower, 2)},
-	"2 shims, 3 attempts in tandem, each look":   {policy: OnFailure, attempts: 3, prompt: true, whole: true, shims: make([]follower, 2)},
+	"1 shim, Never, 1 kill, each step":        {policy: Never, attempts: 1, kills: 1},
+	"1 shim, 2 attempts, 1 kill, each step":   {policy: OnFailure, attempts: 2, kills: 1},
+	"1 shim, 3 attempts, 1 kill, each look":   {policy: OnFailure, attempts: 3, kills: 1, whole: true},
+	"1 shim, 3 attempts in tandem, each step": {policy: OnFailure, attempts: 3, prompt: true},
+	"1 shim kept, 2 attempts, each step":      {policy: OnFailure, attempts: 2, shims: keptShim},
+	"1 shim kept, 3 attempts, 1 kill, each look": {
+		policy: OnFailure, attempts: 3, kills: 1, whole: true, shims: keptShim,
+	},
+	"2 shims, Never, 1 kill, each look": {
+		policy: Never, attempts: 1, kills: 1, whole: true, shims: twoShims,
+	},
+	"2 shims, 3 attempts in tandem, each look": {
+		policy: OnFailure, attempts: 3, prompt: true, whole: true, shims: twoShims,
+	},
 
-	"2 mains, Never, 1 kill, each look":        {sentinels: 2, policy: Never, attempts: 1, kills: 1, whole: true},
-	"2 mains, 2 attempts in tandem, each look": {sentinels: 2, policy: OnFailure, attempts: 2, prompt: true, whole: true},
+	"2 mains, Never, 1 kill, each look": {
+		sentinels: 2, policy: Never, attempts: 1, kills: 1, whole: true,
+	},
+	"2 mains, 2 attempts in tandem, each look": {
+		sentinels: 2, policy: OnFailure, attempts: 2, prompt: true, whole: true,
+	},
 
-	"ends in place: 1 shim, Never, 1 kill, each step":        {policy: Never, attempts: 1, kills: 1, refusesEnds: true},
-	"ends in place: 1 shim, 3 attempts in tandem, each step": {policy: OnFailure, attempts: 3, prompt: true, refusesEnds: true},
-	"ends in place: 1 shim kept, 2 attempts, each step":      {policy: OnFailure, attempts: 2, refusesEnds: true, shims: []follower{{keep: true}}},
+	"ends in place: 1 shim, Never, 1 kill, each step": {
+		policy: Never, attempts: 1, kills: 1, refusesEnds: true,
+	},
+	"ends in place: 1 shim, 3 attempts in tandem, each step": {
+		policy: OnFailure, attempts: 3, prompt: true, refusesEnds: true,
+	},
+	"ends in place: 1 shim kept, 2 attempts, each step": {
+		policy: OnFailure, attempts: 2, refusesEnds: true, shims: keptShim,
+	},
 }
+
+var (
+	keptShim = []follower{{keep: true}}
+	twoShims = make([]follower, 2)
+)
 
 // longFamilies take minutes: see -long.
 var longFamilies = map[string]pod{
 	"1 shim, 3 attempts, each step":  {policy: OnFailure, attempts: 3},
-	"2 shims, 2 attempts, each look": {policy: OnFailure, attempts: 2, whole: true, shims: make([]follower, 2)},
+	"2 shims, 2 attempts, each look": {policy: OnFailure, attempts: 2, whole: true, shims: twoShims},
 }
 
 // variant is how the containers of a pod share their volume.
 type variant struct{ locks, events, writing bool }
+
+var (
+	allShared = variant{locks: true, events: true, writing: true}
+	noEvents  = variant{locks: true, writing: true}
+	noLocks   = variant{events: true, writing: true}
+	readOnly  = variant{locks: true, events: true}
+)
 
 func (v variant) String() string {
 	var names []string

@@ -17,21 +17,23 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/sentinel/process"
 )
 
-// What the built program does as a whole is tested in cmd/shim. Here is the loop with real
-// processes, once for each of its branches.
+// The shim's loop with real processes, once for each of its branches. cmd/shim tests the built program as a whole.
 
-// patience is for how long a test waits for anything before it fails.
+// patience is how long a test waits for an event, at most, before it fails.
 const patience = 20 * time.Second
 
 const modeArg = "shim:run"
 
-// TestMain makes the test binary a shim if the arguments say so: there is one command per program.
+// TestMain makes the test binary a shim if the arguments say so: one process can only be one shim.
 func TestMain(m *testing.M) {
 	if len(os.Args) < 4 || os.Args[1] != modeArg {
 		os.Exit(m.Run())
 	}
 	signals := process.CatchSignals()
-	cfg := Config{Name: "proxy", Mains: []string{"main"}, StopSignal: syscall.SIGTERM, GracePeriod: time.Minute, LostAfter: time.Minute}
+	cfg := Config{
+		Name: "proxy", Mains: []string{"main"},
+		StopSignal: syscall.SIGTERM, GracePeriod: time.Minute, LostAfter: time.Minute,
+	}
 	if err := json.Unmarshal([]byte(os.Args[2]), &cfg); err != nil {
 		panic(err)
 	}
@@ -39,7 +41,7 @@ func TestMain(m *testing.M) {
 	os.Exit(Run(cfg))
 }
 
-// program is a shim that runs.
+// program is a running shim.
 type program struct {
 	t     *testing.T
 	cmd   *exec.Cmd
@@ -72,8 +74,8 @@ func start(t *testing.T, dir, flags, script string) *program {
 	return p
 }
 
-// await waits for a line that has a text in it. It may have come already: what the sidecar says and
-// what the shim says of it come in any order.
+// await waits for a line that contains a text. It may have come already: lines of the sidecar and of the shim come in
+// any order.
 func (p *program) await(text string) (line string) {
 	p.t.Helper()
 	for line := range strings.Lines(p.seen.String()) {
@@ -87,7 +89,7 @@ func (p *program) await(text string) (line string) {
 			return p.lines.Text()
 		}
 	}
-	p.t.Fatalf("it does not say %q:\n%s", text, &p.seen)
+	p.t.Fatalf("no line of the shim or its sidecar contains %q:\n%s", text, &p.seen)
 	return ""
 }
 
@@ -98,14 +100,14 @@ func (p *program) signal(sig syscall.Signal) {
 	}
 }
 
-// ends waits for its last line and its exit code.
+// ends waits for the end of the shim, and checks its exit code and its last line.
 func (p *program) ends(code int, last string) {
 	p.t.Helper()
 	if line := p.await(fmt.Sprintf(`"code":%d,`, code)); !strings.Contains(line, last) {
-		p.t.Errorf("its last line is %s, not %s", line, last)
+		p.t.Errorf("the last line of the log is %s, want %s in it", line, last)
 	}
 	if _ = p.cmd.Wait(); p.cmd.ProcessState.ExitCode() != code {
-		p.t.Errorf("the exit code is %d, not %d:\n%s", p.cmd.ProcessState.ExitCode(), code, &p.seen)
+		p.t.Errorf("the exit code is %d, want %d:\n%s", p.cmd.ProcessState.ExitCode(), code, &p.seen)
 	}
 }
 
@@ -133,7 +135,7 @@ func write(t *testing.T, dir, name, content string) {
 	}
 }
 
-// server is a sidecar that says what it gets, and at SIGTERM what the shim's own file holds then.
+// server is a sidecar that reports each SIGUSR1. At SIGTERM it prints what the shim's own file holds.
 const server = `
 trap 'echo got USR1' USR1
 trap 'cat "$0/proxy-running"; exit 5' TERM
@@ -155,10 +157,10 @@ func TestMainEnds(t *testing.T) {
 	p.ends(3, `"message":"main exited 3; sh stopped by SIGTERM in `)
 	p.await(`"sidecar_code":5,`)
 	if !strings.Contains(p.seen.String(), "\nstopping\n") || strings.Contains(p.seen.String(), "9223372036") {
-		t.Errorf("it does not say that it is stopping, or does not know when the sidecar was started:\n%s", &p.seen)
+		t.Errorf("the shim's file does not say stopping, or the duration in its log is wrong:\n%s", &p.seen)
 	}
 	if got, err := os.ReadFile(lifetime.TerminatedPath(dir, "proxy")); string(got) != "3\n" {
-		t.Errorf("its own end is recorded as %q (%v)", got, err)
+		t.Errorf("the shim has recorded its own end as %q (error: %v), want 3", got, err)
 	}
 }
 
@@ -220,15 +222,18 @@ func TestSidecarEnds(t *testing.T) {
 		}
 		p.ends(9, "sh exited 9 by itself before main had ended")
 		if err := syscall.Kill(pid, 0); err != syscall.ESRCH {
-			t.Errorf("the process that it has left is still there: %v", err)
+			t.Errorf("the process that the sidecar has left is still there (error: %v)", err)
 		}
 	})
 	t.Run("not found", func(t *testing.T) {
 		t.Parallel()
 		dir := t.TempDir()
-		code := Run(Config{Dir: dir, Name: "proxy", Mains: []string{"main"}, Command: []string{"/no/such/proxy"}, LostAfter: time.Hour, Log: zerolog.Nop()})
+		code := Run(Config{
+			Dir: dir, Name: "proxy", Mains: []string{"main"}, Command: []string{"/no/such/proxy"},
+			LostAfter: time.Hour, Log: zerolog.Nop(),
+		})
 		if got, err := os.ReadFile(lifetime.TerminatedPath(dir, "proxy")); code != 127 || string(got) != "127\n" {
-			t.Errorf("the exit code is %d, recorded as %q (%v)", code, got, err)
+			t.Errorf("the exit code is %d, recorded as %q (error: %v), want 127", code, got, err)
 		}
 	})
 }
@@ -265,8 +270,8 @@ func TestAtStart(t *testing.T) {
 	})
 }
 
-// TestDrainIsTakenBack: a shim whose own run could not be recorded cannot say that it stops. A main
-// that begins again during --drain has to find it going on.
+// TestDrainIsTakenBack: a shim whose own run is not recorded cannot announce that it is stopping. So it keeps the
+// sidecar of a main that begins again during --drain.
 func TestDrainIsTakenBack(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -288,7 +293,7 @@ func TestDrainIsTakenBack(t *testing.T) {
 	p.ends(4, "main exited 4; sh stopped by SIGTERM in ")
 }
 
-// TestDrainStands: a main that begins again during --drain has read the word, and waits.
+// TestDrainStands: a main that begins again during --drain reads "stopping" and waits, so the drain goes on.
 func TestDrainStands(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -303,7 +308,7 @@ func TestDrainStands(t *testing.T) {
 	p.ends(3, "main exited 3; sh stopped by SIGTERM in ")
 }
 
-// TestWord: what the shim says of itself on the volume.
+// TestWord: the shim announces on the volume that it is stopping, and retracts that.
 func TestWord(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -317,7 +322,7 @@ func TestWord(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got, err := os.ReadFile(lifetime.Dir(dir).Path("proxy-running")); string(got) != c.want {
-			t.Errorf("its file says %q (%v), want %q", got, err, c.want)
+			t.Errorf("the shim's file says %q (error: %v), want %q", got, err, c.want)
 		}
 	}
 }

@@ -12,9 +12,8 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/sentinel/lifetime"
 )
 
-// TestSignalsBeforeTheLaunch: SIGTERM, or the shim's own stop signal, was received before the first look. The
-// sidecar is not launched, although main runs. Other
-// signals are for the sidecar.
+// TestSignalsBeforeTheLaunch: SIGTERM, or the shim's own stop signal, is received before the first look. The sidecar
+// is not launched. All other signals are for the sidecar.
 func TestSignalsBeforeTheLaunch(t *testing.T) {
 	for _, c := range []struct {
 		name    string
@@ -45,13 +44,13 @@ func TestSignalsBeforeTheLaunch(t *testing.T) {
 				Signals: signals, Log: zerolog.New(zerolog.NewTestWriter(t)),
 			})
 			if code != c.code {
-				t.Errorf("exit code %d, not %d", code, c.code)
+				t.Errorf("the exit code is %d, want %d", code, c.code)
 			}
 		})
 	}
 }
 
-// TestAwaitSync: once the mains' ends are on disk, nothing is waited for.
+// TestAwaitSync: a shim does not wait once the mains' ends are on disk.
 func TestAwaitSync(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.WriteFile(lifetime.TerminatedPath(dir, "main"), []byte("3\n"), 0o644); err != nil {
@@ -64,10 +63,10 @@ func TestAwaitSync(t *testing.T) {
 	select {
 	case <-l.synced:
 	case <-time.After(20 * time.Second):
-		t.Fatal("the sync does not end")
+		t.Fatal("the sync has not ended within 20s")
 	}
 	l.awaitSync()
 	if log.Len() > 0 {
-		t.Errorf("it says %s", &log)
+		t.Errorf("the log is %s, want nothing", &log)
 	}
 }

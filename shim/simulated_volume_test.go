@@ -301,8 +301,11 @@ func (s *sim) cares(w *situation, actor, name int) bool {
 // no difference.
 func (s *sim) local(w *situation, actor int, o op) bool {
 	if s.whole && actor >= s.mains {
-		// Not local: what it writes when it acts, and what it decides.
-		return o.kind != opWriteAt && o.kind != opStop && o.kind != opDecided && o.kind != opEnds || s.nodes[w.actors[actor].node].proc.kind != acting
+		switch o.kind { // not local: what it writes when it acts, and what it decides
+		case opWriteAt, opStop, opDecided, opEnds:
+			return s.nodes[w.actors[actor].node].proc.kind != acting
+		}
+		return true
 	}
 	ours := func(name int8) bool { return runOf(int(name)) == actor }
 	f := &w.volume.files[o.file]
@@ -344,7 +347,9 @@ func (s *sim) info(w *situation, number int) lifetime.Info {
 	if s.stepped {
 		written = bits.Reverse8(written) // no time comes twice
 	}
-	return lifetime.Info{Identity: lifetime.Identity{Dev: 1, Ino: uint64(number + 1), Sec: int64(written), Nanos: int64(f.beat)}}
+	return lifetime.Info{Identity: lifetime.Identity{
+		Dev: 1, Ino: uint64(number + 1), Sec: int64(written), Nanos: int64(f.beat),
+	}}
 }
 
 // written and changed wake the shims that watch.

@@ -95,20 +95,19 @@ func replayFlag(t *testing.T, s *sim) {
 // TestDefectsAreFound: the simulation finds each of these plausible mistakes. No move can be left out of the
 // schedule that it shows, and the schedule is the same one when it is read again.
 func TestDefectsAreFound(t *testing.T) {
-	writing := variant{locks: true, events: true, writing: true}
 	for defect, c := range map[defect]struct {
 		family    string
 		variant   variant
 		invariant invariant
 	}{
-		noBarrier:    {"1 shim, 2 attempts, 1 kill, each step", writing, notOlder},
-		noConfirming: {"1 shim, 2 attempts, 1 kill, each step", writing, notOlder},
-		endsStay:     {"1 shim, 2 attempts, 1 kill, each step", variant{locks: true, writing: true}, notOlder},
-		alwaysStale:  {"1 shim, Never, 1 kill, each step", writing, allFail},
-		neverStale:   {"1 shim, 3 attempts in tandem, each step", writing, tandem},
-		noHeartbeat:  {"1 shim, Never, 1 kill, each step", variant{events: true, writing: true}, notLost},
-		noLockWait:   {"1 shim, Never, 1 kill, each step", variant{locks: true, events: true}, podEnds},
-		zeroIfKilled: {"1 shim, Never, 1 kill, each step", writing, onlySuccess},
+		noBarrier:    {"1 shim, 2 attempts, 1 kill, each step", allShared, notOlder},
+		noConfirming: {"1 shim, 2 attempts, 1 kill, each step", allShared, notOlder},
+		endsStay:     {"1 shim, 2 attempts, 1 kill, each step", noEvents, notOlder},
+		alwaysStale:  {"1 shim, Never, 1 kill, each step", allShared, allFail},
+		neverStale:   {"1 shim, 3 attempts in tandem, each step", allShared, tandem},
+		noHeartbeat:  {"1 shim, Never, 1 kill, each step", noLocks, notLost},
+		noLockWait:   {"1 shim, Never, 1 kill, each step", readOnly, podEnds},
+		zeroIfKilled: {"1 shim, Never, 1 kill, each step", allShared, onlySuccess},
 	} {
 		t.Run(string(defect), func(t *testing.T) {
 			t.Parallel()
@@ -158,7 +157,8 @@ func TestRandomSchedules(t *testing.T) {
 				made, err := s.playRandom(r)
 				if err != nil {
 					f := s.found(made, err, s.doesNotEnd)
-					t.Fatalf("%v\n%v\n%s", s.pod, f, replayCommand("TestRandomSchedules", fmt.Sprint("-seed ", seed), f))
+					command := replayCommand("TestRandomSchedules", fmt.Sprint("-seed ", seed), f)
+					t.Fatalf("%v\n%v\n%s", s.pod, f, command)
 				}
 				moves.Add(int64(len(made)))
 			}
