@@ -2,7 +2,8 @@ package shim
 
 import "github.com/sentinel-shim/sentinel-shim/sentinel/exitcode"
 
-// The invariants. Those that must hold at every step are in sim.take and sim.do.
+// What must hold in every schedule of a simulated pod. sim.take and sim.do call these checks, at the step or move that
+// they are about; the explorer calls checkEnd.
 
 // checkExit checks a wrapper that exits.
 func (s *sim) checkExit(w *situation, i, code int) error {
@@ -77,14 +78,13 @@ func (s *sim) checkEnd(w *situation) error {
 	return nil
 }
 
-// The invariants' names.
 const (
-	onlySuccess = "success is reported only if main exited 0"
-	allFail     = "every container of a failed attempt ends non-zero"
-	notOlder    = "a shim is never stopped by an end older than main's last start"
-	notLost     = "a live run is never taken for lost"
-	tandem      = "restart counts stay equal in tandem"
-	oneRestart  = "keep-on-failure costs one restart per attempt"
+	onlySuccess invariant = "success is reported only if main exited 0"
+	allFail     invariant = "every container of a failed attempt ends non-zero"
+	notOlder    invariant = "a shim is never stopped by an end older than main's last start"
+	notLost     invariant = "a live run is never taken for lost"
+	tandem      invariant = "restart counts stay equal in tandem"
+	oneRestart  invariant = "keep-on-failure costs one restart per attempt"
 )
 
 // hasBarrier reports whether a restarting main can know that a shim is stopping.

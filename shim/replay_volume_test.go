@@ -11,8 +11,8 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/sentinel/lifetime"
 )
 
-// replayVolume is the Volume that the code under test uses. It replays the results of the steps taken before,
-// and stops the code at the first new step.
+// replayVolume is the lifetime.Volume of the code under test. It replays the results of the steps that the code has
+// taken before, and stops the code at the first new step. So the simulation decides when that step is taken.
 type replayVolume struct {
 	sim   *sim
 	taken []result
@@ -24,7 +24,7 @@ type replayVolume struct {
 	created uint8
 }
 
-// halt is the value of the panic that stops the code.
+// halt is the value of the panic that stops the code at a new step.
 type halt struct{}
 
 func (t *replayVolume) do(o op) result {
@@ -40,8 +40,8 @@ func (t *replayVolume) do(o op) result {
 	return r
 }
 
-// play runs code with the results of the steps taken before. It reports whether the code has returned; else
-// t.next is its next step.
+// play runs code with the results of the steps that it has taken before. It reports whether the code has returned. If
+// not, t.next is its next step.
 func (t *replayVolume) play(taken []result, code func()) (done bool) {
 	t.taken, t.stopped, t.now = taken, false, 0
 	defer func() {
@@ -112,7 +112,7 @@ func (t *replayVolume) Remove(name string) error {
 
 func (t *replayVolume) Symlink(string, string) error { panic("the simulated volume is never full") }
 
-// Names are read in one step.
+// Names lists the volume in one step.
 func (t *replayVolume) Names() iter.Seq[string] {
 	return func(yield func(string) bool) {
 		for mask := t.do(op{kind: opNames}).names; mask != 0; mask &= mask - 1 {
@@ -125,12 +125,12 @@ func (t *replayVolume) Names() iter.Seq[string] {
 
 func (t *replayVolume) Full() bool { return false }
 
-// Lock always succeeds: only one program at a time begins a run of a name, as the kubelet runs a container once.
+// Lock always succeeds: the kubelet runs a container only once at a time, so no two programs begin a run of one name.
 func (t *replayVolume) Lock(time.Duration) func() { return func() {} }
 
 func (t *replayVolume) Now() time.Time { return time.Unix(1, 0).Add(t.now) }
 
-// Sleep oversleeps: this is a valid schedule, and there are fewer situations.
+// Sleep sleeps much longer than it should. Such a schedule is possible, and there are fewer situations.
 func (t *replayVolume) Sleep(_ context.Context, d time.Duration) error {
 	t.do(op{kind: opSleep})
 	t.now += 20 * d
@@ -193,7 +193,7 @@ func (f *replayFile) WriteLocked() bool { return f.do(op{kind: opWriteLocked}).y
 
 func (f *replayFile) AwaitUnlocked() error { panic("who waits is simulated") }
 
-// Close is a step if other programs can notice it; else the file is closed at the end of the procedure.
+// Close is a step if other programs can notice it. If not, the file is closed at the end of the procedure.
 func (f *replayFile) Close() error {
 	if f.locked {
 		f.do(op{kind: opClose})

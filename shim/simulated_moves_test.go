@@ -8,9 +8,9 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/sentinel/exitcode"
 )
 
-// What can happen next in a simulated pod.
+// What can happen next in a simulated pod, and what comes of it.
 
-// podMove is one thing that may happen next.
+// podMove is a move of the explorer.
 type podMove struct {
 	kind  podMoveKind
 	actor uint8
@@ -35,7 +35,7 @@ const (
 	moveDelete                         // the pod is deleted: SIGTERM to all
 )
 
-// injected reports whether the move may never happen.
+// injected is anyMove.injected.
 func (m podMove) injected() bool {
 	switch m.kind {
 	case moveKill, moveSidecarEnds, moveFreeze, moveDelete:
@@ -44,7 +44,7 @@ func (m podMove) injected() bool {
 	return false
 }
 
-// madeBy returns the actor that makes the move or is its target. A tick and the end of the pod are nobody's.
+// madeBy is anyMove.madeBy. A tick and the deletion belong to no actor.
 func (m podMove) madeBy() int {
 	if m.kind == moveTick || m.kind == moveDelete {
 		return -1
@@ -52,7 +52,7 @@ func (m podMove) madeBy() int {
 	return int(m.actor)
 }
 
-// forced returns the next step of a program that no other program can notice: its order makes no difference.
+// forced is system.forced: the next step of a program, if no other program can notice it or change its result.
 func (s *sim) forced(w *situation) (m podMove, ok bool) {
 	for i := range s.actors {
 		a := &w.actors[i]
@@ -66,7 +66,7 @@ func (s *sim) forced(w *situation) (m podMove, ok bool) {
 	return podMove{}, false
 }
 
-// movesOf appends all moves that may happen next.
+// movesOf is system.movesOf.
 func (s *sim) movesOf(w *situation, moves []podMove) []podMove {
 	if m, ok := s.forced(w); ok {
 		return append(moves, m)
@@ -185,7 +185,7 @@ func (s *sim) wakes(w *situation, i int, p *procedure) bool {
 	return a.hint || a.due || a.news || a.term || s.timed && at > 0 && at <= time.Duration(a.age)*simTick
 }
 
-// over reports whether the pod has ended.
+// over is system.over: no container runs, and none will be started.
 func (s *sim) over(w *situation) bool {
 	return !slices.ContainsFunc(w.actors[:s.actors], func(a actor) bool {
 		starts := a.container == containerWaiting || s.policy == OnFailure && a.code != exitcode.OK
@@ -193,7 +193,7 @@ func (s *sim) over(w *situation) bool {
 	})
 }
 
-// do makes a move, and returns the violation of an invariant if there is one.
+// do is system.do.
 func (s *sim) do(w *situation, m podMove) error {
 	i := int(m.actor)
 	a := &w.actors[i]

@@ -12,9 +12,10 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/sentinel/exitcode"
 )
 
-// The simulated pod: containers, the wrappers in them, the kubelet, and what it does next. The wrappers run the real
-// code (simulated_programs_test.go). The simulation replaces the processes, the volume (simulated_volume_test.go), the
-// clock, and the wait of a shim's loop for an event.
+// The simulated pod: containers, the wrappers in them, and the kubelet. The wrappers run the real code
+// (simulated_programs_test.go). The simulation replaces the processes, the volume (simulated_volume_test.go), the
+// clock, and the wait of a shim's loop for an event. What can happen in a pod is in simulated_moves_test.go; what must
+// hold is in invariants_test.go.
 
 // pod configures a simulation.
 type pod struct {
@@ -28,24 +29,23 @@ type pod struct {
 	events, locks bool
 	// coarse: modification times change only with the ticks.
 	coarse bool
-	// prompt: the kubelet restarts a container as soon as nothing else can happen at once, and
-	// containers that have ended together it restarts together; else it restarts them at any time. A
-	// main takes longer than the start of its sidecars.
+	// prompt: the kubelet restarts a container as soon as all that can happen at once has happened, and it restarts
+	// together the containers that have ended together. Without prompt, it restarts them at any time. A main takes
+	// longer than the start of its sidecars.
 	prompt bool
-	// kills is how many processes are killed, at most. Each may be killed at any instant.
+	// kills is how many processes are killed, at most: any of them, at any instant.
 	kills int
-	// refusesEnds: the rename at an end fails, as on ext4 without room for a name. The code is then
-	// recorded in NAME-running.
+	// refusesEnds: the rename at an end fails, as on ext4 without room for a name. The code is then recorded in
+	// NAME-running.
 	refusesEnds bool
 	// whole: no other actor comes between the steps in which a shim begins, looks at the mains, or ends.
 	whole bool
 	// timed: the time since a shim's start is counted, in ticks up to maxAge, for the flags that need it.
 	timed  bool
 	maxAge int16
-	// lostAfter is for all shims.
+	// lostAfter is --lost-after of all shims.
 	lostAfter time.Duration
-	// foreign: the mains have no sentinel. They write their end themselves, not atomically, as a shell
-	// does.
+	// foreign: the mains have no sentinel. They write their end themselves, and not atomically, as a shell does.
 	foreign bool
 	// stepped: the wall clock steps forward and back.
 	stepped bool
@@ -69,7 +69,7 @@ type follower struct {
 	drain, hold, startTimeout time.Duration
 }
 
-// String describes a pod by all that is not zero.
+// String lists all fields that are not zero.
 func (p pod) String() string {
 	var b strings.Builder
 	add := func(name string, value any) {
@@ -202,24 +202,28 @@ type actor struct {
 	starts         uint8
 	node           int32
 	frozen         bool
-	frozenForATick bool // it has been frozen for a tick
+	frozenForATick bool // a tick has passed since
 
-	// A sentinel's.
+	// Of a sentinel:
 	command   bool // main's command runs
 	live      bool // its run has begun, and its command has not ended
 	succeeded bool // it has ended with 0, in any attempt
 
-	// A shim's.
-	watching, hint, due, news, term bool
-	side                            sidecarState
-	waits                           [2]lockWait
-	why                             reason
-	// saw are the attempts of the mains that were live when the last look began, else 0.
+	// Of a shim:
+	watching bool // inotify is set up
+	hint     bool // inotify or a lock wait has reported something
+	due      bool // a tick has passed
+	news     bool // something has become of the sidecar
+	term     bool // SIGTERM was received
+	side     sidecarState
+	waits    [maxMains]lockWait
+	why      reason // of the stop
+	// saw has the attempt of each main that was live when the last look began, else 0.
 	saw [maxMains]uint8
-	age int16 // ticks
+	age int16 // in ticks, at most maxAge
 }
 
-// lockWait is the goroutine that waits for a main's lock.
+// lockWait is the goroutine of a watcher that waits for a main's lock.
 type lockWait struct {
 	stage waitStage
 	file  uint8
@@ -231,7 +235,7 @@ const (
 	noWait waitStage = iota
 	blocked
 	granted // it has the read lock
-	closed  // it has released the read lock
+	closed  // it has released the read lock, and has not reported that yet
 )
 
 // situation is the state of the whole pod. It is a value: a copy is independent.
@@ -247,7 +251,7 @@ func (s *sim) newSituation() situation {
 	return situation{volume: volume{coarse: s.coarse}}
 }
 
-// appendKey appends all of a situation that can make a difference.
+// appendKey is system.appendKey. What cannot make a difference any more is left out, such as a file that is gone.
 func (s *sim) appendKey(b []byte, w *situation) []byte {
 	for name := range s.actors * filesOfRun {
 		b = append(b, w.volume.names[name])
@@ -304,7 +308,7 @@ func (s *sim) goTo(w *situation, i int, to int32) {
 	}
 }
 
-// tick is one second: heartbeats are written, and shims that wait are due for a look.
+// tick lets a second pass: heartbeats are written, and shims that wait are due for a look.
 func (s *sim) tick(w *situation) {
 	for i := range s.actors {
 		a := &w.actors[i]
@@ -358,8 +362,7 @@ func (s *sim) take(w *situation, i int, o op) (r result, err error) {
 		}
 	case opSidecar:
 		for mask := o.lost; mask != 0; mask &= mask - 1 {
-			// With shared locks, a main that was not killed is never lost, even if it ends while the shim
-			// looks.
+			// Where locks are shared, a main that was not killed is never lost, even if it ends during the look.
 			if m := bits.TrailingZeros8(mask); s.sawLive(w, i, m) || s.locks && w.kills == 0 {
 				err = violated(notLost, "the %s has seen %s lost", s.nameOfActor(i), s.nameOfRun(s.shim(i).mains[m]))
 			}
@@ -403,7 +406,7 @@ func (s *sim) take(w *situation, i int, o op) (r result, err error) {
 	return r, err
 }
 
-// renamed updates whether a run is live, after its owner has changed the name of a file.
+// renamed updates whether a run is live. Its owner has just renamed or removed a file.
 func (s *sim) renamed(w *situation, i int) {
 	if s.nodes[w.actors[i].node].proc.kind == beginning {
 		ended := w.volume.names[i*filesOfRun+terminatedFile] != 0 && s.defect != endsStay

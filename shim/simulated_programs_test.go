@@ -20,7 +20,7 @@ import (
 // results of the steps that it has taken before, up to the first new call: see replayVolume. Each point that a
 // program has reached is a node, and is played only once.
 
-// procedure is a part of a program's code. It is played from its start for each of its steps.
+// procedure is a part of a program's code, and all that the program knows when it starts this part.
 type procedure struct {
 	kind  procedureKind
 	actor int
@@ -41,14 +41,14 @@ type procedure struct {
 	seen      []lifetime.State
 	snapshots int
 	pending   bool
-	// polls: it does this in a loop, with a pause in between.
+	// polls: the program repeats this procedure, with a pause in between.
 	polls bool
 }
 
 type procedureKind uint8
 
 const (
-	// A sentinel's steps. The first and the last two are a shim's, too.
+	// The steps of a sentinel. A shim has the first and the last two, too.
 	beginning = procedureKind(sentinel.Begin)
 	atBarrier = procedureKind(sentinel.AwaitSidecars)
 	launching = procedureKind(sentinel.Launch)
@@ -186,7 +186,7 @@ func (s *sim) play(p *procedure, parent int32, last result) int32 {
 	return int32(len(s.nodes) - 1)
 }
 
-// perform is the code of the programs. It gives what the program does next.
+// perform runs the code of a procedure, and returns the next procedure of the program.
 func (s *sim) perform(p procedure) *procedure {
 	if p.actor < s.mains {
 		s.performSentinel(&p)
@@ -231,7 +231,7 @@ func (s *sim) actions(p *procedure) sentinel.Actions {
 			t.do(op{kind: opLaunch})
 			return nil
 		},
-		// What the command has ended with: see moveCommand.
+		// moveCommand has set the code.
 		Supervise:  func() (code int) { return p.code },
 		NotStarted: func(err error) (code int) { panic(err) },
 		End:        func(code int) { s.end(p, code) },

@@ -11,13 +11,13 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/sentinel/lifetime"
 )
 
-// The simulated volume. Package lifetime's own code works on it through a replayVolume, which lets it take
-// exactly one step at a time: one atomic call on the volume.
+// The simulated volume. A step is one atomic call on it. Package lifetime's own code takes its steps through a
+// replayVolume (replay_volume_test.go).
 
 const (
 	maxActors = 6
-	// Each run has its own range of file numbers, so the order of creation makes no difference. A free
-	// number is reused, as on ext4.
+	// Each run has a range of file numbers of its own, so the order of creation makes no difference between runs. A
+	// free number is reused, as on ext4.
 	filesPerRun = 5
 	maxFiles    = maxActors * filesPerRun
 	// The names of a run's files: NAME-running, NAME-terminated, and private names.
@@ -31,20 +31,20 @@ const (
 // file is one file of the simulated volume.
 type file struct {
 	content uint8 // which of sim.contents
-	written uint8 // when it was written last, by its run's clock
-	beat    uint8 // how many heartbeats ago that was
+	written uint8 // when it was written last, by the clock of its run
+	beat    uint8 // 0 or 1; each heartbeat changes it
 	writer  uint8 // the actor that has the write lock, plus 1
-	readers uint8 // the actors that have a read lock, one bit each
-	names   uint8 // how many
-	open    uint8 // the actors that have it open, one bit each
+	readers uint8 // the actors that have a read lock, a bit for each
+	names   uint8 // how many it has
+	open    uint8 // the actors that have it open, a bit for each
 }
 
 // volume is the simulated volume. It is a value: a copy is independent.
 type volume struct {
 	files [maxFiles]file
 	names [maxNames]uint8 // which file, plus 1
-	// clocks advance when a run begins and when it ends: the kernel's clock is coarse, so writes in quick
-	// succession have the same time. With coarse, they advance only with each tick.
+	// clocks are a clock for each run. It advances when the run begins and when it ends: the kernel's clock is
+	// coarse, so writes in quick succession have the same time. With coarse, it advances only with each tick.
 	clocks [maxActors]uint8
 	coarse bool
 }
@@ -79,7 +79,7 @@ func (v *volume) write(number int, content uint8) {
 	f.content, f.written, f.beat = content, v.clocks[number/filesPerRun], 0
 }
 
-// forget closes all files that an actor has open, and so releases its locks. keep is a mask of files that stay
+// forget closes all files that an actor has open, and so releases its locks. The files in keep, a bit for each, stay
 // open.
 func (v *volume) forget(actor int, keep uint32) {
 	for i := range v.files {
@@ -140,7 +140,7 @@ type op struct {
 	file     uint8
 	content  uint8 // opWriteAt: what is written; opTruncate: the length
 	main     uint8 // which of a shim's mains
-	lost     uint8 // opSidecar: which of the mains were seen lost, one bit each
+	lost     uint8 // opSidecar: which of the mains were seen lost, a bit for each
 	why      reason
 	drained  bool
 }
@@ -154,7 +154,7 @@ type result struct {
 	yes     bool
 	side    sidecarState // opSidecar
 	info    lifetime.Info
-	names   uint32 // opNames: one bit each
+	names   uint32 // opNames: a bit for each
 }
 
 var errnos = []error{nil, unix.ENOENT, unix.EEXIST, errLocked, unix.ENOSPC}
@@ -259,7 +259,7 @@ func (s *sim) step(w *situation, actor int, o op) (r result) {
 	case opTryWriteLock:
 		f := &v.files[o.file]
 		switch {
-		case !s.locks: // granted, and of no effect: as in gVisor
+		case !s.locks: // it succeeds without effect, as in gVisor
 		case f.writer != 0 || f.readers&^(1<<actor) != 0:
 			return result{err: elocked}
 		default:
@@ -279,7 +279,7 @@ func (s *sim) step(w *situation, actor int, o op) (r result) {
 	return r
 }
 
-// passes advances the clock of a run if a shim follows the run.
+// passes advances the clock of a run that a shim follows.
 func (s *sim) passes(v *volume, run int) {
 	if !v.coarse && s.followed(run) {
 		v.clocks[run]++
@@ -297,8 +297,7 @@ func (s *sim) cares(w *situation, actor, name int) bool {
 	return s.follows(actor, runOf(name))
 }
 
-// local reports whether no other actor can notice a step or change its result. The order of such steps makes
-// no difference.
+// local reports whether no other actor can notice a step or change its result.
 func (s *sim) local(w *situation, actor int, o op) bool {
 	if s.whole && actor >= s.mains {
 		switch o.kind { // not local: what it writes when it acts, and what it decides
