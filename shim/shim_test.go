@@ -3,6 +3,7 @@ package shim
 import (
 	"bytes"
 	"os"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -68,5 +69,25 @@ func TestAwaitSync(t *testing.T) {
 	l.awaitSync()
 	if log.Len() > 0 {
 		t.Errorf("the log is %s, want nothing", &log)
+	}
+}
+
+// TestAwaitSyncOfAStuckDisk: a disk that does not answer is waited for, and not for ever.
+func TestAwaitSyncOfAStuckDisk(t *testing.T) {
+	t.Parallel()
+	var log bytes.Buffer
+	l := &loop{Config: Config{Log: zerolog.New(&log)}, synced: make(chan struct{})}
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		l.awaitSync()
+	}()
+	select {
+	case <-over:
+	case <-time.After(patience):
+		t.Fatalf("the wait has not ended after %s", patience)
+	}
+	if want := "the mains' ends are not on disk after 1s"; !strings.Contains(log.String(), want) {
+		t.Errorf("it says %q, not %q", &log, want)
 	}
 }
