@@ -1,0 +1,65 @@
+package sentinel
+
+import (
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/sentinel-shim/sentinel-shim/sentinel/exitcode"
+)
+
+// The steps of a session with a command.
+
+// alone reports whether this is a process for the calling test alone. If not, it runs the test in one:
+// process.Start is called once per program, and reaps all children of that.
+func alone(t *testing.T) bool {
+	t.Helper()
+	const variable = "SENTINEL_TEST_ALONE"
+	if os.Getenv(variable) == t.Name() {
+		return true
+	}
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run", "^"+t.Name()+"$", "-test.timeout", patience.String())
+	cmd.Env = append(os.Environ(), variable+"="+t.Name())
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("in a process of its own: %v\n%s", err, out)
+	}
+	return false
+}
+
+// wantKilledBySIGUSR1 starts a command, runs received, and checks that the command dies of SIGUSR1 then.
+func wantKilledBySIGUSR1(t *testing.T, s *trial, received func()) {
+	t.Helper()
+	s.Command = []string{"/bin/sleep", "1000"}
+	if err := s.launch(); err != nil {
+		t.Fatal(err)
+	}
+	s.wantLog(t, "sleep started", true)
+	received()
+	if code, want := s.supervise(), exitcode.OfSignal(syscall.SIGUSR1); code != want {
+		t.Errorf("the exit code is %d, want %d", code, want)
+	}
+	after, ok := strings.CutPrefix(s.message, "sleep was killed by SIGUSR1 after ")
+	if took, err := time.ParseDuration(after); !ok || err != nil || took > patience {
+		t.Errorf("the message is %q, want that SIGUSR1 killed it, and a plausible time", s.message)
+	}
+}
+
+// TestSignalBeforeTheLaunch: what was received before the launch reaches the command.
+func TestSignalBeforeTheLaunch(t *testing.T) {
+	t.Parallel()
+	if alone(t) {
+		wantKilledBySIGUSR1(t, newTrial(t.TempDir(), syscall.SIGUSR1), func() {})
+	}
+}
+
+// TestSignalAfterTheLaunch: a signal reaches the command.
+func TestSignalAfterTheLaunch(t *testing.T) {
+	t.Parallel()
+	if alone(t) {
+		s := newTrial(t.TempDir())
+		wantKilledBySIGUSR1(t, s, func() { s.signals <- syscall.SIGUSR1 })
+	}
+}
