@@ -93,6 +93,23 @@ func TestStopWithoutCapKill(t *testing.T) {
 		name := filepath.Base(sidecar[0])
 		s.Await("main exited 3; " + name + refused + name + remedy)
 	})
+	t.Run("a signal for the sidecar", func(t *testing.T) {
+		t.Parallel()
+		p := newPod(t)
+		run := p.begin("main")
+		s := start(p, sidecar...)
+		s.Await("ready")
+		s.Signal(unix.SIGUSR1)
+		said := "SIGUSR1 could not be sent to " + filepath.Base(sidecar[0]) + remedy
+		s.Await(said)
+		s.Signal(unix.SIGUSR1)
+		s.Signal(unix.SIGUSR2)
+		p.end(run, 3)
+		s.Want(3)
+		if n := strings.Count(s.Output(), "SIGUSR"); n != 1 {
+			t.Errorf("a refused signal is logged %d times, want once:\n%s", n, s.Output())
+		}
+	})
 	t.Run("what a shell has left", func(t *testing.T) {
 		t.Parallel()
 		p := newPod(t)
