@@ -22,11 +22,10 @@ func TestSignalWhileListing(t *testing.T) {
 	t.Parallel()
 	const files = 10_000
 	dir := restarted(t)
-	// The barrier opens all of these files. They are hard links to the dead file of a run.
-	dead := filepath.Join(dir, "dead-running")
-	testenv.Plant(t, dead, "stopping\n")
+	// The barrier opens all of these files. They are hard links to the file of a sidecar for which it would wait.
+	stopping(t, dir, "proxy")
 	for i := range files {
-		if err := os.Link(dead, filepath.Join(dir, fmt.Sprintf("%d-running", i))); err != nil {
+		if err := os.Link(filepath.Join(dir, "proxy-running"), filepath.Join(dir, fmt.Sprintf("%d-running", i))); err != nil {
 			t.Fatal(err)
 		}
 	}
