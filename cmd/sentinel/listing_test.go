@@ -13,7 +13,6 @@ import (
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/ptrace"
-	"github.com/sentinel-shim/sentinel-shim/sentinel/testenv"
 )
 
 // TestSignalWhileListing: SIGTERM ends a sentinel while its restart barrier lists a huge directory, and it reads little
