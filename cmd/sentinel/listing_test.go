@@ -23,8 +23,9 @@ func TestSignalWhileListing(t *testing.T) {
 	dir := restarted(t)
 	// The barrier opens all of these files. They are hard links to the file of a sidecar for which it would wait.
 	stopping(t, dir, "proxy")
+	running := filepath.Join(dir, "proxy-running")
 	for i := range files {
-		if err := os.Link(filepath.Join(dir, "proxy-running"), filepath.Join(dir, fmt.Sprintf("%d-running", i))); err != nil {
+		if err := os.Link(running, filepath.Join(dir, fmt.Sprintf("%d-running", i))); err != nil {
 			t.Fatal(err)
 		}
 	}
