@@ -93,19 +93,17 @@ func TestStopWithoutCapKill(t *testing.T) {
 		name := filepath.Base(sidecar[0])
 		s.Await("main exited 3; " + name + refused + name + remedy)
 	})
-	t.Run("a signal for the sidecar", func(t *testing.T) {
+	t.Run("signals for the sidecar", func(t *testing.T) {
 		t.Parallel()
-		p := newPod(t)
-		run := p.begin("main")
-		s := start(p, sidecar...)
+		s := start(newPod(t), sidecar...)
 		s.Await("ready")
+		name := filepath.Base(sidecar[0])
 		s.Signal(unix.SIGUSR1)
-		said := "SIGUSR1 could not be sent to " + filepath.Base(sidecar[0]) + remedy
-		s.Await(said)
-		s.Signal(unix.SIGUSR1)
-		s.Signal(unix.SIGUSR2)
-		p.end(run, 3)
-		s.Want(3)
+		s.Await("SIGUSR1 could not be sent to " + name + remedy)
+		s.Signal(unix.SIGUSR2) // received before the next one
+		s.Signal(stopNow)
+		s.Want(137)
+		s.Await("asked to stop; " + name + refused + name + remedy)
 		if n := strings.Count(s.Output(), "SIGUSR"); n != 1 {
 			t.Errorf("a refused signal is logged %d times, want once:\n%s", n, s.Output())
 		}
