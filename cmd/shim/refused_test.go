@@ -3,6 +3,7 @@ package main
 import (
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
@@ -98,9 +99,9 @@ func TestStopWithoutCapKill(t *testing.T) {
 		s := start(newPod(t), sidecar...)
 		s.Await("ready")
 		name := filepath.Base(sidecar[0])
-		s.Signal(unix.SIGUSR1)
+		s.Signal(syscall.SIGUSR1)
 		s.Await("SIGUSR1 could not be sent to " + name + remedy)
-		s.Signal(unix.SIGUSR2) // received before the next one
+		s.Signal(syscall.SIGUSR2) // received before the next one
 		s.Signal(stopNow)
 		s.Want(137)
 		s.Await("asked to stop; " + name + refused + name + remedy)
