@@ -113,11 +113,12 @@ func TestStopWithoutCapKill(t *testing.T) {
 		t.Parallel()
 		p := newPod(t)
 		run := p.begin("main")
-		s := start(p, append([]string{"sh", "-c", `"$@"; echo next`, "sh"}, sidecar...)...)
-		s.Await("ready")
+		left := drive.Command("as-somebody", `exec tail -f /proc/self/comm`) // says its own name, once it has it
+		s := start(p, append([]string{"sh", "-c", `"$@"; echo next`, "sh"}, left...)...)
+		s.Await("tail\n")
 		p.end(run, 3)
 		s.Want(3)
-		s.Await("main exited 3; sh" + refused + "sleep" + remedy)
+		s.Await("main exited 3; sh" + refused + "tail" + remedy)
 	})
 }
 
