@@ -23,7 +23,7 @@ func (s *session) awaitSidecars() (done bool, err error) {
 	var stopping []string
 	err = s.interruptible(func(ctx context.Context) error {
 		stopping = lifetime.StoppingRuns(ctx, volume)
-		return ctx.Err()
+		return nil
 	})
 	if err != nil || len(stopping) == 0 {
 		return true, err
