@@ -44,6 +44,7 @@ func supervise(args []string) (code int) {
 	}
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a mutant may signal group 0, which is its own
 	if err := cmd.Start(); err != nil {
 		fmt.Fprintln(os.Stderr, "mutants:", err)
 		return 1

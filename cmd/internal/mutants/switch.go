@@ -44,6 +44,7 @@ func mutantWithout[T comparable](id int, tag T, values ...T) T {
 // the ID of each mutant whose switch was evaluated, because only these can make a difference.
 const switchState = `
 import (
+	"errors"
 	"fmt"
 	"os"
 	"reflect"
@@ -53,24 +54,24 @@ import (
 
 var (
 	mutantActive, _ = strconv.Atoi(os.Getenv("MUTANT"))
-	mutantFile      = os.Getenv("MUTANT_REACHED")
-	mutantsReached  sync.Map
+	// The file is opened early: a test may leave a process without descriptors.
+	mutantFile, mutantNoFile = os.OpenFile(os.Getenv("MUTANT_REACHED"), os.O_WRONLY|os.O_APPEND, 0)
+	mutantsReached           sync.Map
 )
 
 func mutantReached(id int) {
-	if mutantFile == "" {
+	if mutantNoFile != nil {
 		return
 	}
-	if _, known := mutantsReached.LoadOrStore(id, true); known {
-		return
-	}
-	if f, err := os.OpenFile(mutantFile, os.O_WRONLY|os.O_APPEND, 0); err == nil {
-		fmt.Fprintln(f, id)
-		f.Close()
+	if _, known := mutantsReached.LoadOrStore(id, true); !known {
+		fmt.Fprintln(mutantFile, id)
 	}
 }
 
 func mutantNone[T any]() (none T) {
+	if err, isError := any(&none).(*error); isError {
+		*err = errors.New("no such thing")
+	}
 	switch v := reflect.ValueOf(&none).Elem(); {
 	case v.CanInt():
 		v.SetInt(1 << 6)
