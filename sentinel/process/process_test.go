@@ -34,6 +34,14 @@ func TestMain(m *testing.M) {
 		"stop":     stopMode,
 		"family":   familyMode,
 		"outsider": outsiderMode,
+		"catch":    catchMode,
+		"blind":    blindMode,
+		"report":   reportMode,
+		"session":  sessionMode,
+		"unseen":   unseenMode,
+		"cost":     costMode,
+		"forward":  forwardMode,
+		"threads":  threadsMode,
 	})
 	if err := flag.Set("test.parallel", "16"); err != nil { // the tests mostly wait
 		panic(err)
@@ -69,6 +77,7 @@ func stopMode(args []string) int {
 type program struct {
 	t      *testing.T
 	cmd    *exec.Cmd
+	in     io.WriteCloser
 	out    *bufio.Reader
 	output strings.Builder // all that has been read so far
 }
@@ -99,7 +108,7 @@ func start(t *testing.T, argv []string) *program {
 	if err := r.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
 	}
-	return &program{t: t, cmd: cmd, out: bufio.NewReader(r)}
+	return &program{t: t, cmd: cmd, in: stdin, out: bufio.NewReader(r)}
 }
 
 // await reads until it has read line.
@@ -213,9 +222,10 @@ func TestStop(t *testing.T) {
 }
 
 // familyMode is a command whose group has a member that is not our child: its parent has
-// left the group, survives SIGTERM, and reaps the member.
-func familyMode([]string) int {
-	argv := testenv.Command("outsider", strconv.Itoa(unix.Getpgrp()))
+// left the group, survives SIGTERM, and reaps the member. With an argument, the member takes
+// its time to end, and the parent then stays until its input ends.
+func familyMode(args []string) int {
+	argv := testenv.Command("outsider", append([]string{strconv.Itoa(unix.Getpgrp())}, args...)...)
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -232,13 +242,21 @@ func outsiderMode(args []string) int {
 		panic(err)
 	}
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGTERM) // it goes on until the member has ended
-	member := exec.Command("sleep", "1000")
+	stays := len(args) > 1
+	script := "echo ready; exec sleep 1000"
+	if stays {
+		script = `trap "sleep 0.3; kill -KILL $$" TERM; echo ready; while :; do sleep 0.02; done`
+	}
+	member := exec.Command("sh", "-c", script)
+	member.Stdout = os.Stdout
 	member.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pgid: group}
 	if err := member.Start(); err != nil {
 		panic(err)
 	}
-	fmt.Println("ready")
 	fmt.Println("member:", member.Wait())
+	if stays {
+		_, _ = io.Copy(io.Discard, os.Stdin)
+	}
 	return 0
 }
 
