@@ -3,6 +3,7 @@ package lifetime
 import (
 	"fmt"
 	"os"
+	"runtime/debug"
 	"strings"
 	"testing"
 
@@ -49,8 +50,32 @@ func TestSyncOfNothing(t *testing.T) {
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)
 	}
-	if err := Sync(Dir(dir), "main"); err == nil {
-		t.Error("without a volume Sync returned no error")
+	if err := Sync(Dir(dir), "main"); err == nil || !strings.Contains(err.Error(), "open "+dir+": no such file") {
+		t.Errorf("without a volume Sync returned %v", err)
+	}
+}
+
+// Sync leaves no file open: a shim lives on.
+func TestSyncCloses(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // which would close what is left open
+	dir := testenv.Volume(t)
+	testenv.Plant(t, TerminatedPath(dir, "main"), "3\n")
+	open := func() int {
+		files, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(files)
+	}
+	const times = 20
+	before := open()
+	for range times {
+		if err := Sync(Dir(dir), "main"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if after := open(); after >= before+times {
+		t.Errorf("%d files are open, and %d were", after, before)
 	}
 }
 

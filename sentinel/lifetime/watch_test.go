@@ -86,11 +86,15 @@ func TestEachWakeUpIsEnough(t *testing.T) {
 					owner.do("begin", dir, "main")
 				}
 				await(t, w, "running")
+				for len(w.Hints()) > 0 {
+					<-w.Hints()
+				}
 				if end == "ended: 3" {
 					owner.do("end", "3")
 				} else {
 					owner.kill()
 				}
+				awaitHint(t, w) // before any look
 				await(t, w, end)
 				// And for the next run.
 				if but != lockWait {
