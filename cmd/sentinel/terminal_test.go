@@ -217,3 +217,41 @@ func TestJobControl(t *testing.T) {
 	term.await("command has two")
 	term.await("sentinel exited 3")
 }
+
+// TestTerminalOnlyIn: the command gets the terminal that is stdin, wherever stdout goes.
+func TestTerminalOnlyIn(t *testing.T) {
+	t.Parallel()
+	term, cmd := onTerminal(t, true, `
+		"$1" --dir "$2" -- sh -c 'echo "command reads" >/dev/tty; read -r line; echo "command has $line"; exit 3' | cat
+		echo "pipe ended"
+		read -r line; echo "script has $line"`,
+		drive.Program("sentinel"), t.TempDir())
+	term.await("command reads")
+	if term.foreground() == cmd.Process.Pid {
+		t.Error("the command has not got the terminal")
+	}
+	term.enter("one\n")
+	term.await("command has one")
+	term.await("pipe ended")
+	term.enter("two\n")
+	term.await("script has two")
+}
+
+// TestOrphanOnTerminal: an orphan that a terminal's signal has stopped is not the command, which goes on.
+func TestOrphanOnTerminal(t *testing.T) {
+	t.Parallel()
+	term, _ := onTerminal(t, true, `
+		"$1" --dir "$2" -- sh -c '
+			trap "echo continued" CONT
+			(sh -c "echo \$\$ >\$0/orphan; kill -TTIN \$\$" "$0" &)
+			until grep -q "State:.T" "/proc/$(cat "$0/orphan")/status"; do sleep 0.01; done 2>/dev/null
+			sleep 0.2
+			kill -KILL "$(cat "$0/orphan")"
+			exit 3' "$2"
+		echo "sentinel exited $?"`,
+		drive.Program("sentinel"), t.TempDir())
+	term.await("sentinel exited 3")
+	if strings.Contains(term.seen.String(), "continued") {
+		t.Errorf("the command was continued:\n%s", term.seen.String())
+	}
+}

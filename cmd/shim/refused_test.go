@@ -1,10 +1,12 @@
 package main
 
 import (
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/drive"
 	"github.com/sentinel-shim/sentinel-shim/sentinel/testenv"
@@ -29,6 +31,7 @@ func TestCallsRefused(t *testing.T) {
 			unknown + "waitid: operation not permitted, wait4: operation not permitted: allow waitid"},
 		{"prctl", 3, ""},
 		{"prctl,waitid", 3, ""},
+		{"prctl-unknown", 3, ""},
 	} {
 		for _, program := range []string{"sentinel", "shim"} {
 			t.Run(program+" without "+c.refused, func(t *testing.T) {
@@ -68,7 +71,20 @@ func TestCallsRefused(t *testing.T) {
 		p.end(run, 4)
 		s.Want(4)
 		s.Await("stopped by SIGTERM in ")
+		s.AwaitAll() // the orphan has ended, too
 	})
+	for _, refused := range []string{"waitid", "wait4"} {
+		t.Run("a stop without "+refused, func(t *testing.T) {
+			t.Parallel()
+			p := newPod(t)
+			run := p.begin("main")
+			s := p.shimWithout(refused, "--grace-period 1h", drive.Command("server", "TERM=0")...)
+			s.Await("ready")
+			p.end(run, 4)
+			s.Want(4)
+			s.AwaitAll()
+		})
+	}
 }
 
 // TestStopWithoutCapKill: a shim does not wait for a sidecar that it may not signal, and says what to do.
@@ -161,5 +177,45 @@ func TestStopOfAll(t *testing.T) {
 				t.Errorf("want %q in the output, and not %q:\n%s", c.says, c.not, out)
 			}
 		})
+	}
+}
+
+// TestListingsRefused: what /proc does not show may be there, and is waited for.
+func TestListingsRefused(t *testing.T) {
+	t.Parallel()
+	p := newPod(t)
+	argv := drive.Wrap("sentinel", []string{"--dir", p.dir}, []string{"sh", "-c", `
+		sh -c 'trap "sleep 0.3; echo cleaned up; exit" TERM; echo ready; while :; do sleep 0.02; done'
+		echo not reached`})
+	s := drive.Start(t, drive.Command("refused", append([]string{"listings"}, argv...)...))
+	s.Await("ready")
+	s.Signal(syscall.SIGTERM)
+	s.Want(143)
+	if out := s.Output(); !strings.Contains(out, "cleaned up\n") || strings.Contains(out, "not reached") {
+		t.Errorf("the group was not ended in its own time:\n%s", out)
+	}
+}
+
+// TestWaitidRefusedCostsNothing: without waitid, too, a wrapper waits without a processor.
+func TestWaitidRefusedCostsNothing(t *testing.T) {
+	t.Parallel()
+	const busy = "i=0; while [ $i -lt 500000 ]; do i=$((i+1)); done; times"
+	argv := drive.Wrap("sentinel", []string{"--dir", t.TempDir()}, []string{"sh", "-c", busy})
+	argv = drive.Command("refused", append([]string{"waitid"}, argv...)...)
+	cmd := exec.Command(argv[0], argv[1:]...)
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var theirs time.Duration // of the shell: user, system
+	for _, word := range strings.Fields(string(out))[:2] {
+		d, err := time.ParseDuration(word)
+		if err != nil {
+			t.Fatalf("times prints %q", out)
+		}
+		theirs += d
+	}
+	if ours := cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime() - theirs; ours > theirs*6/10 {
+		t.Errorf("the sentinel took %s of a processor, its command %s", ours, theirs)
 	}
 }
