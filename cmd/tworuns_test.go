@@ -76,7 +76,8 @@ func twoSentinels(t *testing.T, found string, n int, stays bool) {
 			defer cancel()
 			run, _, err := lifetime.Begin(ctx, lifetime.Dir(dir), "main", nil)
 			if err != nil {
-				if !errors.Is(err, context.DeadlineExceeded) {
+				live := (*lifetime.LiveError)(nil) // instead of the deadline, on a machine that stands still for 5 s
+				if !errors.Is(err, context.DeadlineExceeded) && !(made.begun && errors.As(err, &live)) {
 					t.Errorf("the other Begin: %v", err)
 				}
 				return
