@@ -392,7 +392,7 @@ func (w *workspace) test(ctx context.Context, limit cost, layer *layer, tests, s
 	cmd.Dir, cmd.Env = filepath.Join(w.lab.root, layer.dir), w.env
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = time.Minute
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	cmd.SysProcAttr = isolated()
 	output := &outputReader{failed: cancel}
 	cmd.Stdout, cmd.Stderr = output, output
 	start := time.Now()

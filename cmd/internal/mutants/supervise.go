@@ -14,6 +14,30 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// isolated returns the attributes of a process that supervises a command. As root, it is process 1 of a namespace of
+// its own: a mutant may signal any process that it sees, or all of them.
+func isolated() *syscall.SysProcAttr {
+	attr := &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	if os.Geteuid() == 0 {
+		attr.Cloneflags = syscall.CLONE_NEWPID | syscall.CLONE_NEWNS
+	}
+	return attr
+}
+
+// mountProc makes /proc that of this process' namespace.
+func mountProc() error {
+	if os.Getpid() != 1 {
+		return nil
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("making the mounts private: %w", err)
+	}
+	if err := unix.Mount("proc", "/proc", "proc", 0, ""); err != nil {
+		return fmt.Errorf("mounting /proc: %w", err)
+	}
+	return nil
+}
+
 // superviseArg as the first argument makes the program supervise a command. It runs the command.
 // When the command has ended, or upon SIGTERM, it kills all processes that the command has left
 // behind. The second argument is the CPU time in seconds that each process may use, and the rest is
@@ -35,6 +59,7 @@ func supervise(args []string) (code int) {
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	// As a subreaper, this process becomes the parent of orphans, so it can find them.
 	err = errors.Join(
+		mountProc(),
 		unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0),
 		unix.Setrlimit(unix.RLIMIT_CPU, &unix.Rlimit{Cur: seconds, Max: seconds}),
 		unix.Setrlimit(unix.RLIMIT_DATA, &unix.Rlimit{Cur: mostMemory, Max: mostMemory}))
