@@ -8,15 +8,18 @@
 set -euo pipefail
 
 cluster=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
+export KUBERNETES=${KUBERNETES:-1.36} # the version: one that has a directory in programs
 state=$(dirname "$cluster")/.state
-bin=$state/bin       # programs, built or unpacked
 images=$state/images # image archives, and what they are built from
-run=$state/run       # everything that is removed with the node
-log=$state/log
-export KUBECONFIG=$state/kubeconfig KUBECACHEDIR=$run/kubectl
+own=$state/$KUBERNETES
+bin=$own/bin # programs, built or unpacked
+run=$own/run # everything that is removed with the node
+log=$own/log
+export KUBECONFIG=$own/kubeconfig KUBECACHEDIR=$run/kubectl
 
-# Two checkouts on one machine are two clusters. This number makes their networks and cgroups different.
-number=$((1 + $(cksum <<<"$state" | cut -d ' ' -f 1) % 255))
+# Two checkouts on one machine, or two versions, are two clusters. This number makes their networks and cgroups
+# different.
+number=$((1 + $(cksum <<<"$own" | cut -d ' ' -f 1) % 255))
 cgroup=sentinel-e2e-$number
 link=sentinel-$number # the host's end of the node's network link
 link_host=198.18.$number.1

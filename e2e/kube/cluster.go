@@ -37,8 +37,9 @@ type Cluster struct {
 	dynamic dynamic.Interface
 	mapper  *restmapper.DeferredDiscoveryRESTMapper
 
-	// scripts is the directory e2e/cluster if its scripts have brought up the cluster, else empty.
-	scripts string
+	// scripts is the directory e2e/cluster if its scripts have brought up the cluster, else empty. own is then the
+	// directory in which they keep this cluster.
+	scripts, own string
 }
 
 // Connect connects to the cluster that the variable KUBECONFIG names.
@@ -63,8 +64,9 @@ func Connect() (*Cluster, error) {
 		return nil, fmt.Errorf("the cluster of KUBECONFIG %s does not answer: %w", path, err)
 	}
 	c.mapper = restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(c.client.Discovery()))
-	if directory := filepath.Dir(path); filepath.Base(directory) == ".state" {
-		c.scripts = filepath.Join(directory, "../cluster")
+	// .state/VERSION/kubeconfig, see e2e/cluster/lib.sh
+	if directory := filepath.Dir(path); filepath.Base(filepath.Dir(directory)) == ".state" {
+		c.scripts, c.own = filepath.Join(directory, "../../cluster"), directory
 	}
 	return c, nil
 }
@@ -104,7 +106,7 @@ func (c *Cluster) Root(t testing.TB) string {
 	return c.root()
 }
 
-func (c *Cluster) root() string { return filepath.Join(c.scripts, "../.state/run/root") }
+func (c *Cluster) root() string { return filepath.Join(c.own, "run/root") }
 
 func (c *Cluster) needScripts(t testing.TB) {
 	t.Helper()
@@ -122,7 +124,9 @@ func (c *Cluster) TryDaemon(verb, name string) error {
 func (c *Cluster) script(name string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, filepath.Join(c.scripts, name), args...).CombinedOutput()
+	cmd := exec.CommandContext(ctx, filepath.Join(c.scripts, name), args...)
+	cmd.Env = append(os.Environ(), "KUBERNETES="+filepath.Base(c.own))
+	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("e2e/cluster/%s %s: %w\n%s", name, strings.Join(args, " "), err, out)
 	}
