@@ -37,6 +37,9 @@ func (l *loop) logTurn(before, now state, e event) {
 	for i, main := range now.mains {
 		l.logMain(l.Mains[i], before.mains[i], main)
 	}
+	if now.phase == up && l.rules.leftToKubelet(now) && !l.rules.leftToKubelet(before) {
+		l.Log.Info().Msgf("main has ended: %s is kept until the kubelet's SIGTERM (--native-sidecar)", l.program())
+	}
 	if before.phase == now.phase {
 		return
 	}

@@ -15,6 +15,10 @@ type rules struct {
 	drain, hold, startTimeout time.Duration
 	// keepOnFailure: only a success of the mains stops the sidecar.
 	keepOnFailure bool
+	// nativeSidecar: the kubelet sends SIGTERM when no container needs the sidecar any more.
+	nativeSidecar bool
+	// neverRestarts: a main that has failed does not come back.
+	neverRestarts bool
 	// staleAtStart: a failure found at the start belongs to an earlier attempt, and main comes back.
 	staleAtStart bool
 	// cannotAnnounce: this shim has no run on the volume, so no main can read that it is stopping.
@@ -179,7 +183,7 @@ func (r rules) start(s state, e event) (state, []action) {
 		return r.finish(s, event{status: exitcode.OfSignal(syscall.SIGTERM)}), nil
 	case s.any(func(m mainState) bool { return m.Phase == lifetime.Unsettled }):
 		return s, nil
-	case s.all(r.final):
+	case s.all(r.final) && !r.leftToKubelet(s):
 		return r.finish(s, e), nil
 	}
 	s.phase = up
@@ -191,7 +195,7 @@ func (r rules) whileUp(s state, e event) (state, []action) {
 	switch {
 	case e.term: // first: SIGTERM does not wait for --drain
 		return r.onTerm(s, e)
-	case s.all(r.final):
+	case s.all(r.final) && !r.leftToKubelet(s):
 		return s.exitWithMains().announceStop(mainEnded)
 	case s.all(mainState.hasBegun):
 		return s, nil
@@ -350,6 +354,14 @@ func (r rules) wakeAt(s state) time.Duration {
 // final reports whether main has ended and needs the sidecar no more.
 func (r rules) final(m mainState) bool {
 	return m.hasEnded() && (m.Code == exitcode.OK || !r.keepOnFailure)
+}
+
+// leftToKubelet reports whether the kubelet stops the sidecar: a native one, when no main comes back. If it
+// stopped by itself then, the kubelet would start it once more, before it knows of main's end (design, 6.9).
+func (r rules) leftToKubelet(s state) bool {
+	return r.nativeSidecar && s.all(func(m mainState) bool {
+		return m.hasEnded() && (m.Code == exitcode.OK || r.neverRestarts)
+	})
 }
 
 // hasEnded reports whether main has ended. A stale end does not count.

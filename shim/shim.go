@@ -57,6 +57,10 @@ type Config struct {
 	RestartPolicy RestartPolicy
 	// KeepOnFailure keeps the sidecar when a main fails, because main comes back. It implies OnFailure.
 	KeepOnFailure bool
+	// NativeSidecar reports that the sidecar is an init container with restartPolicy Always (Kubernetes 1.29 and
+	// later, KEP-753). When the mains have ended and do not come back, the shim leaves it to the kubelet to stop
+	// the sidecar.
+	NativeSidecar bool
 	// Command is the sidecar's command and its arguments. It is not empty.
 	Command []string
 	// Version is the program's, for the log.
@@ -126,8 +130,8 @@ func Run(cfg Config) int {
 func (cfg Config) rules(ranBefore bool) rules {
 	return rules{
 		drain: cfg.Drain, hold: cfg.Hold, startTimeout: cfg.StartTimeout,
-		keepOnFailure: cfg.KeepOnFailure,
-		staleAtStart:  cfg.expectsReturn(ranBefore),
+		keepOnFailure: cfg.KeepOnFailure, nativeSidecar: cfg.NativeSidecar, neverRestarts: cfg.RestartPolicy == Never,
+		staleAtStart: cfg.expectsReturn(ranBefore),
 	}
 }
 

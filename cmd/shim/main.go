@@ -102,6 +102,10 @@ func run(args []string, signals <-chan os.Signal) int {
 			app.Switch(app.About{Name: "keep-on-failure", Group: restarts,
 				Usage: "keep SIDECAR when main fails, because main comes back; implies --restart-policy OnFailure"},
 				&cfg.KeepOnFailure),
+			app.Switch(app.About{Name: "native-sidecar", Group: restarts,
+				Usage: "this is an init container with restartPolicy Always: when main does not come back, " +
+					"keep SIDECAR until the kubelet's SIGTERM"},
+				&cfg.NativeSidecar),
 		},
 		Validate: func(command []string) error {
 			cfg.Command = command
