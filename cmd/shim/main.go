@@ -16,6 +16,8 @@
 // While a main is running or unverified, shim keeps SIGTERM, and the signal of --stop-signal, from SIDECAR for
 // at most --hold. A second one stops SIDECAR at once. shim forwards all other signals.
 //
+// With --native-sidecar, it keeps SIDECAR until SIGTERM if no main comes back: the kubelet sends that.
+//
 // The exit code is the mains', or SIDECAR's; 128+n for signal n; 127 if SIDECAR was not found, 126 if it cannot
 // be executed; 124 after --start-timeout; 125 for an error of shim's own, usage errors included.
 //
