@@ -24,19 +24,21 @@ func TestMainKilledWhole(t *testing.T) {
 	} {
 		t.Run(string(c.policy), func(t *testing.T) {
 			t.Parallel()
-			limit := int32(2 * len(c.codes))
-			if c.policy == never {
-				limit = 0
-			}
-			// mkdir succeeds only in the first attempt.
-			main := worker(query + "if mkdir /tmp/pod/begun; then echo working; " + wait + "fi")
-			ns := start(t, newJob(c.policy, limit, proxy(""), main))
-			ns.UntilLog(t, patience, scenario, "main", "working")
-			ns.Kill(t, ns.UntilRunning(t, patience, scenario, "main", 0))
-			end := expect(t, ns, scenario, c.outcome, codes{"main": c.codes, "proxy": c.codes})
-			if run := end.Runs(scenario, "proxy")[0]; !strings.Contains(run.Message, "main was killed (137)") {
-				t.Errorf("the shim's termination message is %q, want it to say that main was killed", run.Message)
-			}
+			inBothForms(t, func(t *testing.T, as form) {
+				limit := int32(2 * len(c.codes))
+				if c.policy == never {
+					limit = 0
+				}
+				// mkdir succeeds only in the first attempt.
+				main := worker(query + "if mkdir /tmp/pod/begun; then echo working; " + wait + "fi")
+				ns := start(t, as(newJob(c.policy, limit, proxy(""), main)))
+				ns.UntilLog(t, patience, scenario, "main", "working")
+				ns.Kill(t, ns.UntilRunning(t, patience, scenario, "main", 0))
+				end := expect(t, ns, scenario, c.outcome, codes{"main": c.codes, "proxy": c.codes})
+				if run := end.Runs(scenario, "proxy")[0]; !strings.Contains(run.Message, "main was killed (137)") {
+					t.Errorf("the shim's termination message is %q, want it to say that main was killed", run.Message)
+				}
+			})
 		})
 	}
 }
@@ -68,7 +70,10 @@ func TestSidecarCrashes(t *testing.T) {
 	t.Run("OnFailure", func(t *testing.T) {
 		t.Parallel()
 		back := "until wget -q -O /dev/null http://127.0.0.1:8080/passwd; do sleep 0.05; done; "
-		play(t, newJob(onFailure, 2, crashing, loner(begun+back)), complete, codes{"main": {0}, "proxy": {5, 0}})
+		inBothForms(t, func(t *testing.T, as form) {
+			play(t, as(newJob(onFailure, 2, crashing, loner(begun+back))), complete,
+				codes{"main": {0}, "proxy": {5, 0}})
+		})
 	})
 }
 
@@ -76,15 +81,17 @@ func TestSidecarCrashes(t *testing.T) {
 func TestSidecarIgnoresStopSignal(t *testing.T) {
 	t.Parallel()
 	stubborn := sidecar("proxy", "--grace-period 3s", "sh", "-c", "trap '' TERM; "+strings.Join(server, " "))
-	_, end := play(t, newJob(onFailure, 3, stubborn, worker(query+failing("1"))), complete,
-		codes{"main": {3, 0}, "proxy": {3, 0}})
-	run, _ := end.Last(scenario, "proxy")
-	if !strings.Contains(run.Message, "did not stop within") {
-		t.Errorf("the shim's termination message is %q, want it to say that the proxy ignored SIGTERM", run.Message)
-	}
-	if got := lag(end, scenario, "proxy"); got < 2*time.Second {
-		t.Errorf("the proxy ended %v after main, want the 3s of --grace-period", got)
-	}
+	inBothForms(t, func(t *testing.T, as form) {
+		_, end := play(t, as(newJob(onFailure, 3, stubborn, worker(query+failing("1")))), complete,
+			codes{"main": {3, 0}, "proxy": {3, 0}})
+		run, _ := end.Last(scenario, "proxy")
+		if !strings.Contains(run.Message, "did not stop within") {
+			t.Errorf("the shim's termination message is %q, want it to say that the proxy ignored SIGTERM", run.Message)
+		}
+		if got := lag(end, scenario, "proxy"); got < 2*time.Second {
+			t.Errorf("the proxy ended %v after main, want the 3s of --grace-period", got)
+		}
+	})
 }
 
 // The kubelet sends SIGTERM to the sidecar's container. The shim keeps the sidecar for main for --hold, and ends

@@ -32,18 +32,22 @@ func expectCode(t *testing.T, s *kube.State, pod, container string, want int) {
 func TestPodDeletedWhileMainWorks(t *testing.T) {
 	t.Parallel()
 	last := "trap '" + strings.Repeat(query+"sleep 0.5; ", 4) + "exit 0' TERM; echo working; "
-	end, pod := deletePod(t, start(t, newJob(onFailure, 6, proxy(""), worker(last+wait))))
-	expectCode(t, end, pod, "main", 0)
-	expectCode(t, end, pod, "proxy", 0)
-	expectPrompt(t, end, end.Pods(pod)[0])
+	inBothForms(t, func(t *testing.T, as form) {
+		end, pod := deletePod(t, start(t, as(newJob(onFailure, 6, proxy(""), worker(last+wait)))))
+		expectCode(t, end, pod, "main", 0)
+		expectCode(t, end, pod, "proxy", 0)
+		expectPrompt(t, end, end.Pods(pod)[0])
+	})
 }
 
 func TestPodDeleted(t *testing.T) {
 	t.Parallel()
-	end, pod := deletePod(t, start(t, newJob(never, 6, proxy(""), worker("echo working; "+wait))))
-	expectCode(t, end, pod, "main", 143)
-	expectCode(t, end, pod, "proxy", 143)
-	expectPrompt(t, end, end.Pods(pod)[0])
+	inBothForms(t, func(t *testing.T, as form) {
+		end, pod := deletePod(t, start(t, as(newJob(never, 6, proxy(""), worker("echo working; "+wait)))))
+		expectCode(t, end, pod, "main", 143)
+		expectCode(t, end, pod, "proxy", 143)
+		expectPrompt(t, end, end.Pods(pod)[0])
+	})
 }
 
 // The shim keeps the sidecar for --hold and then ends. Main ignores SIGTERM, so only main has to be killed.

@@ -102,6 +102,41 @@ func newJob(policy corev1.RestartPolicy, backoffLimit int32, containers ...corev
 	}
 }
 
+// form is a way to have sidecars in a pod: it changes a Job of newJob.
+type form func(*batchv1.Job) *batchv1.Job
+
+// inBothForms runs a test with sidecars that are plain containers, and with native sidecars.
+func inBothForms(t *testing.T, test func(*testing.T, form)) {
+	t.Helper()
+	t.Run("Plain", func(t *testing.T) {
+		t.Parallel()
+		test(t, func(job *batchv1.Job) *batchv1.Job { return job })
+	})
+	t.Run("Native", func(t *testing.T) {
+		t.Parallel()
+		test(t, native)
+	})
+}
+
+// native makes the sidecars of a Job native ones.
+func native(job *batchv1.Job) *batchv1.Job {
+	pod := &job.Spec.Template.Spec
+	always := corev1.ContainerRestartPolicyAlways
+	pod.Containers = slices.DeleteFunc(pod.Containers, func(c corev1.Container) bool {
+		if isMain(c) {
+			return false
+		}
+		c.RestartPolicy = &always
+		c.Env = append(c.Env, corev1.EnvVar{Name: "SHIM_NATIVE_SIDECAR", Value: "true"})
+		if pod.RestartPolicy == never {
+			c.Env = append(c.Env, corev1.EnvVar{Name: "SHIM_RESTART_POLICY", Value: string(never)})
+		}
+		pod.InitContainers = append(pod.InitContainers, c)
+		return true
+	})
+	return job
+}
+
 // start applies a Job in a namespace of its own.
 func start(t *testing.T, job *batchv1.Job) *kube.Namespace {
 	t.Helper()
@@ -175,7 +210,10 @@ func isLive(s *kube.State, pod *corev1.Pod) bool {
 func expectPrompt(t *testing.T, s *kube.State, pod *corev1.Pod) {
 	t.Helper()
 	var mains, sidecars [][]kube.Run
-	for _, container := range pod.Spec.Containers {
+	natives := slices.DeleteFunc(slices.Clone(pod.Spec.InitContainers), func(c corev1.Container) bool {
+		return !kube.IsNativeSidecar(c)
+	})
+	for _, container := range slices.Concat(natives, pod.Spec.Containers) {
 		if runs := s.Runs(pod.Name, container.Name); isMain(container) {
 			mains = append(mains, runs)
 		} else {

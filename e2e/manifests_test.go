@@ -101,6 +101,23 @@ var manifests = map[string]manifest{
 		success:  codes{"main": {0}, "metrics": {0}},
 		attempts: codes{"main": {3, 3, 0}, "metrics": {3, 3, 0}},
 	},
+	"native-sidecar.yaml": {
+		job:      "native-report",
+		success:  codes{"main": {0}, "proxy": {0}},
+		attempts: codes{"main": {3, 3, 0}, "proxy": {3, 3, 0}},
+		check: func(t *testing.T, ns *kube.Namespace, end *kube.State) {
+			expectLog(t, ns, end, "native-report", "main", "Welcome to nginx!")
+			expectLog(t, ns, end, "native-report", "proxy", "is kept until the kubelet's SIGTERM")
+		},
+	},
+	"image-volume.yaml": {
+		job:      "stock-report",
+		success:  codes{"main": {0}, "proxy": {0}},
+		attempts: codes{"main": {3, 3, 0}, "proxy": {3, 3, 0}},
+		check: func(t *testing.T, ns *kube.Namespace, end *kube.State) {
+			expectLog(t, ns, end, "stock-report", "main", "Welcome to nginx!")
+		},
+	},
 	"keep-on-failure.yaml": {
 		job:     "warm-cache",
 		success: codes{"main": {1, 1, 0}, "cache": {0}},

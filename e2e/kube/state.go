@@ -114,13 +114,22 @@ func (s *State) Last(name, container string) (Run, bool) {
 	return runs[len(runs)-1], true
 }
 
-// Restarts returns the restart counts of a pod's containers, by name.
+// Restarts returns the restart counts of a pod's containers and native sidecars, by name.
 func Restarts(pod *corev1.Pod) map[string]int {
 	restarts := map[string]int{}
-	for _, status := range pod.Status.ContainerStatuses {
-		restarts[status.Name] = int(status.RestartCount)
+	for _, status := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
+		if !slices.ContainsFunc(pod.Spec.InitContainers, func(c corev1.Container) bool {
+			return c.Name == status.Name && !IsNativeSidecar(c)
+		}) {
+			restarts[status.Name] = int(status.RestartCount)
+		}
 	}
 	return restarts
+}
+
+// IsNativeSidecar reports whether an init container is a native sidecar: one that runs beside the containers.
+func IsNativeSidecar(c corev1.Container) bool {
+	return c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
 }
 
 // Outcome returns how a Job ended: "Complete", or "Failed: " and the reason of the condition, for example
