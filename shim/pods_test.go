@@ -24,6 +24,19 @@ var families = map[string]pod{
 	"1 shim kept, 3 attempts, 1 kill, each look": {
 		policy: OnFailure, attempts: 3, kills: 1, whole: true, shims: keptShim,
 	},
+	"native: 1 shim, Never, 1 kill, each step": {
+		policy: Never, attempts: 1, kills: 1, shims: nativeShimNever,
+	},
+	"native: 1 shim, 2 attempts, 1 kill, each look": {
+		policy: OnFailure, attempts: 2, kills: 1, whole: true, shims: nativeShim,
+	},
+	"native: 1 shim, 3 attempts in tandem, each step": {
+		policy: OnFailure, attempts: 3, prompt: true, shims: nativeShim,
+	},
+	"native: 2 shims, 2 attempts in tandem, each look": {
+		policy: OnFailure, attempts: 2, prompt: true, whole: true, shims: []follower{{native: true}, {native: true}},
+	},
+
 	"2 shims, Never, 1 kill, each look": {
 		policy: Never, attempts: 1, kills: 1, whole: true, shims: twoShims,
 	},
@@ -52,6 +65,9 @@ var families = map[string]pod{
 var (
 	keptShim = []follower{{keep: true}}
 	twoShims = make([]follower, 2)
+
+	nativeShim      = []follower{{native: true}}
+	nativeShimNever = []follower{{native: true, declared: Never}}
 )
 
 // longFamilies take minutes: see -long.

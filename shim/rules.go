@@ -234,7 +234,7 @@ func (r rules) whileHolding(s state, e event) (state, []action) {
 func (r rules) confirm(s state, e event) (state, []action) {
 	switch s.why {
 	case mainEnded:
-		if s.any(mainState.isAlive) {
+		if s.any(mainState.isAlive) || r.leftToKubelet(s) {
 			return s.resume()
 		}
 		if s.all(r.final) {

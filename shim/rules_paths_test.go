@@ -120,7 +120,10 @@ var distinctStates = []lifetime.State{
 
 // allRules returns the rules for every combination of these flags.
 func allRules() (all []rules) {
-	for _, cfg := range []Config{{RestartPolicy: Never}, {RestartPolicy: OnFailure}, {KeepOnFailure: true}} {
+	for _, cfg := range []Config{
+		{RestartPolicy: Never}, {RestartPolicy: OnFailure}, {KeepOnFailure: true},
+		{NativeSidecar: true, RestartPolicy: Never}, {NativeSidecar: true},
+	} {
 		for _, cfg.Drain = range []time.Duration{0, 5 * time.Second} {
 			for _, cfg.Hold = range []time.Duration{0, 15 * time.Second} {
 				for _, cfg.StartTimeout = range []time.Duration{0, 30 * time.Second} {
@@ -230,7 +233,9 @@ func checkTermination(t *testing.T, w world) {
 	runOn := slices.Repeat([]lifetime.State{running}, mains)
 	free := !w.s.exit.decided && w.s.why != terminated && w.sidecar == alive
 
-	end := w.playOut(t, "the mains succeed", func(w *world, _ int) { w.play(false, succeed...) })
+	end := w.playOut(t, "the mains succeed", func(w *world, _ int) {
+		w.play(w.s.phase == up && w.rules.leftToKubelet(w.s), succeed...)
+	})
 	if free && end.s.exit.code != 0 {
 		t.Fatalf("from %+v: the mains succeed, but the exit code is %d", w.s, end.s.exit.code)
 	}

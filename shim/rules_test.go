@@ -96,7 +96,7 @@ func TestRules(t *testing.T) {
 	for _, row := range slices.Concat(
 		scenariosAtStart, scenariosFoundDead, scenariosWithPolicy, scenariosWithSeveralMains,
 		scenariosMainEnds, scenariosMainLost, scenariosEndMissed, scenariosBegunAgain, scenariosSidecarFirst,
-		scenariosTerm, scenariosNotBegun, scenariosKept,
+		scenariosTerm, scenariosNotBegun, scenariosKept, scenariosNative,
 	) {
 		t.Run(row.name, func(t *testing.T) {
 			r := row.cfg.rules(row.ranBefore)

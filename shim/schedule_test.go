@@ -73,6 +73,8 @@ func (s *sim) textOf(w *situation, m podMove) string {
 		return "thaw " + name
 	case moveDelete:
 		return "delete the pod"
+	case moveEnd:
+		return "end the pod"
 	}
 	panic(fmt.Sprintf("a move of kind %d has no text", m.kind))
 }

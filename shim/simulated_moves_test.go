@@ -33,6 +33,7 @@ const (
 	moveFreeze                         // SIGSTOP
 	moveThaw                           // SIGCONT
 	moveDelete                         // the pod is deleted: SIGTERM to all
+	moveEnd                            // no main comes back: SIGTERM to the native sidecars
 )
 
 // injected is anyMove.injected.
@@ -44,9 +45,9 @@ func (m podMove) injected() bool {
 	return false
 }
 
-// madeBy is anyMove.madeBy. A tick and the deletion belong to no actor.
+// madeBy is anyMove.madeBy. A tick, the deletion and the end belong to no actor.
 func (m podMove) madeBy() int {
-	if m.kind == moveTick || m.kind == moveDelete {
+	if m.kind == moveTick || m.kind == moveDelete || m.kind == moveEnd {
 		return -1
 	}
 	return int(m.actor)
@@ -123,13 +124,10 @@ func (s *sim) movesOf(w *situation, moves []podMove) []podMove {
 			add(moveFreeze, i, 0)
 		}
 	}
-	returns := func(a *actor) bool {
-		return a.container == containerTerminated && s.policy == OnFailure && a.code != exitcode.OK
-	}
 	fewest := uint8(255) // starts of a container that is to be restarted
 	for i := range s.actors {
-		if a := &w.actors[i]; returns(a) {
-			fewest = min(fewest, a.starts)
+		if s.returns(w, i) {
+			fewest = min(fewest, w.actors[i].starts)
 		}
 	}
 	allStarted := !slices.ContainsFunc(w.actors[:s.actors], func(a actor) bool {
@@ -139,9 +137,11 @@ func (s *sim) movesOf(w *situation, moves []podMove) []podMove {
 		switch a := &w.actors[i]; {
 		case w.gone:
 		case a.container == containerWaiting:
-			add(moveStart, i, 0)
-			starts = true
-		case returns(a) && (!s.prompt || !busy && a.starts == fewest):
+			if s.isNative(i) || !s.nativeWaits(w) {
+				add(moveStart, i, 0)
+				starts = true
+			}
+		case s.returns(w, i) && (!s.prompt || !busy && a.starts == fewest):
 			add(moveStart, i, 0)
 			starts = true
 		}
@@ -156,6 +156,9 @@ func (s *sim) movesOf(w *situation, moves []podMove) []podMove {
 	}
 	if s.deleted && !w.gone && allStarted {
 		add(moveDelete, 0, 0)
+	}
+	if !w.gone && !w.ending && s.mainsAreDone(w) {
+		add(moveEnd, 0, 0)
 	}
 	if !busy && allStarted && !frozenForATick && !s.over(w) {
 		add(moveTick, 0, 0)
@@ -185,12 +188,54 @@ func (s *sim) wakes(w *situation, i int, p *procedure) bool {
 	return a.hint || a.due || a.news || a.term || s.timed && at > 0 && at <= time.Duration(a.age)*simTick
 }
 
+// returns reports whether the kubelet restarts a container that has ended.
+func (s *sim) returns(w *situation, i int) bool {
+	a := &w.actors[i]
+	switch {
+	case a.container != containerTerminated || w.gone:
+		return false
+	case s.isNative(i):
+		return !w.ending
+	}
+	return s.policy == OnFailure && a.code != exitcode.OK
+}
+
+// isNative reports whether an actor is a native sidecar.
+func (s *sim) isNative(i int) bool { return i >= s.mains && s.shim(i).native }
+
+// nativeWaits reports whether a native sidecar is still to be started, which the kubelet does before all else.
+func (s *sim) nativeWaits(w *situation) bool {
+	for i := s.mains; i < s.actors; i++ {
+		if s.isNative(i) && w.actors[i].container == containerWaiting {
+			return true
+		}
+	}
+	return false
+}
+
+// mainsAreDone reports whether there are native sidecars, and no other container runs or comes back.
+func (s *sim) mainsAreDone(w *situation) bool {
+	natives := 0
+	for i := range s.actors {
+		switch {
+		case s.isNative(i):
+			natives++
+		case w.actors[i].container != containerTerminated || s.returns(w, i):
+			return false
+		}
+	}
+	return natives > 0
+}
+
 // over is system.over: no container runs, and none will be started.
 func (s *sim) over(w *situation) bool {
-	return !slices.ContainsFunc(w.actors[:s.actors], func(a actor) bool {
-		starts := a.container == containerWaiting || s.policy == OnFailure && a.code != exitcode.OK
-		return a.container == containerRunning || !w.gone && starts
-	})
+	for i := range s.actors {
+		a := &w.actors[i]
+		if a.container == containerRunning || a.container == containerWaiting && !w.gone || s.returns(w, i) {
+			return false
+		}
+	}
+	return true
 }
 
 // do is system.do.
@@ -280,6 +325,11 @@ func (s *sim) do(w *situation, m podMove) error {
 		w.gone = true
 		for k := s.mains; k < s.actors; k++ {
 			w.actors[k].term = w.actors[k].container == containerRunning
+		}
+	case moveEnd:
+		w.ending = true
+		for k := s.mains; k < s.actors; k++ {
+			w.actors[k].term = s.isNative(k) && w.actors[k].container == containerRunning
 		}
 	}
 	return nil

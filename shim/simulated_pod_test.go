@@ -63,6 +63,7 @@ type pod struct {
 type follower struct {
 	mains    []int // which actors it follows
 	keep     bool
+	native   bool // its container is a native sidecar
 	declared RestartPolicy
 	readOnly bool
 	// The flags of these names.
@@ -97,6 +98,7 @@ func (p pod) String() string {
 	for i, f := range p.shims {
 		fmt.Fprintf(&b, "\nshim %d: mains=%v", i+1, f.mains)
 		add("keep", f.keep)
+		add("native", f.native)
 		add("declared", f.declared)
 		add("readOnly", f.readOnly)
 		add("drain", f.drain)
@@ -117,6 +119,7 @@ const (
 	endsStay     defect = "a Begin that leaves the end of the run before"
 	noHeartbeat  defect = "an owner without a heartbeat where locks are not shared"
 	zeroIfKilled defect = "a shim that ends with 0 where main was lost"
+	notNative    defect = "a shim that stops a native sidecar after main's success"
 	noLockWait   defect = "a shim that does not wait for the lock, and has no ticks"
 )
 
@@ -245,6 +248,7 @@ type situation struct {
 	kills   uint8
 	freezes uint8
 	gone    bool // the pod is being deleted
+	ending  bool // the kubelet has sent SIGTERM to the native sidecars, because no main comes back
 }
 
 func (s *sim) newSituation() situation {
@@ -263,7 +267,7 @@ func (s *sim) appendKey(b []byte, w *situation) []byte {
 	}
 	b = append(b, 255)
 	b = append(b, w.volume.clocks[:s.actors]...)
-	b = append(b, w.kills, w.freezes, bit(w.gone))
+	b = append(b, w.kills, w.freezes, bit(w.gone)|bit(w.ending)<<1)
 	for i := range s.actors {
 		a := &w.actors[i]
 		b = binary.LittleEndian.AppendUint32(b, uint32(a.node))

@@ -289,7 +289,7 @@ func (s *sim) rulesOf(actor int, ranBefore bool) rules {
 	c := s.shim(actor)
 	r := Config{
 		Drain: c.drain, Hold: c.hold, StartTimeout: c.startTimeout,
-		KeepOnFailure: c.keep, RestartPolicy: c.declared,
+		KeepOnFailure: c.keep, NativeSidecar: c.native, RestartPolicy: c.declared,
 	}.rules(ranBefore)
 	r.cannotAnnounce = c.readOnly
 	switch s.defect {
@@ -297,6 +297,8 @@ func (s *sim) rulesOf(actor int, ranBefore bool) rules {
 		r.staleAtStart = true
 	case neverStale:
 		r.staleAtStart = false
+	case notNative:
+		r.nativeSidecar = false
 	}
 	return r
 }

@@ -105,6 +105,7 @@ func TestDefectsAreFound(t *testing.T) {
 		endsStay:     {"1 shim, 2 attempts, 1 kill, each step", noEvents, notOlder},
 		alwaysStale:  {"1 shim, Never, 1 kill, each step", allShared, allFail},
 		neverStale:   {"1 shim, 3 attempts in tandem, each step", allShared, tandem},
+		notNative:    {"native: 1 shim, 3 attempts in tandem, each step", allShared, tandem},
 		noHeartbeat:  {"1 shim, Never, 1 kill, each step", noLocks, notLost},
 		noLockWait:   {"1 shim, Never, 1 kill, each step", readOnly, podEnds},
 		zeroIfKilled: {"1 shim, Never, 1 kill, each step", allShared, onlySuccess},
