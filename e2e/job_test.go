@@ -3,7 +3,7 @@ package e2e
 import (
 	"encoding/json"
 	"maps"
-	"path/filepath"
+	"path"
 	"slices"
 	"strings"
 	"testing"
@@ -239,7 +239,7 @@ func expectPrompt(t *testing.T, s *kube.State, pod *corev1.Pod) {
 }
 
 func isMain(c corev1.Container) bool {
-	return len(c.Command) > 0 && filepath.Base(c.Command[0]) == "sentinel"
+	return slices.ContainsFunc(c.Command, func(word string) bool { return path.Base(word) == "sentinel" })
 }
 
 // lag returns how long after main's last run the container's last run ended, in whole seconds.
