@@ -107,6 +107,21 @@ func TestFlagsInREADME(t *testing.T) {
 	}
 }
 
+// TestJobInREADME: the first manifest in the README is manifests/job.yaml, and the init container that is quoted alone
+// is that manifest's.
+func TestJobInREADME(t *testing.T) {
+	t.Parallel()
+	readme, job := document(t, "README.md"), document(t, "manifests/job.yaml")
+	if !strings.Contains(readme, "\n```yaml\n"+job+"```\n") {
+		t.Error("README: the manifest in it is not manifests/job.yaml as it is")
+	}
+	_, rest, _ := strings.Cut(job, "      initContainers:\n")
+	init, _, found := strings.Cut(rest, "      containers:\n")
+	if !found || !strings.Contains(readme, "\n```yaml\n      initContainers:\n"+init+"```\n") {
+		t.Errorf("README: no block has exactly the init containers of manifests/job.yaml:\n%s", init)
+	}
+}
+
 // TestExitCodesInDocuments: the tables have the codes that are in package exitcode.
 func TestExitCodesInDocuments(t *testing.T) {
 	t.Parallel()

@@ -50,6 +50,7 @@ var manifests = map[string]manifest{
 		attempts: codes{"main": {3, 3, 0}, "haproxy": {3, 3, 0}},
 		check: func(t *testing.T, ns *kube.Namespace, end *kube.State) {
 			expectLog(t, ns, end, "orders-migration", "haproxy", "haproxy stopped by SIGUSR1")
+			migrateAgain(t, ns)
 			expectSQL(t, ns, "SELECT count(*) FROM orders", "1000")
 		},
 	},
@@ -333,8 +334,20 @@ func expectSQL(t *testing.T, ns *kube.Namespace, query, want string) {
 	}
 }
 
+// migrateAgain runs the migration once more. A main whose container is killed after its commit comes back, too.
+func migrateAgain(t *testing.T, ns *kube.Namespace) {
+	t.Helper()
+	const again = "orders-migration-again"
+	ns.Apply(t, "../manifests/haproxy.yaml", func(objects []*unstructured.Unstructured) error {
+		objects[1].SetName(again)
+		return nil
+	})
+	expect(t, ns, again, complete, codes{"main": {0}, "haproxy": {0}})
+}
+
 func checkSchema(t *testing.T, ns *kube.Namespace, end *kube.State) {
 	t.Helper()
+	expectLog(t, ns, end, "schema-migration", "main", "http://127.0.0.1:9090/readiness answered")
 	expectLog(t, ns, end, "schema-migration", "cloud-sql-proxy", "cloud-sql-proxy stopped by SIGTERM")
 	expectSQL(t, ns, "SELECT string_agg(column_name, ' ' ORDER BY ordinal_position) "+
 		"FROM information_schema.columns WHERE table_name = 'customers'", "id email created")
