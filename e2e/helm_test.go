@@ -63,7 +63,7 @@ func (h helm) run(t *testing.T, args ...string) string {
 }
 
 // podOf is the pod's specification of a rendered Job.
-func podOf(t *testing.T, text string) corev1.PodSpec {
+func podSpecOf(t *testing.T, text string) corev1.PodSpec {
 	t.Helper()
 	var job batchv1.Job
 	if err := yaml.UnmarshalStrict([]byte(text), &job); err != nil {
@@ -79,7 +79,7 @@ func TestHelm(t *testing.T) {
 		t.Run(version, func(t *testing.T) {
 			t.Parallel()
 			text := h.render(t)
-			expectAdded(t, podOf(t, text), podOf(t, kustomize(t, "../manifests/kustomize/example/overlay")))
+			expectAdded(t, podSpecOf(t, text), podSpecOf(t, kustomize(t, "../manifests/kustomize/example/overlay")))
 			testHelmValues(t, h)
 			playRendered(t, "wrapped-report", text)
 		})
@@ -102,7 +102,7 @@ func expectAdded(t *testing.T, chart, component corev1.PodSpec) {
 // testHelmValues renders flags of every kind, and what a chart may say of the init container.
 func testHelmValues(t *testing.T, h helm) {
 	t.Helper()
-	pod := podOf(t, h.render(t,
+	pod := podSpecOf(t, h.render(t,
 		"--set-json", `main.sentinel={"wait-for": ["tcp://127.0.0.1:80", "file:///tmp/pod/b<c"]}`,
 		"--set-json", `proxy.shim={"drain": "5s", "keep-on-failure": true, "stop-signal": 3}`,
 		"--set-json", `sentinel-shim={"image": "example.com/shim:v1", "securityContext": {"runAsUser": null}}`))
@@ -118,7 +118,7 @@ func testHelmValues(t *testing.T, h helm) {
 	if programs.Image != "example.com/shim:v1" || programs.SecurityContext.RunAsUser != nil {
 		t.Errorf("the init container has not the image of the values, or a user, which they take away: %+v", programs)
 	}
-	pod = podOf(t, h.render(t, "--set-json", "main.sentinel=null"))
+	pod = podSpecOf(t, h.render(t, "--set-json", "main.sentinel=null"))
 	if c := pod.Containers[1]; !slices.Equal(c.Command, []string{"/sentinel-shim/sentinel", "--"}) {
 		t.Errorf("%s has no flags, but the command %q", c.Name, c.Command)
 	}
