@@ -38,7 +38,7 @@ type Run struct {
 	Ended          bool
 	Finished       time.Time // this and the fields below are set when it has ended; the API's times are whole seconds
 	ExitCode       int
-	Reason         string // of the kubelet, for example Completed, Error or OOMKilled
+	Reason         string // of the kubelet, for example Completed, Error or OOMKilled; see also Removed
 	Message        string // what the container has written to /dev/termination-log
 }
 
@@ -50,6 +50,14 @@ func (r Run) String() string {
 	return fmt.Sprintf("%s %s#%d exited %d (%s), %s to %s", r.Pod, r.Container, r.Attempt, r.ExitCode, r.Reason,
 		r.Started.Format(time.TimeOnly), r.Finished.Format(time.TimeOnly))
 }
+
+// removed is the reason of a run that the kubelet has ended, or whose container it has removed, for the action
+// RestartAllContainers of another container (RestartingAllContainers in pkg/kubelet/kubelet_pods.go).
+const removed = "RestartingAllContainers"
+
+// Removed reports whether the kubelet has ended the run to restart all containers of the pod. Nobody knows when and
+// how such a run ended: Finished is zero, and ExitCode is 137 whatever the code was.
+func (r Run) Removed() bool { return r.Reason == removed }
 
 // Jobs returns all Jobs, the oldest first.
 func (s *State) Jobs() []*batchv1.Job {
@@ -166,7 +174,8 @@ func (s *State) observe(object any, deleted bool) {
 		for _, status := range slices.Concat(object.Status.InitContainerStatuses, object.Status.ContainerStatuses) {
 			s.observeRun(object, status.Name, int(status.RestartCount), status.State)
 			before := int(status.RestartCount) - 1
-			if status.State.Waiting != nil {
+			if last := status.LastTerminationState.Terminated; status.State.Waiting != nil &&
+				(last == nil || last.Reason != removed) {
 				before++ // RestartCount does not include the restart that it waits for
 			}
 			s.observeRun(object, status.Name, before, status.LastTerminationState)
@@ -175,6 +184,7 @@ func (s *State) observe(object any, deleted bool) {
 }
 
 func (s *State) observeRun(pod *corev1.Pod, container string, attempt int, state corev1.ContainerState) {
+	key := runKey{pod.UID, container, attempt}
 	run := Run{Pod: pod.Name, Container: container, Attempt: attempt}
 	switch {
 	case state.Running != nil:
@@ -187,12 +197,21 @@ func (s *State) observeRun(pod *corev1.Pod, container string, attempt int, state
 	case state.Terminated != nil:
 		end := state.Terminated
 		run.ID, run.Started = runtimeID(end.ContainerID), end.StartedAt.Time
+		if run.ID == "" {
+			// The kubelet has lost or removed the container. It says so also of a run whose end it has reported, and
+			// of a container that never ran.
+			seen, ran := s.runs[key]
+			if !ran || seen.Ended {
+				return
+			}
+			run.ID, run.Started = seen.ID, seen.Started
+		}
 		run.Ended, run.Finished = true, end.FinishedAt.Time
 		run.ExitCode, run.Reason, run.Message = int(end.ExitCode), end.Reason, end.Message
 	default:
 		return
 	}
-	s.runs[runKey{pod.UID, container, attempt}] = run
+	s.runs[key] = run
 }
 
 // runtimeID returns a container's ID without the name of the runtime, for example containerd://.
