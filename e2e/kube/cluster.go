@@ -17,6 +17,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/version"
 	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/informers"
@@ -36,6 +37,7 @@ type Cluster struct {
 	client  kubernetes.Interface
 	dynamic dynamic.Interface
 	mapper  *restmapper.DeferredDiscoveryRESTMapper
+	version *version.Info
 
 	// scripts is the directory e2e/cluster if its scripts have brought up the cluster, else empty. own is then the
 	// directory in which they keep this cluster.
@@ -60,7 +62,7 @@ func Connect() (*Cluster, error) {
 	if c.dynamic, err = dynamic.NewForConfig(config); err != nil {
 		return nil, fmt.Errorf("KUBECONFIG %s: %w", path, err)
 	}
-	if _, err := c.client.Discovery().ServerVersion(); err != nil {
+	if c.version, err = c.client.Discovery().ServerVersion(); err != nil {
 		return nil, fmt.Errorf("the cluster of KUBECONFIG %s does not answer: %w", path, err)
 	}
 	c.mapper = restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(c.client.Discovery()))
@@ -70,6 +72,9 @@ func Connect() (*Cluster, error) {
 	}
 	return c, nil
 }
+
+// Version returns the version of Kubernetes that the API server has, for example v1.36.3.
+func (c *Cluster) Version() string { return c.version.GitVersion }
 
 // Node runs a command on the node and returns its output. It skips the test if the cluster is not the
 // one of e2e/cluster: there is then no way to reach the node.
