@@ -99,7 +99,7 @@ image: ## the container image (set VERSION or IMAGE to name it), with docker, po
 	@[ -n "$(BUILDER)" ] || { echo "image: no docker, podman or buildah works here: name one by BUILDER=..."; exit 1; }
 	$(BUILDER) build --build-arg VERSION=$(VERSION) --tag $(IMAGE) .
 
-e2e: ## run every manifest on a real cluster (that of KUBECONFIG, or its own as root)
+e2e: ## run every manifest on a real cluster (that of KUBECONFIG, or its own as root: KUBERNETES=1.36)
 	e2e/run
 
 e2e-down: ## remove the cluster that e2e has brought up
