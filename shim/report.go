@@ -38,6 +38,7 @@ func (l *loop) logTurn(before, now state, e event) {
 		l.logMain(l.Mains[i], before.mains[i], main)
 	}
 	if now.phase == up && l.rules.leftToKubelet(now) && !l.rules.leftToKubelet(before) {
+		l.drainBegan = l.now()
 		l.Log.Info().Msgf("main has ended: %s is kept until the kubelet's SIGTERM (--native-sidecar)", l.program())
 	}
 	if before.phase == now.phase {
@@ -65,7 +66,10 @@ func (l *loop) logTurn(before, now state, e event) {
 	case stopping:
 		cutOff := before.phase == draining && e.term
 		if before.phase == confirming && now.why == terminated && now.all(l.rules.final) {
-			cutOff, l.drainBegan = l.Drain > 0, l.now() // SIGTERM came before the look that saw main's end
+			if !l.rules.leftToKubelet(now) {
+				l.drainBegan = l.now() // SIGTERM came before the look that saw main's end
+			}
+			cutOff = l.now()-l.drainBegan < l.Drain
 		}
 		if cutOff {
 			l.Log.Warn().Msgf("--drain was cut off by SIGTERM after %s of %s: "+
