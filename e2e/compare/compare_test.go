@@ -25,8 +25,12 @@ const (
 	job       = "report" // the Job's name in all manifests
 	primary   = "main"
 
-	// hangs is the time after which a Job counts as hanging, from its creation on. The longest Job that does not hang
-	// takes the kubelet's back-off of 10 s and 20 s between three attempts.
+	// The situations in which main never succeeds say what bounds its attempts.
+	failure      = "failure"
+	failureNever = "failure, Never"
+
+	// hangs is the time after which a Job counts as hanging, from the start of main's last attempt within the
+	// backoffLimit. The longest Job that does not hang takes the kubelet's back-off of 40 s before the next attempt.
 	hangs = 150 * time.Second
 	// look is the time between two looks at a Job. The results do not depend on it: they have the kubelet's times.
 	look = 200 * time.Millisecond
@@ -34,8 +38,8 @@ const (
 
 // strategies are the names of the manifests, in the order of the results.
 var strategies = []string{
-	"naive", "pkill-root", "pkill-same-user", "pkill-wrong-code", "shared-volume", "happy-sad-file",
-	"native-sidecar", "kubexit", "sentinel-shim",
+	"naive", "pkill-root", "pkill-same-user", "pkill-wrong-code", "shared-volume", "happy-sad-file", "quitquitquit",
+	"kubexit", "native-sidecar", "restart-all-containers", "sentinel-shim", "native-sidecar-shim",
 }
 
 // situation is what happens to the Job of a strategy: how its manifest is edited, and what is done while it runs.
@@ -44,9 +48,9 @@ type situation struct {
 	want       string   // how the Job has to end
 	main       []string // the arguments of main's container; nil for those of the manifest
 	sidecars   int      // how many there are; 0 for the one of the manifest
-	late       bool     // the sidecar starts only after main has ended
+	late       bool     // the sidecar starts only after main has ended, if it is no native one
 	killed     bool     // main's container is killed
-	once       bool     // restartPolicy Never and a single pod
+	once       bool     // restartPolicy Never and backoffLimit 0
 }
 
 var situations = []situation{
@@ -55,8 +59,13 @@ var situations = []situation{
 		text: "The manifest as it is: main uses its sidecar and exits 0.",
 	},
 	{
-		name: "failure", want: failed, main: works("3"),
+		name: failure, want: failed, main: works("3"),
 		text: "main exits 3 in every attempt.",
+	},
+	{
+		name: failureNever, want: failed, main: works("3"), once: true,
+		text: "The same under `restartPolicy: Never` with `backoffLimit: 0`, so there should be a single attempt.\n" +
+			"restart-all-containers keeps its rule. The shim of native-sidecar-shim gets `SHIM_RESTART_POLICY: Never`.",
 	},
 	{
 		name: "two failures", want: complete, main: works("3 3 0"),
@@ -75,7 +84,7 @@ var situations = []situation{
 	},
 	{
 		name: "killed, Never", want: failed, main: works("hold"), killed: true, once: true,
-		text: "The same under `restartPolicy: Never`, with a single pod.",
+		text: "The same under `restartPolicy: Never` with `backoffLimit: 0`, edited as in \"failure, Never\".",
 	},
 	{
 		name: "three sidecars", want: complete, main: works("3 0"), sidecars: 3,
@@ -113,10 +122,6 @@ func TestCompare(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	version, err := serverVersion()
-	if err != nil {
-		t.Fatal(err)
-	}
 	kubexit := os.Getenv("KUBEXIT")
 	if kubexit != "" && !filepath.IsAbs(kubexit) {
 		t.Fatalf("KUBEXIT=%s is not an absolute path: name the program by its path on the node", kubexit)
@@ -146,7 +151,7 @@ func TestCompare(t *testing.T) {
 	if len(got) < want {
 		t.Skipf("only %d of %d Jobs were measured, so RESULTS.md is not written", len(got), want)
 	}
-	if err := os.WriteFile(manifests+"RESULTS.md", []byte(got.markdown(version)), 0o644); err != nil {
+	if err := os.WriteFile(manifests+"RESULTS.md", []byte(got.markdown(cluster.Version())), 0o644); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -155,10 +160,16 @@ func TestCompare(t *testing.T) {
 func measure(t *testing.T, cluster *kube.Cluster, strategy string, s situation, kubexit string) result {
 	t.Helper()
 	ns := cluster.Namespace(t)
-	ns.Apply(t, manifests+strategy+".yaml", kube.EditJob(job, func(spec *batchv1.JobSpec) { s.edit(spec, kubexit) }))
+	logs := sidecarLogs{}
+	native, attempts := false, 0
+	ns.Apply(t, manifests+strategy+".yaml", kube.EditJob(job, func(spec *batchv1.JobSpec) {
+		s.edit(spec, kubexit)
+		native = slices.ContainsFunc(spec.Template.Spec.InitContainers, isSidecar)
+		attempts = int(*spec.BackoffLimit) + 1
+	}))
 	deadline := time.Now().Add(hangs)
 	if s.late {
-		if strategy != "native-sidecar" {
+		if !native {
 			ns.Until(t, time.Until(deadline), "main to end", func(state *kube.State) bool {
 				run, ok := state.Last(job, primary)
 				return ok && run.Ended
@@ -171,12 +182,15 @@ func measure(t *testing.T, cluster *kube.Cluster, strategy string, s situation, 
 		ns.UntilLog(t, time.Until(deadline), job, primary, "working")
 		ns.Kill(t, run)
 	}
-	for {
+	for begun := 0; ; time.Sleep(look) {
 		state := ns.State()
-		if ended(state) || time.Now().After(deadline) {
-			return resultOf(t, state)
+		logs.read(cluster.Root(t), state)
+		if n := len(state.Runs(job, primary)); n > begun && n <= attempts {
+			begun, deadline = n, time.Now().Add(hangs)
 		}
-		time.Sleep(look)
+		if ended(state) || time.Now().After(deadline) {
+			return resultOf(t, state, logs)
+		}
 	}
 }
 
@@ -198,12 +212,15 @@ func (s situation) edit(spec *batchv1.JobSpec, kubexit string) {
 		*spec.BackoffLimit = 2*int32(1+s.sidecars) + 1
 	}
 	if s.once {
-		pod.RestartPolicy = corev1.RestartPolicyNever
+		neverRestart(pod)
 		*spec.BackoffLimit = 0
 	}
-	var ports []string
+	var ports, adminPorts []string
 	for _, container := range sidecarsOf(pod) {
-		ports = append(ports, container.Args[portOf(container)])
+		ports = append(ports, container.Args[valueOf(container, "--port")])
+		if i := valueOf(container, "--admin-port"); i > 0 {
+			adminPorts = append(adminPorts, container.Args[i])
+		}
 		if s.late {
 			container.EnvFrom = []corev1.EnvFromSource{{ConfigMapRef: &corev1.ConfigMapEnvSource{
 				LocalObjectReference: corev1.LocalObjectReference{Name: "late"},
@@ -216,6 +233,29 @@ func (s situation) edit(spec *batchv1.JobSpec, kubexit string) {
 			main.VolumeMounts = append(main.VolumeMounts, corev1.VolumeMount{Name: "attempts", MountPath: "/attempts"})
 			pod.Volumes = append(pod.Volumes, corev1.Volume{
 				Name: "attempts", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}},
+			})
+		}
+		for j := range pod.Containers[i].Env {
+			if variable := &pod.Containers[i].Env[j]; variable.Name == "ADMIN_PORTS" {
+				variable.Value = strings.Join(adminPorts, " ")
+			}
+		}
+	}
+}
+
+// neverRestart sets the restart policy Never wherever a manifest sets one that is not part of its strategy.
+func neverRestart(pod *corev1.PodSpec) {
+	pod.RestartPolicy = corev1.RestartPolicyNever
+	for i := range pod.Containers {
+		if main := &pod.Containers[i]; main.RestartPolicy != nil {
+			*main.RestartPolicy = corev1.ContainerRestartPolicyNever
+		}
+	}
+	for i := range pod.InitContainers {
+		// A native sidecar's own policy is Always, so its shim has to be told.
+		if sidecar := &pod.InitContainers[i]; slices.Contains(sidecar.Command, "--native-sidecar") {
+			sidecar.Env = append(sidecar.Env, corev1.EnvVar{
+				Name: "SHIM_RESTART_POLICY", Value: string(corev1.RestartPolicyNever),
 			})
 		}
 	}
@@ -243,7 +283,7 @@ func substitute(pod *corev1.PodSpec, kubexit string) {
 	}
 }
 
-// addSidecar adds the nth copy of the sidecar, with its own name and port, if the list has the sidecar.
+// addSidecar adds the nth copy of the sidecar, with its own name and ports, if the list has the sidecar.
 func addSidecar(containers []corev1.Container, n int) []corev1.Container {
 	for i, container := range containers {
 		if !isSidecar(container) {
@@ -261,16 +301,19 @@ func addSidecar(containers []corev1.Container, n int) []corev1.Container {
 				added.Env[i].Value = added.Name
 			}
 		}
-		port := portOf(added)
-		first, _ := strconv.Atoi(added.Args[port])
-		added.Args[port] = strconv.Itoa(first + n - 1)
+		for _, flag := range []string{"--port", "--admin-port"} {
+			if i := valueOf(added, flag); i > 0 {
+				first, _ := strconv.Atoi(added.Args[i])
+				added.Args[i] = strconv.Itoa(first + n - 1)
+			}
+		}
 		return slices.Insert(containers, i+n-1, *added)
 	}
 	return containers
 }
 
-// portOf returns the index of the port in the arguments of a sidecar.
-func portOf(c *corev1.Container) int { return slices.Index(c.Args, "--port") + 1 }
+// valueOf returns the index of a flag's value in the arguments of a sidecar, and 0 if it does not have the flag.
+func valueOf(c *corev1.Container, flag string) int { return slices.Index(c.Args, flag) + 1 }
 
 func isSidecar(c corev1.Container) bool { return slices.Contains(c.Args, "--port") }
 
