@@ -43,7 +43,7 @@ KUBE_SCORE += --ignore-test container-security-context-user-group-id
 KUBE_SCORE += --ignore-test container-security-context-readonlyrootfilesystem
 
 .PHONY: help build test fuzz soak simulate crash hostile mutants lint demo image \
-	e2e e2e-down gvisor chaos hundred compare clean
+	e2e e2e-down gvisor chaos hundred compare programs clean
 
 help: ## list these targets (the default)
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -116,6 +116,9 @@ hundred: ## a hundred Jobs with three sidecars at once, in its own cluster (root
 
 compare: ## measure the strategies of manifests/compare and write its RESULTS.md (KUBEXIT=path for kubexit)
 	e2e/run -parallel 14 ./compare
+
+programs: ## measure --copy-to against an image volume, with 50 pods each, in its own cluster (root; 10 min)
+	e2e/run ./programs
 
 clean: ## remove bin/
 	rm -rf bin
