@@ -1,8 +1,8 @@
 package programs
 
 import (
-	"cmp"
 	"fmt"
+	"math"
 	"runtime"
 	"slices"
 	"strings"
@@ -15,6 +15,15 @@ type figures struct {
 	memory memory
 	disk   int64 // bytes in the emptyDirs
 }
+
+func (f figures) String() string {
+	return fmt.Sprintf("%d pods: %.1f s to start, %.2f MiB of memory per pod (%.2f anonymous, %.2f page cache), "+
+		"%.2f MiB of disk per pod", pods, f.start.Seconds(),
+		perPod(f.memory.all), perPod(f.memory.anonymous), perPod(f.memory.cache), perPod(f.disk))
+}
+
+// perPod returns a pod's share of so many bytes, in MiB.
+func perPod(bytes int64) float64 { return float64(bytes) / (1 << 20) / pods }
 
 // memory is in bytes. What is neither anonymous nor cache is the kernel's own.
 type memory struct{ all, anonymous, cache int64 }
@@ -32,13 +41,13 @@ Written by %s, which runs a Job with %d pods at once on one node, with the progr
 container (%s) and by an image volume, in turns, %d times each; here on Kubernetes %s with %d
 processors. The Job is [manifests/restricted.yaml](../manifests/restricted.yaml) with busybox as main and as its
 sidecar. The images are on the node already. Each figure is the median, with the lowest and the highest in parentheses.
+If the two ranges in a row overlap, the difference may be the noise of the machine.
 
 | |`, "`make programs`", pods, "`--copy-to`", rounds, version, runtime.NumCPU())
 	for _, w := range ways {
 		fmt.Fprintf(&b, " %s |", w.name)
 	}
 	fmt.Fprintf(&b, "\n|---|%s\n", strings.Repeat("---|", len(ways)))
-	perPod := func(bytes int64) float64 { return float64(bytes) / (1 << 20) / pods }
 	for _, row := range []struct {
 		text  string
 		value func(figures) float64
@@ -70,6 +79,9 @@ pods of the node share one, which is used before the first measurement and so is
 
 // spread returns the median, the lowest and the highest of an odd number of values.
 func spread(values []float64) string {
-	slices.SortFunc(values, cmp.Compare[float64])
+	for i, value := range values {
+		values[i] = math.Round(value*10)/10 + 0 // -0 + 0 is 0, which prints without a sign
+	}
+	slices.Sort(values)
 	return fmt.Sprintf("%.1f (%.1f to %.1f)", values[len(values)/2], values[0], values[len(values)-1])
 }
