@@ -71,8 +71,9 @@ If the two ranges in a row overlap, the difference may be the noise of the machi
 	}
 	b.WriteString(`
 Memory is what the control group of all pods uses more than before the Job. The rest of it is the kernel's own. With an
-init container each pod has its own copy of both programs, on the disk and in the page cache. With an image volume all
-pods of the node share one, which is used before the first measurement and so is not in these figures.
+init container each pod has its own copy of both programs, on the disk and in the page cache; the kernel can reclaim
+page cache when memory is short. With an image volume all pods of the node share one copy. It has been used before the
+first measurement, so it is not in these figures.
 `)
 	return b.String()
 }
