@@ -1,6 +1,6 @@
 // Package programs measures two ways to bring sentinel and shim into a pod: an init container with --copy-to, and an
-// image volume. It runs 50 pods at once, each way in turn, and writes the medians to docs/programs.md. It fails only if
-// it could not measure. It needs the cluster of e2e/cluster for itself. Run it with make programs.
+// image volume. It runs 50 pods at once, each way in turn, and writes the medians to docs/programs.md. It fails only
+// if it could not measure. It needs the cluster of e2e/cluster for itself. Run it with make programs.
 package programs
 
 import (
