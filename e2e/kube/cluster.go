@@ -131,11 +131,12 @@ func (c *Cluster) script(name string, args ...string) (string, error) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(c.scripts, name), args...)
 	cmd.Env = append(os.Environ(), "KUBERNETES="+filepath.Base(c.own))
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("e2e/cluster/%s %s: %w\n%s", name, strings.Join(args, " "), err, out)
+	var stdout, stderr strings.Builder // apart: ctr writes warnings
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("e2e/cluster/%s %s: %w\n%s%s", name, strings.Join(args, " "), err, &stdout, &stderr)
 	}
-	return string(out), nil
+	return stdout.String(), nil
 }
 
 // Namespace creates a namespace for one test, with labels (key, value, key, value...). The end of the test
