@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -57,10 +58,29 @@ func onTerminal(t *testing.T, controlling bool, script string, args ...string) (
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		killSession(t, cmd.Process.Pid)
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
 	return &terminal{t: t, ptmx: ptmx}, cmd
+}
+
+// killSession kills all processes of a session. After a failure some of them may be stopped, and would never end.
+func killSession(t *testing.T, session int) {
+	t.Helper()
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		t.Error(err)
+	}
+	for _, entry := range entries {
+		pid, err := strconv.Atoi(entry.Name())
+		if err != nil {
+			continue
+		}
+		if its, err := unix.Getsid(pid); err == nil && its == session {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+	}
 }
 
 // await waits until the terminal has shown text.
