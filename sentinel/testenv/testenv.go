@@ -6,6 +6,7 @@ package testenv
 import (
 	"os"
 	"os/exec"
+	"os/signal"
 	"syscall"
 	"testing"
 )
@@ -18,10 +19,17 @@ const modeArg = "testenv:mode"
 type Modes map[string]func(args []string) int
 
 // RunMode is for TestMain. If the arguments name a mode (see Command), it runs it and does not return. Else it
-// makes the modes that the tests start end at once: under the race detector, they would sleep for a second.
+// makes the modes that the tests start end at once: under the race detector, they would sleep for a second. It also
+// makes the tests independent of the signals that their parent ignores, as under nohup.
 func RunMode(modes Modes) {
 	if len(os.Args) > 2 && os.Args[1] == modeArg {
 		os.Exit(modes[os.Args[2]](os.Args[3:]))
+	}
+	// What is caught here is not inherited as ignored.
+	for _, sig := range []os.Signal{syscall.SIGHUP, syscall.SIGINT} {
+		if signal.Ignored(sig) {
+			signal.Notify(make(chan os.Signal, 1), sig)
+		}
 	}
 	if err := os.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE")); err != nil {
 		panic(err)

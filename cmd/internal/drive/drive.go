@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -38,16 +37,8 @@ func Main(m *testing.M, modes Modes) {
 	os.Exit(run(m))
 }
 
-// prepare makes the tests fast, and independent of the signals that their parent ignores.
+// prepare lets more tests run at once than there are processors, because they mostly wait.
 func prepare() error {
-	// The programs do not forward a signal that they inherit as ignored, as under nohup. They do not inherit
-	// it as ignored if it is caught here.
-	for _, sig := range []os.Signal{syscall.SIGHUP, syscall.SIGINT} {
-		if signal.Ignored(sig) {
-			signal.Notify(make(chan os.Signal, 1), sig)
-		}
-	}
-	// More tests run at once than there are processors, because they mostly wait.
 	flag.Parse()
 	return flag.Set("test.parallel", "10")
 }
