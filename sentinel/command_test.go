@@ -1,34 +1,16 @@
 package sentinel
 
 import (
-	"os"
-	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/sentinel-shim/sentinel-shim/sentinel/exitcode"
+	"github.com/sentinel-shim/sentinel-shim/sentinel/testenv"
 )
 
 // The steps of a session with a command.
-
-// alone reports whether this is a process for the calling test alone. If not, it runs the test in one:
-// process.Start is called once per program, and reaps all children of that.
-func alone(t *testing.T) bool {
-	t.Helper()
-	const variable = "SENTINEL_TEST_ALONE"
-	if os.Getenv(variable) == t.Name() {
-		return true
-	}
-	args := []string{"-test.run", "^" + t.Name() + "$", "-test.timeout", patience.String()}
-	cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
-	cmd.Env = append(os.Environ(), variable+"="+t.Name())
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Errorf("in a process of its own: %v\n%s", err, out)
-	}
-	return false
-}
 
 // wantKilledBySIGUSR1 starts a command, runs received, and checks that the command dies of SIGUSR1 then.
 func wantKilledBySIGUSR1(t *testing.T, s *trial, received func()) {
@@ -51,7 +33,7 @@ func wantKilledBySIGUSR1(t *testing.T, s *trial, received func()) {
 // TestSignalBeforeTheLaunch: what was received before the launch reaches the command.
 func TestSignalBeforeTheLaunch(t *testing.T) {
 	t.Parallel()
-	if alone(t) {
+	if testenv.Alone(t, patience) {
 		wantKilledBySIGUSR1(t, newTrial(t.TempDir(), syscall.SIGUSR1), func() {})
 	}
 }
@@ -59,7 +41,7 @@ func TestSignalBeforeTheLaunch(t *testing.T) {
 // TestSignalAfterTheLaunch: a signal reaches the command.
 func TestSignalAfterTheLaunch(t *testing.T) {
 	t.Parallel()
-	if alone(t) {
+	if testenv.Alone(t, patience) {
 		s := newTrial(t.TempDir())
 		wantKilledBySIGUSR1(t, s, func() { s.signals <- syscall.SIGUSR1 })
 	}

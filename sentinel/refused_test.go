@@ -9,12 +9,14 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sentinel-shim/sentinel-shim/sentinel/testenv"
 )
 
 // TestBeginRefused: why no file can be created on the volume, and what to do.
 func TestBeginRefused(t *testing.T) {
 	t.Parallel()
-	if !alone(t) {
+	if !testenv.Alone(t, patience) {
 		return
 	}
 	const writable, room = " has to be writable for this user (readOnly, fsGroup)", " (sizeLimit)"

@@ -2,7 +2,6 @@ package shim
 
 import (
 	"os"
-	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -13,31 +12,15 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/sentinel/exitcode"
 	"github.com/sentinel-shim/sentinel-shim/sentinel/lifetime"
 	"github.com/sentinel-shim/sentinel-shim/sentinel/process"
+	"github.com/sentinel-shim/sentinel-shim/sentinel/testenv"
 )
 
 // What the loop knows of a sidecar's process.
 
-// alone reports whether this is a process for the calling test alone. If not, it runs the test in one:
-// process.Start is called once per program, and reaps all children of that.
-func alone(t *testing.T) bool {
-	t.Helper()
-	const variable = "SHIM_TEST_ALONE"
-	if os.Getenv(variable) == t.Name() {
-		return true
-	}
-	args := []string{"-test.run", "^" + t.Name() + "$", "-test.timeout", patience.String()}
-	cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
-	cmd.Env = append(os.Environ(), variable+"="+t.Name())
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Errorf("in a process of its own: %v\n%s", err, out)
-	}
-	return false
-}
-
 // TestSignalsForTheSidecar: what was received before the launch reaches the sidecar.
 func TestSignalsForTheSidecar(t *testing.T) {
 	t.Parallel()
-	if !alone(t) {
+	if !testenv.Alone(t, patience) {
 		return
 	}
 	signals := make(chan os.Signal, 2)
@@ -57,7 +40,7 @@ func TestSignalsForTheSidecar(t *testing.T) {
 // gone when process.Stop has returned, one that is not when nothing is left of it.
 func TestSidecarOfTheLoop(t *testing.T) {
 	t.Parallel()
-	if !alone(t) {
+	if !testenv.Alone(t, patience) {
 		return
 	}
 	sidecar, err := process.Start([]string{"/bin/sh", "-c", "exit 9"})

@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // modeArg as the first argument makes the test binary run the mode named by the second.
@@ -34,6 +35,23 @@ func RunMode(modes Modes) {
 	if err := os.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE")); err != nil {
 		panic(err)
 	}
+}
+
+// Alone reports whether this is a process for the calling test alone. If not, it runs the test in one, for at most
+// the given time. It is for tests of what a program does only once, such as process.Start.
+func Alone(t *testing.T, limit time.Duration) bool {
+	t.Helper()
+	const variable = "TESTENV_ALONE"
+	if os.Getenv(variable) == t.Name() {
+		return true
+	}
+	args := []string{"-test.run", "^" + t.Name() + "$", "-test.timeout", limit.String()}
+	cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
+	cmd.Env = append(os.Environ(), variable+"="+t.Name())
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("in a process of its own: %v\n%s", err, out)
+	}
+	return false
 }
 
 // Command returns the command line that runs a mode of the test binary.
