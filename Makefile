@@ -74,8 +74,8 @@ simulate: ## every schedule of small pods, and 200,000 random schedules of large
 crash: ## kill or stop a program at a random instant of a pod's life, KILLS=2000 times (1 min)
 	go test -race -count 1 -timeout 1h -run '^TestRandomKills$$' ./cmd -args -kills $(KILLS)
 
-hostile: ## another container changes the volume in every way, at every call of both programs (10 min)
-	go test -race -count 1 -timeout 2h -run '^Test(Things|Locks|Directory)AtEveryCall' ./cmd -args -every
+hostile: ## kill, hold, and change the volume in every way, at every call of both programs (10 min)
+	go test -race -count 1 -timeout 2h -run 'AtEveryCall|^TestGapBetweenTwoRuns$$' ./cmd -args -every -everything
 
 # bin/mutants/killers stores which test has killed each mutant; that test is run first the next time.
 mutants: ## find changes of the code that no test notices, SAMPLE=n SEED=n PACKAGES=... ONLY=... LAYERS=n

@@ -3,7 +3,9 @@ package cmd_test
 
 import (
 	"context"
+	"flag"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"testing"
@@ -23,6 +25,25 @@ func TestMain(m *testing.M) {
 		"signals":   countSignals,
 		"stuckdisk": stuckDisk,
 	})
+}
+
+// every makes the tests that do something at every call of a program do so. Without it, each run of such a test takes
+// every third call.
+var every = flag.Bool("every", false, "do at every call what is otherwise done at every third one")
+
+// callsToTry returns the calls from 1 to last, or without -every a random third of them: every third one.
+func callsToTry(t testing.TB, last int) (calls []int) {
+	t.Helper()
+	first, step := 1, 1
+	if !*every {
+		step = 3
+		first += rand.IntN(step) // so that many runs of the test together take all
+	}
+	for n := first; n <= last; n += step {
+		calls = append(calls, n)
+	}
+	t.Logf("of %d calls, every %d from call %d on", last, step, first)
+	return calls
 }
 
 // failing is a main that ends at once, with 3.

@@ -75,8 +75,11 @@ func TestTwoMainsOfOneName(t *testing.T) {
 	second := drive.Start(t, sentinel(dir, []string{"/bin/sh", "-c", "echo second started; exit 4"}))
 	second.Await("another sentinel or shim named main is running")
 	second.Await(waitingFor)
+	second.Signal(syscall.SIGSTOP) // if it began at once, the shim would follow it instead of stopping the sidecar
 	open()
 	first.Want(3)
+	sidecar.Await("stopping sh")
+	second.Signal(syscall.SIGCONT)
 	second.Want(4)
 	sidecar.Want(3)
 	second.Await("waiting for the sidecars of the earlier run to end")

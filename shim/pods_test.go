@@ -140,6 +140,10 @@ type familyMember struct {
 var longPods = []familyMember{
 	{"1 shim, 2 attempts, 1 kill, each step", variant{locks: false, events: true, writing: true}},
 	{"1 shim, 2 attempts, 1 kill, each step", variant{locks: false, events: false, writing: true}},
+	{"1 shim, 2 attempts, 1 kill, each step", variant{locks: false, events: true, writing: false}},
+	{"1 shim, 2 attempts, 1 kill, each step", variant{locks: false, events: false, writing: false}},
+	{"1 shim, 3 attempts, 1 kill, each look", variant{locks: false, events: true, writing: true}},
+	{"1 shim, 3 attempts, 1 kill, each look", variant{locks: false, events: false, writing: true}},
 	{"2 mains, Never, 1 kill, each look", variant{locks: false, events: true, writing: false}},
 	{"2 mains, Never, 1 kill, each look", variant{locks: false, events: true, writing: true}},
 	{"2 mains, Never, 1 kill, each look", variant{locks: false, events: false, writing: false}},

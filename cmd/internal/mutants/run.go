@@ -118,6 +118,9 @@ func newLab(root string, sources []*source, mutants []mutant, o options) (*lab, 
 					byName[name] = &layer{name: name, dir: simulationDir, args: []string{"-test.run", simulationTests}}
 				default:
 					byName[name] = &layer{name: name, dir: name, drives: true}
+					if name == "cmd" {
+						byName[name].args = []string{"-every"} // which calls are tried is random without it
+					}
 				}
 				l.layers[s.dir] = append(l.layers[s.dir], byName[name])
 			}
