@@ -1,10 +1,10 @@
 package app
 
 import (
+	"fmt"
 	"os"
 	"slices"
-
-	"github.com/urfave/cli/v2"
+	"strings"
 )
 
 // The groups of the flags that both programs have.
@@ -13,27 +13,10 @@ const (
 	other        = "Other"
 )
 
-// helpTemplate fits a terminal of 80 columns: two for the indent, 26 for a flag and its type.
-const helpTemplate = `{{.Name}} - {{.Usage}}
-
-Usage: {{.Name}} [flags] -- {{.CommandName}} [ARG...]
-{{range .Groups}}
-{{.Name}}:
-{{range .Flags}}  {{printf "%-26s" .Names}}{{wrap .Usage 28}}
-{{end}}{{end}}
-Exit code:
-  {{wrap .ExitCodes 2}}
-
-Examples:
-  {{wrap .Examples 2}}
-`
-
-type (
-	helpGroup struct {
-		Name  string
-		Flags []helpLine
-	}
-	helpLine struct{ Names, Usage string }
+const (
+	width       = 80 // of a terminal
+	indent      = 2
+	usageColumn = 28 // where the usage of a flag begins
 )
 
 // helpFlag and versionFlag have the short names -h and -v.
@@ -49,36 +32,63 @@ func versionFlag(dst *bool) *Flag {
 	return f
 }
 
-// showHelp writes the help text to stdout.
+// showHelp writes the help text to stdout. urfave/cli would print it through text/template. That calls methods by
+// their names, so the linker would have to keep every exported method of the whole program: 1.2 MB.
 func (p Program) showHelp(flags []*Flag) {
-	var groups []helpGroup
+	var text strings.Builder
+	fmt.Fprintf(&text, "%s - %s\n\nUsage: %s [flags] -- %s [ARG...]\n", p.Name, p.Usage, p.Name, p.CommandName)
+	var groups []string
 	for _, f := range flags {
-		i := slices.IndexFunc(groups, func(g helpGroup) bool { return g.Name == f.Group })
-		if i < 0 {
-			i, groups = len(groups), append(groups, helpGroup{Name: f.Group})
+		if !slices.Contains(groups, f.Group) {
+			groups = append(groups, f.Group)
 		}
-		groups[i].Flags = append(groups[i].Flags, f.help(p.Name))
 	}
-	data := map[string]any{
-		"Name": p.Name, "Usage": p.Usage, "CommandName": p.CommandName, "Groups": groups,
-		"ExitCodes": p.ExitCodes, "Examples": p.Examples,
+	for _, group := range groups {
+		fmt.Fprintf(&text, "\n%s:\n", group)
+		for _, f := range flags {
+			if f.Group == group {
+				names, usage := f.help(p.Name)
+				fmt.Fprintf(&text, "%*s%-*s%s\n", indent, "", usageColumn-indent, names, wrap(usage, usageColumn))
+			}
+		}
 	}
-	cli.HelpPrinterCustom(os.Stdout, helpTemplate, data, map[string]any{"wrapAt": func() int { return 80 }})
+	fmt.Fprintf(&text, "\nExit code:\n%*s%s\n", indent, "", wrap(p.ExitCodes, indent))
+	fmt.Fprintf(&text, "\nExamples:\n%*s%s\n", indent, "", wrap(p.Examples, indent))
+	_, _ = os.Stdout.WriteString(text.String()) // nobody is left to read an error
 }
 
-func (f *Flag) help(program string) helpLine {
-	line := helpLine{"--" + f.Name, f.Usage}
+// wrap breaks the lines of a text that begins in a column of the terminal, between words.
+func wrap(text string, column int) string {
+	margin := "\n" + strings.Repeat(" ", column)
+	var lines []string
+	for line := range strings.Lines(text) {
+		line = strings.TrimSuffix(line, "\n")
+		for len(line) > width-column {
+			end := strings.LastIndexByte(line[:width-column+1], ' ')
+			if end < 0 {
+				break // one long word
+			}
+			lines, line = append(lines, line[:end]), line[end+1:]
+		}
+		lines = append(lines, line)
+	}
+	return strings.Join(lines, margin)
+}
+
+// help returns what the help text says about a flag.
+func (f *Flag) help(program string) (names, usage string) {
+	names, usage = "--"+f.Name, f.Usage
 	if f.short != "" {
-		line.Names += ", -" + f.short
+		names += ", -" + f.short
 	}
 	if f.Type != "" {
-		line.Names += " " + f.Type
+		names += " " + f.Type
 	}
 	if f.defaultText != "" {
-		line.Usage += " (default: " + f.defaultText + ")"
+		usage += " (default: " + f.defaultText + ")"
 	}
 	if variable := f.variable(program); variable != "" {
-		line.Usage += " [$" + variable + "]"
+		usage += " [$" + variable + "]"
 	}
-	return line
+	return names, usage
 }
