@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -79,11 +80,11 @@ func aborts(sig os.Signal) bool {
 // session is one call of Run. Its methods are the Actions.
 type session struct {
 	Config
-	run           *lifetime.Run    // nil until it has begun
-	unrecordable  bool             // the volume is missing, or another run has the name
-	command       *process.Process // nil until it has started
-	started       time.Time
-	refusalLogged bool // the log says that the command may not be signalled
+	run          *lifetime.Run    // nil until it has begun
+	unrecordable bool             // the volume is missing, or another run has the name
+	command      *process.Process // nil until it has started
+	started      time.Time
+	refusal      sync.Once // logs that the command may not be signalled
 	// early are the signals that came before the command started and did not abort the start.
 	// The command gets them first, unless a wait drops them.
 	early   []os.Signal
@@ -170,7 +171,7 @@ func (s *session) launch() (err error) {
 	}
 	crashpoint.At("sentinel.waited")
 	s.started = time.Now()
-	if s.command, err = process.Start(s.Command); err != nil {
+	if s.command, err = process.StartHere(s.Command); err != nil {
 		return err
 	}
 	crashpoint.At("sentinel.launched")
@@ -185,22 +186,19 @@ func (s *session) supervise() (code int) {
 	for _, sig := range s.early {
 		s.forward(sig)
 	}
-	exited, groupEnded := s.command.Exited(), (<-chan error)(nil)
-	for {
-		select {
-		case sig := <-s.Signals:
+	go func() {
+		for sig := range s.Signals {
 			s.forward(sig)
-		case <-exited:
-			exited, groupEnded = nil, s.command.EndGroup()
-			if len(groupEnded) == 0 { // the log should say why the container does not end
-				s.Log.Info().Msgf("%s was killed by %s: waiting for the rest of its process group",
-					s.program(), process.SignalName(s.command.Status().Signal))
-			}
-		case err := <-groupEnded:
-			s.logRefusal(err)
-			return s.ended(s.command.Status(), time.Since(s.started))
 		}
+	}()
+	status, after := s.command.Wait(), time.Since(s.started)
+	groupEnded := s.command.EndGroup()
+	if len(groupEnded) == 0 { // the log should say why the container does not end
+		s.Log.Info().Msgf("%s was killed by %s: waiting for the rest of its process group",
+			s.program(), process.SignalName(status.Signal))
 	}
+	s.logRefusal(<-groupEnded)
+	return s.ended(status, after)
 }
 
 // forward sends a signal to the command.
@@ -208,9 +206,8 @@ func (s *session) forward(sig os.Signal) { s.logRefusal(s.command.Signal(sig.(sy
 
 // logRefusal logs, once, that the command or its process group may not be signalled.
 func (s *session) logRefusal(err error) {
-	if err != nil && !s.refusalLogged {
-		s.refusalLogged = true
-		s.Log.Error().Msg(err.Error())
+	if err != nil {
+		s.refusal.Do(func() { s.Log.Error().Msg(err.Error()) })
 	}
 }
 

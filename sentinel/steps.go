@@ -17,9 +17,6 @@ const (
 // Actions perform the steps: those of [Run] act on the volume and the command, those of the
 // simulation in package shim's tests on a simulated pod. An error means that the command must
 // not start.
-//
-// It is a struct of functions, because an interface would make the linker keep every exported
-// method of all that a session holds: 160 kB (design, 7).
 type Actions struct {
 	// Begin reports whether there was an earlier run of this name.
 	Begin func() (restarted bool, err error)

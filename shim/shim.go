@@ -167,7 +167,7 @@ type loop struct {
 	launchedAt   time.Time
 	drainBegan   time.Duration // since the shim's start
 
-	stopResult    chan process.Stopped // from process.Stop; nil before it
+	stopResult    <-chan process.Stopped // from process.Stop; nil before it
 	stopBegan     time.Time
 	stopTook      time.Duration
 	stopped       *process.Stopped // nil until process.Stop has returned
@@ -295,11 +295,11 @@ func (l *loop) do(a action, _, to state) error {
 			l.logNotWritten(l.run.RetractStopping())
 		}
 	case stop:
+		l.stopBegan = time.Now()
+		l.stopResult = l.process.Stop(l.StopSignal, l.GracePeriod)
 		if to.exit.mains != nil {
 			l.syncEnds()
 		}
-		l.stopBegan, l.stopResult = time.Now(), make(chan process.Stopped, 1)
-		go func() { l.stopResult <- l.process.Stop(l.StopSignal, l.GracePeriod) }()
 	case warnNotBegun:
 		l.logNotBegun(to.warned == 1)
 	}

@@ -312,7 +312,8 @@ func (s *sim) goTo(w *situation, i int, to int32) {
 	}
 }
 
-// tick lets a second pass: heartbeats are written, and shims that wait are due for a look.
+// tick lets a second pass: heartbeats are written, and shims that wait are due for a look, but not those that wait
+// for the locks of all their mains. They look so seldom that the wait alone must suffice.
 func (s *sim) tick(w *situation) {
 	for i := range s.actors {
 		a := &w.actors[i]
@@ -334,10 +335,20 @@ func (s *sim) tick(w *situation) {
 		if s.timed {
 			a.age = min(a.age+1, s.maxAge)
 		}
-		if n.proc.kind == resting && s.defect != noLockWait {
+		if n.proc.kind == resting && s.defect != noLockWait && !s.awaitsAll(a, i) {
 			a.due = true
 		}
 	}
+}
+
+// awaitsAll reports whether a shim waits for the locks of all its mains.
+func (s *sim) awaitsAll(a *actor, i int) bool {
+	for main := range s.shim(i).mains {
+		if a.waits[main].stage == noWait {
+			return false
+		}
+	}
+	return true
 }
 
 // die ends a wrapper and everything that dies with it.

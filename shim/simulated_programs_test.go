@@ -321,7 +321,7 @@ func (s *sim) takeSnapshot(p *procedure) {
 	state := o.Update(seen, p.pending, p.elapsed)
 	p.mains, p.seen = slices.Clone(p.mains), append(slices.Clone(p.seen), state)
 	p.mains[m], p.snapshots, p.pending = o, 0, false
-	p.interval = min(p.interval, lifetime.PollInterval(state))
+	p.interval = min(p.interval, lifetime.PollInterval(state, false))
 	if len(p.seen) == len(p.mains) {
 		p.kind, p.elapsed = acting, 0
 	}

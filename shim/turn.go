@@ -14,8 +14,6 @@ import (
 
 // dependencies are all functions through which a turn looks and acts. Those of the loop in shim.go
 // use a real volume and a real sidecar, those of the tests a simulated pod.
-//
-// They are a struct and not an interface for the reason given at sentinel.Actions.
 type dependencies struct {
 	// now returns the time since the shim's start.
 	now func() time.Duration

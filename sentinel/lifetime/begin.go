@@ -188,10 +188,10 @@ func (r *Run) tryClaim() error {
 	// Another process may hold the directory's lock for ever. Then the write lock of the dead file
 	// keeps other Begins away. A read lock may prevent us from taking that lock, but does not mean that
 	// the run is live.
-	old, err := openSeen(r.volume, running, info, true)
+	old, opened, err := openSeen(r.volume, running, info, true)
 	dead := err == nil && old.TryWriteLock() == nil
 	if err != nil {
-		old, err = openSeen(r.volume, running, info, false)
+		old, opened, err = openSeen(r.volume, running, info, false)
 	}
 	seen := info.Identity
 	if err == nil {
@@ -199,9 +199,7 @@ func (r *Run) tryClaim() error {
 		if !dead && old.WriteLocked() {
 			return &LiveError{r.runningPath()}
 		}
-		if info, err := old.Stat(); err == nil {
-			seen = info.Identity
-		}
+		seen = opened.Identity
 	}
 	if now, err := r.volume.Lstat(running); err != nil || !now.sameFile(seen) {
 		return errChanged

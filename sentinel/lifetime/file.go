@@ -18,29 +18,30 @@ func openRegular(v Volume, name string) (File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return openSeen(v, name, info, false)
+	f, _, err := openSeen(v, name, info, false)
+	return f, err
 }
 
-// openSeen opens the file that Lstat has described with info, if it is a regular one. It opens nothing
-// else, because an open may block (a FIFO) or have an effect (a device).
-func openSeen(v Volume, name string, info Info, write bool) (File, error) {
+// openSeen opens the file that Lstat has described with seen, if it is a regular one. It opens nothing
+// else, because an open may block (a FIFO) or have an effect (a device). opened is what Stat reports of the open
+// file.
+func openSeen(v Volume, name string, seen Info, write bool) (f File, opened Info, err error) {
 	irregular := &fs.PathError{Op: "open", Path: v.Path(name), Err: errIrregular}
-	if !info.Type.IsRegular() {
-		return nil, irregular
+	if !seen.Type.IsRegular() {
+		return nil, Info{}, irregular
 	}
-	f, err := v.Open(name, write)
-	if err != nil {
-		return nil, err
+	if f, err = v.Open(name, write); err != nil {
+		return nil, Info{}, err
 	}
 	// The file may have been replaced since Lstat.
-	if info, err = f.Stat(); err == nil && !info.Type.IsRegular() {
+	if opened, err = f.Stat(); err == nil && !opened.Type.IsRegular() {
 		err = irregular
 	}
 	if err != nil {
 		f.Close()
-		return nil, err
+		return nil, Info{}, err
 	}
-	return f, nil
+	return f, opened, nil
 }
 
 // refersTo reports whether name refers to the open file f.

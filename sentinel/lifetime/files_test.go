@@ -146,7 +146,7 @@ func TestOpenSeenOpensRegularFilesOnly(t *testing.T) {
 	if err := errors.Join(os.Remove(dir+"/file"), unix.Mkfifo(dir+"/file", 0o666)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := openSeen(v, "file", seen, false); !errors.Is(err, errIrregular) || open != 0 {
+	if _, _, err := openSeen(v, "file", seen, false); !errors.Is(err, errIrregular) || open != 0 {
 		t.Errorf("openSeen of a FIFO that was a file before: %v; %d files are open", err, open)
 	}
 	v.open = func(name string, _ bool) (File, error) {

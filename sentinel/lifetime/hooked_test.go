@@ -205,7 +205,7 @@ func TestOpenOfWhatWasReplaced(t *testing.T) {
 		if err := errors.Join(os.RemoveAll(dir+"/file"), put(dir+"/file")); err != nil {
 			t.Fatal(err)
 		}
-		f, err := openSeen(Dir(dir), "file", seen, false)
+		f, _, err := openSeen(Dir(dir), "file", seen, false)
 		if f != nil || !errors.Is(err, errIrregular) || !strings.Contains(err.Error(), dir+"/file") {
 			t.Errorf("%s: %v, %v", name, f, err)
 		}

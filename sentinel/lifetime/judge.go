@@ -61,16 +61,22 @@ const (
 	tick = time.Second
 	// settleTick is the same for a run that is Unsettled.
 	settleTick = 100 * time.Millisecond
+	// pendingTick is the same for a run whose lock the watcher waits for: its end, and its owner's death, end
+	// that wait. Only an end that somebody else records beside it, where inotify is refused, comes with the tick.
+	pendingTick = 10 * time.Second
 	// settleTime is how long an end may stay without an exit code. A writer that is not atomic
 	// (echo 3 > main-terminated) creates the file before it writes.
 	settleTime = time.Second
 )
 
 // PollInterval returns how long a watcher waits before it looks again at a run in this state, if nothing
-// wakes it before.
-func PollInterval(s State) time.Duration {
-	if s.Phase == Unsettled {
+// wakes it before. pending reports whether it waits for the run's lock.
+func PollInterval(s State, pending bool) time.Duration {
+	switch {
+	case s.Phase == Unsettled:
 		return settleTick
+	case s.Phase == Running && pending:
+		return pendingTick
 	}
 	return tick
 }
@@ -129,6 +135,8 @@ func (j *judge) derive(s Snapshot, pending bool, elapsed time.Duration) State {
 	}
 	j.forgetEnd()
 	switch {
+	case pending && j.wasRunning():
+		return j.last
 	case pending || s.running.locked:
 		j.still = unchanged[Identity]{}
 		return State{Phase: Running, ID: s.running.id}

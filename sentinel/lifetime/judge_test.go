@@ -334,15 +334,21 @@ func TestJudgeIdentity(t *testing.T) {
 	}
 }
 
-// The next look is soon if the state is Unsettled, and at the next tick otherwise.
+// The next look is soon if the state is Unsettled, late while the run's lock is waited for, and at the next tick
+// otherwise.
 func TestPollInterval(t *testing.T) {
 	for phase := NotStarted; phase <= Ended; phase++ {
-		want := tick
-		if phase == Unsettled {
-			want = settleTick
-		}
-		if got := PollInterval(State{Phase: phase}); got != want {
-			t.Errorf("phase %d: the next look is after %s, not %s", phase, got, want)
+		for _, pending := range []bool{false, true} {
+			want := tick
+			switch {
+			case phase == Unsettled:
+				want = settleTick
+			case phase == Running && pending:
+				want = pendingTick
+			}
+			if got := PollInterval(State{Phase: phase}, pending); got != want {
+				t.Errorf("phase %d, pending %t: the next look is after %s, not %s", phase, pending, got, want)
+			}
 		}
 	}
 }

@@ -103,6 +103,6 @@ func isStopping(v Volume, file string) bool {
 		return false
 	}
 	var state fileState
-	state.read(f)
+	state.read(f, Info{})
 	return state.readable && state.content == contentStopping
 }

@@ -30,8 +30,11 @@ type Snapshot struct {
 //
 // wasRunning means that the run was running before. From its Begin to the end of the pod, one of the two
 // files always exists. So if neither is found, the look missed a change.
-func snapshot(v Volume, name string, wasRunning bool) (s Snapshot, locked File, consistent bool) {
-	if s.terminated = stateOfTerminated(v, name+terminatedSuffix); s.terminated.exists {
+//
+// pending is as for [Observer.Look]. NAME-running need not be looked at while a wait for its lock is pending: this
+// keeps an idle watcher's look at one call.
+func snapshot(v Volume, name string, wasRunning, pending bool) (s Snapshot, locked File, consistent bool) {
+	if s.terminated = stateOfTerminated(v, name+terminatedSuffix); s.terminated.exists || wasRunning && pending {
 		return s, nil, true
 	}
 	s.running, locked, consistent = stateOfRunning(v, name+runningSuffix)
@@ -51,12 +54,12 @@ func stateOfTerminated(v Volume, file string) fileState {
 		return fileState{}
 	}
 	state := fileState{exists: true, id: info.Identity}
-	f, err := openSeen(v, file, info, false)
+	f, opened, err := openSeen(v, file, info, false)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fileState{}
 	}
 	if err == nil {
-		state.read(f)
+		state.read(f, opened)
 		f.Close()
 	}
 	return state
@@ -70,7 +73,7 @@ func stateOfRunning(v Volume, file string) (state fileState, locked File, consis
 		return fileState{}, nil, true
 	}
 	state = fileState{exists: true, id: info.Identity}
-	f, err := openSeen(v, file, info, false)
+	f, opened, err := openSeen(v, file, info, false)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fileState{}, nil, false
 	}
@@ -82,23 +85,19 @@ func stateOfRunning(v Volume, file string) (state fileState, locked File, consis
 		state.locked = true
 		return state, f, true
 	}
-	state.read(f)
-	consistent = refersTo(v, file, f)
+	state.read(f, opened)
 	f.Close()
-	return state, nil, consistent
+	now, err := v.Lstat(file)
+	return state, nil, err == nil && now.sameFile(opened.Identity)
 }
 
-// read reads the identity and the content of an open file. If that fails, it leaves s unchanged.
-func (s *fileState) read(f File) {
-	// First the identity, then the content. A write in between pairs the new content with the old
-	// identity, and the next look sees both new. An old content never has a new identity.
-	info, err := f.Stat()
-	if err != nil {
-		return
-	}
+// read reads the content of an open file. If that fails, it leaves s unchanged. opened is what Stat has reported
+// before: a write in between pairs the new content with the old identity, and the next look sees both new. An old
+// content never has a new identity.
+func (s *fileState) read(f File, opened Info) {
 	content, err := io.ReadAll(io.LimitReader(f, maxContent))
 	if err != nil {
 		return
 	}
-	s.readable, s.content, s.id = true, string(content), info.Identity
+	s.readable, s.content, s.id = true, string(content), opened.Identity
 }

@@ -53,6 +53,7 @@ func TestSnapshot(t *testing.T) {
 		does       func(dir string) error
 		fails      error // the call's result, if it is not the usual one
 		wasRunning bool
+		pending    bool
 		want       string
 		consistent bool
 	}{
@@ -60,6 +61,11 @@ func TestSnapshot(t *testing.T) {
 		{name: "nothing of a run that was running", wasRunning: true},
 		{name: "an end", files: []string{ended}, wasRunning: true, want: "terminated", consistent: true},
 		{name: "a live run", live: true, want: "running locked", consistent: true},
+		{name: "a live run that was not running", live: true, pending: true, want: "running locked", consistent: true},
+		{name: "a live run with a pending wait: nothing is read", live: true, wasRunning: true, pending: true,
+			consistent: true},
+		{name: "an end with a pending wait", files: []string{ended}, wasRunning: true, pending: true,
+			want: "terminated", consistent: true},
 		{name: "a dead run", files: []string{running}, wasRunning: true, want: "running", consistent: true},
 		{name: "a dead run that was not running", files: []string{running}, want: "running", consistent: true},
 		{name: "the run ends during the look", files: []string{running}, before: lstat, wasRunning: true,
@@ -111,7 +117,7 @@ func TestSnapshot(t *testing.T) {
 				}
 				return v.Dir.Open(name, write)
 			}
-			s, locked, consistent := snapshot(v, "main", c.wasRunning)
+			s, locked, consistent := snapshot(v, "main", c.wasRunning, c.pending)
 			var got []string
 			for word, is := range map[string]bool{
 				"terminated": s.terminated.exists, "running": s.running.exists && !s.terminated.exists,
@@ -142,32 +148,29 @@ func TestSnapshotOfAReplacedFile(t *testing.T) {
 		testenv.Plant(t, path+"-new", contentRunning)
 		return f, errors.Join(err, os.Rename(path+"-new", path))
 	}
-	if s, _, consistent := snapshot(v, "main", false); !s.running.exists || consistent {
+	if s, _, consistent := snapshot(v, "main", false, false); !s.running.exists || consistent {
 		t.Errorf("the snapshot is %+v, consistent %t", s, consistent)
 	}
 }
 
-// What fails to be read has no content and keeps its identity.
+// What cannot be read has no content and keeps its identity.
 func TestReadFails(t *testing.T) {
 	dir := testenv.Volume(t)
 	testenv.Plant(t, dir+"/file", "3\n")
-	for _, what := range []broken{{stat: unix.EIO}, {read: unix.EIO}} {
-		f, err := Dir(dir).Open("file", false)
-		if err != nil {
-			t.Fatal(err)
-		}
-		what.File = f
-		state := fileState{exists: true, id: file(1, 1)}
-		before := state
-		if state.read(what); state != before {
-			t.Errorf("what cannot be read is %+v", state)
-		}
-		f.Close()
+	f, err := Dir(dir).Open("file", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	state := fileState{exists: true, id: file(1, 1)}
+	before := state
+	if state.read(broken{File: f, read: unix.EIO}, Info{}); state != before {
+		t.Errorf("what cannot be read is %+v", state)
 	}
 }
 
-// One Look takes a single snapshot of a volume that does not change, and at most MaxAttempts. A run that still
-// has its lock needs no file.
+// One Look takes a single snapshot of a volume that does not change, and at most MaxAttempts. It does
+// not look at the file of a run whose lock it waits for.
 func TestAttempts(t *testing.T) {
 	for _, c := range []struct {
 		name       string
@@ -176,7 +179,7 @@ func TestAttempts(t *testing.T) {
 		want       int
 	}{
 		{"nothing", false, false, 1},
-		{"the file of a live run is away", true, true, 1},
+		{"a wait is pending", true, true, 0},
 		{"the files of a run are away", true, false, MaxAttempts},
 	} {
 		looks := 0

@@ -371,12 +371,12 @@ func mustEnd(t testing.TB, run *Run, code int) {
 // the same.
 func readLock(t testing.TB, path string) {
 	t.Helper()
-	f, err := os.Open(path)
+	f, err := open(path, unix.O_RDONLY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { f.Close() })
-	if err := (osFile{f}).lock(unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_RDLCK}); err != nil {
+	if err := f.(*descriptor).lock(unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_RDLCK}); err != nil {
 		t.Fatalf("a read lock on %s: %v", path, err)
 	}
 }

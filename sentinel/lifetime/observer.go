@@ -38,7 +38,7 @@ func (o *Observer) Look(pending bool, elapsed time.Duration) (State, File) {
 
 // Snapshot is the part of Look that reads the run's files. Look repeats it if it was not consistent.
 func (o *Observer) Snapshot(pending bool) (s Snapshot, locked File, consistent bool) {
-	return snapshot(o.volume, o.name, o.judge.wasRunning() && !pending)
+	return snapshot(o.volume, o.name, o.judge.wasRunning(), pending)
 }
 
 // Update is the part of Look that derives the state from a snapshot. For an empty end it checks whether

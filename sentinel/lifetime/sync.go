@@ -31,5 +31,5 @@ func syncFile(dir Dir, file string) error {
 		return err
 	}
 	defer f.Close()
-	return f.(osFile).f.Sync()
+	return f.(*descriptor).sync()
 }

@@ -7,7 +7,7 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
-	"syscall"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -78,7 +78,7 @@ type File interface {
 // Info is what a Volume reports about a file.
 type Info struct {
 	Identity
-	Type fs.FileMode // see fs.ModeType; 0 is a regular file
+	Type fs.FileMode // 0 (a regular file), fs.ModeDir, fs.ModeSymlink, or fs.ModeIrregular for all others
 }
 
 // Identity distinguishes a file from the next one of the same name, and a file from itself after a later
@@ -97,14 +97,17 @@ type Dir string
 
 func (d Dir) Path(name string) string { return filepath.Join(string(d), name) }
 
-func (d Dir) Lstat(name string) (Info, error) { return infoOf(os.Lstat(d.Path(name))) }
+func (d Dir) Lstat(name string) (Info, error) {
+	path := d.Path(name)
+	return stat("lstat", path, func(st *unix.Stat_t) error { return unix.Lstat(path, st) })
+}
 
 func (d Dir) Open(name string, write bool) (File, error) {
-	flags := os.O_RDONLY
+	flags := unix.O_RDONLY
 	if write {
-		flags = os.O_RDWR
+		flags = unix.O_RDWR
 	}
-	return asFile(os.OpenFile(d.Path(name), flags|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0))
+	return open(d.Path(name), flags|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 }
 
 func (d Dir) Create(prefix string) (name string, f File, err error) {
@@ -114,7 +117,7 @@ func (d Dir) Create(prefix string) (name string, f File, err error) {
 		return "", nil, os.NewSyscallError("getrandom", err)
 	}
 	name = prefix + hex.EncodeToString(random[:])
-	f, err = asFile(os.OpenFile(d.Path(name), os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600))
+	f, err = open(d.Path(name), unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
 	return name, f, err
 }
 
@@ -215,52 +218,24 @@ func (Dir) Sleep(ctx context.Context, d time.Duration) error {
 }
 
 func (Dir) Tick(d time.Duration, f func()) (stop func()) {
-	quit, done := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(done)
-		ticker := time.NewTicker(d)
-		defer ticker.Stop()
-		for {
-			select {
-			case <-quit:
-				return
-			case <-ticker.C:
-				f()
-			}
+	// A timer and not a goroutine: stop then needs no other thread to run.
+	var mu sync.Mutex
+	var stopped bool
+	var timer *time.Timer
+	mu.Lock()
+	defer mu.Unlock()
+	timer = time.AfterFunc(d, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if !stopped {
+			f()
+			timer.Reset(d)
 		}
-	}()
+	})
 	return func() {
-		close(quit)
-		<-done
+		timer.Stop()
+		mu.Lock()
+		defer mu.Unlock()
+		stopped = true
 	}
 }
-
-func infoOf(info fs.FileInfo, err error) (Info, error) {
-	if err != nil {
-		return Info{}, err
-	}
-	st := info.Sys().(*syscall.Stat_t)
-	// The types of these fields differ between processors.
-	return Info{
-		Identity{uint64(st.Dev), uint64(st.Ino), int64(st.Mtim.Sec), int64(st.Mtim.Nsec)},
-		info.Mode().Type(),
-	}, nil
-}
-
-// osFile is a File of a Dir. It does not embed *os.File, because the linker would keep all of its methods
-// (design, 7).
-type osFile struct{ f *os.File }
-
-func asFile(f *os.File, err error) (File, error) {
-	if err != nil {
-		return nil, err // a nil File, not an osFile without an *os.File
-	}
-	return osFile{f}, nil
-}
-
-func (f osFile) Stat() (Info, error)                      { return infoOf(f.f.Stat()) }
-func (f osFile) Read(p []byte) (int, error)               { return f.f.Read(p) }
-func (f osFile) WriteAt(p []byte, off int64) (int, error) { return f.f.WriteAt(p, off) }
-func (f osFile) Truncate(size int64) error                { return f.f.Truncate(size) }
-func (f osFile) Chmod(mode fs.FileMode) error             { return f.f.Chmod(mode) }
-func (f osFile) Close() error                             { return f.f.Close() }

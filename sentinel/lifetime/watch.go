@@ -149,7 +149,7 @@ func (w *Watcher) rest(notify *fsnotify.Watcher) {
 func (w *Watcher) Look() []State {
 	now := time.Now()
 	elapsed := min(now.Sub(w.lastLook), w.interval)
-	w.lastLook, w.interval = now, tick
+	w.lastLook, w.interval = now, pendingTick
 
 	states := make([]State, len(w.runs))
 	for i, run := range w.runs {
@@ -157,10 +157,10 @@ func (w *Watcher) Look() []State {
 		pending := run.pending.Load()
 		var locked File
 		states[i], locked = run.Look(pending, elapsed)
-		w.interval = min(w.interval, PollInterval(states[i]))
 		if locked != nil {
 			w.await(run, locked)
 		}
+		w.interval = min(w.interval, PollInterval(states[i], run.pending.Load()))
 	}
 	spend(w.limiter, len(w.runs)*lookCost, now)
 	w.timer.Reset(w.interval)

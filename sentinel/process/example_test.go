@@ -15,7 +15,7 @@ func ExampleProcess_Stop() {
 		fmt.Println(err)
 		return
 	}
-	stopped := command.Stop(syscall.SIGTERM, 10*time.Second)
+	stopped := <-command.Stop(syscall.SIGTERM, 10*time.Second)
 	status := command.Status()
 	fmt.Printf("killed: %t, code: %d, signal: %s\n", stopped.Killed, status.Code, process.SignalName(status.Signal))
 	// Output:

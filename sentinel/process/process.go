@@ -64,60 +64,67 @@ type Process struct {
 
 // Start starts argv with our standard files, environment, working directory,
 // umask and limits, in a process group of its own, which gets the terminal if we
-// have it. The command dies with us, unless prctl(2) is refused (seccomp). A
-// program calls Start once. The error is a *StartError.
+// have it. The command dies with us, unless prctl(2) is refused (seccomp). Its
+// children are reaped in the background. A program calls Start or StartHere, once.
+// The error is a *StartError.
 func Start(argv []string) (*Process, error) {
+	type result struct {
+		p   *Process
+		err error
+	}
+	started := make(chan result)
+	prestartThreads(backgroundThreads)
+	go func() {
+		p, err := StartHere(argv)
+		started <- result{p, err}
+		if err == nil {
+			p.reap()
+		}
+	}()
+	r := <-started
+	return r.p, r.err
+}
+
+// StartHere is Start for a caller that waits for the command: the same goroutine
+// must call Wait. It saves that goroutine a wake-up by another thread.
+//
+// It locks the goroutine to its thread: the kernel sends Pdeathsig when the *thread*
+// that forked ends (golang/go#27505).
+func StartHere(argv []string) (*Process, error) {
 	path, err := lookPath(argv[0])
 	if err != nil {
 		return nil, err
 	}
-	prestartThreads(blockedThreads)
+	prestartThreads(minThreads)
+	catching.Wait()
+	runtime.LockOSThread()
 	p := &Process{
-		name:      filepath.Base(path),
-		terminal:  hasTerminal(),
+		name:     filepath.Base(path),
+		terminal: hasTerminal(),
+		// Orphans become the children of process 1, or of us if we are the subreaper.
+		adopts:    unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == nil || os.Getpid() == 1,
 		exited:    make(chan struct{}),
 		allExited: make(chan struct{}),
 		reaps:     make(chan struct{}, 1),
 		forwarded: make(map[syscall.Signal]bool),
 	}
-	started := make(chan error)
-	go p.startAndReap(path, argv, started)
-	if err := <-started; err != nil {
-		return nil, startError(path, err)
-	}
-	return p, nil
-}
-
-// startAndReap starts the command, sends the error of that to started, and reaps all
-// children. One thread does all this: the kernel sends Pdeathsig when the *thread* that
-// forked ends (golang/go#27505), and this thread ends only after the last child.
-func (p *Process) startAndReap(path string, argv []string, started chan<- error) {
-	runtime.LockOSThread()
-
-	// Orphans become the children of process 1, or of us if we are the subreaper.
-	p.adopts = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == nil || os.Getpid() == 1
-
 	attributes := syscall.SysProcAttr{
 		Setpgid:    true,
 		Foreground: p.terminal, // implies Setpgid
 		Ctty:       0,
 		Pdeathsig:  syscall.SIGKILL,
 	}
-	pid, err := fork(path, argv, attributes)
+	p.pid, err = fork(path, argv, attributes)
 	if errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.ENOSYS) {
 		// Perhaps a seccomp profile refuses prctl(2), and the file is fine.
 		attributes.Pdeathsig = 0
-		pid, err = fork(path, argv, attributes)
+		p.pid, err = fork(path, argv, attributes)
 	}
-	p.pid = pid
 	if err != nil {
 		p.returnTerminal() // the child has taken it before execve(2) failed
+		return nil, startError(path, err)
 	}
-	started <- err
-	if err != nil {
-		return
-	}
-	p.reap()
+	return p, nil
 }
 
 func fork(path string, argv []string, attributes syscall.SysProcAttr) (pid int, err error) {
@@ -235,13 +242,21 @@ type Stopped struct {
 //     ignores SIGINT and SIGQUIT (POSIX.1, Shell Command Language, 2.11).
 //  4. When grace is over, everything left gets SIGKILL.
 //
-// Stop returns when nothing is left that may be signalled, at the latest five seconds after
-// SIGKILL.
-func (p *Process) Stop(sig syscall.Signal, grace time.Duration) (s Stopped) {
-	if s.Refused = p.Signal(sig); s.Refused != nil {
-		return s
+// The command has got sig when Stop returns. The channel delivers one value when nothing is
+// left that may be signalled, at the latest five seconds after SIGKILL.
+func (p *Process) Stop(sig syscall.Signal, grace time.Duration) <-chan Stopped {
+	stopped := make(chan Stopped, 1)
+	if refused := p.Signal(sig); refused != nil {
+		stopped <- Stopped{Refused: refused}
+		return stopped
 	}
 	crashpoint.At("stop.signalled")
+	go func() { stopped <- p.awaitStop(sig, grace) }()
+	return stopped
+}
+
+// awaitStop does what Stop does after the first signal.
+func (p *Process) awaitStop(sig syscall.Signal, grace time.Duration) (s Stopped) {
 	half := time.NewTimer(grace / 2)
 	defer half.Stop()
 	end := time.NewTimer(grace)

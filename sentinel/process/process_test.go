@@ -66,7 +66,7 @@ func stopMode(args []string) int {
 		panic(err)
 	}
 	<-asked
-	stopped := command.Stop(sig, grace)
+	stopped := <-command.Stop(sig, grace)
 	left := unix.Kill(-command.PID(), 0) != unix.ESRCH
 	<-command.Exited()
 	fmt.Printf("stopped killed=%v left=%v code=%d\n", stopped.Killed, left, command.Status().Code)

@@ -2,6 +2,7 @@ package process
 
 import (
 	"fmt"
+	"runtime"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -12,26 +13,42 @@ import (
 // reap is the one waiter for all children. It returns when no child is left, or when the
 // kernel refuses to report more.
 func (p *Process) reap() {
+	for over := false; !over; {
+		over = p.reapNext()
+	}
+}
+
+// Wait waits until the command has ended, and returns its status. It reaps all children
+// meanwhile; those that are left then are reaped in the background.
+func (p *Process) Wait() Status {
+	defer runtime.UnlockOSThread() // the command needs its Pdeathsig no more
+	for {
+		over := p.reapNext()
+		if !isClosed(p.exited) {
+			continue
+		}
+		if !over {
+			go p.reap()
+		}
+		return p.status
+	}
+}
+
+// reapNext waits until a child can be reaped, and reaps all that can. over means that
+// there will be no other.
+func (p *Process) reapNext() (over bool) {
 	events := unix.WEXITED
 	if p.terminal {
 		events |= unix.WSTOPPED
 	}
-	for {
-		// Wait without reaping, so that collect reaps under mu.
-		err := unix.Waitid(unix.P_ALL, 0, nil, events|unix.WNOWAIT, nil)
-		switch {
-		case err == unix.EINTR:
-		case err == nil:
-			if over := p.collect(); over {
-				return
-			}
-		case err == unix.ECHILD:
-			p.collect()
-			return
-		default: // refused (seccomp)
-			p.reapWithoutLooking(err)
-			return
-		}
+	// Wait without reaping, so that collect reaps under mu.
+	switch err := unix.Waitid(unix.P_ALL, 0, nil, events|unix.WNOWAIT, nil); err {
+	case unix.EINTR:
+		return false
+	case nil, unix.ECHILD:
+		return p.collect()
+	default: // refused (seccomp)
+		return p.reapWithoutLooking(err)
 	}
 }
 
@@ -57,9 +74,7 @@ func (p *Process) collect() (over bool) {
 			p.recordExit(pid, ws)
 		case err == nil:
 			done = true
-		case err == unix.ECHILD:
-			p.childless, done, over = true, true, true
-		default:
+		default: // ECHILD: no child is left
 			p.giveUp(fmt.Errorf("wait4: %w", err))
 			done, over = true, true
 		}
@@ -97,35 +112,28 @@ func (p *Process) notify() {
 	}
 }
 
-// reapWithoutLooking reaps where waitid(2) is refused. It reaps a child a moment before mu is
-// held: a signal that is sent in between reaches another process if the kernel has reused the
-// pid at once.
-func (p *Process) reapWithoutLooking(refused error) {
-	for {
-		var ws unix.WaitStatus
-		pid, err := unix.Wait4(-1, &ws, 0, nil)
-		if err == unix.EINTR {
-			continue
-		}
-		p.mu.Lock()
-		switch {
-		case err == nil:
-			p.recordExit(pid, ws)
-		case err == unix.ECHILD:
-			p.childless = true
-		default:
-			p.giveUp(fmt.Errorf("waitid: %w, wait4: %w", refused, err))
-		}
-		p.notify()
-		p.mu.Unlock()
-		if err != nil {
-			return
-		}
+// reapWithoutLooking reaps one child where waitid(2) is refused. It reaps it a moment before
+// mu is held: a signal that is sent in between reaches another process if the kernel has
+// reused the pid at once.
+func (p *Process) reapWithoutLooking(refused error) (over bool) {
+	var ws unix.WaitStatus
+	pid, err := unix.Wait4(-1, &ws, 0, nil)
+	if err == unix.EINTR {
+		return false
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err == nil {
+		p.recordExit(pid, ws)
+	} else {
+		p.giveUp(fmt.Errorf("waitid: %w, wait4: %w", refused, err))
+	}
+	p.notify()
+	return err != nil
 }
 
-// giveUp counts the command as ended, because the kernel refuses to report its end. The
-// caller holds mu.
+// giveUp notes that the kernel will report no other child. A command whose end it has not
+// reported counts as ended. The caller holds mu.
 func (p *Process) giveUp(err error) {
 	p.childless = true
 	if p.reaped {

@@ -6,6 +6,7 @@ import (
 	"os/signal"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -36,6 +37,10 @@ var notForwarded = map[syscall.Signal]bool{
 // millisecond or so, Go's runtime handles signals: it ends the program at HUP, INT,
 // QUIT and TERM, and drops others, such as USR1 (design, 8).
 //
+// To catch a signal, the runtime wakes another thread and waits for it. For the
+// real-time signals, half of all, CatchSignals does that in the background: a
+// command is started only when all are caught.
+//
 // Signals that were inherited as ignored (SIGHUP under nohup(1), SIGINT in the
 // background of a shell) stay ignored, and the command inherits that.
 func CatchSignals() <-chan os.Signal {
@@ -47,14 +52,20 @@ func CatchSignals() <-chan os.Signal {
 
 	// signal.Notify drops a signal if the channel is full.
 	caught := make(chan os.Signal, 256)
-	for sig := syscall.Signal(1); sig <= lastSignal; sig++ {
-		if notForwarded[sig] || signal.Ignored(sig) {
-			continue
+	catch := func(from, to syscall.Signal) {
+		for sig := from; sig <= to; sig++ {
+			if !notForwarded[sig] && !signal.Ignored(sig) {
+				signal.Notify(caught, sig)
+			}
 		}
-		signal.Notify(caught, sig)
 	}
+	catch(1, rtMin-1)
+	catching.Go(func() { catch(rtMin, lastSignal) })
 	return caught
 }
+
+// catching waits for what CatchSignals does in the background.
+var catching sync.WaitGroup
 
 // rtMin is SIGRTMIN for kill -l and Docker's STOPSIGNAL: the C library keeps the first
 // two of the kernel's real-time signals for itself (signal(7)).

@@ -58,7 +58,7 @@ func report(args []string, prepare func()) int {
 	}
 	<-asked
 	prepare()
-	s := command.Stop(sig, grace)
+	s := <-command.Stop(sig, grace)
 	all := isClosed(command.AllExited())
 	fmt.Printf("killed=%v exited=%v refused=%v all=%v survivors=%q\n", s.Killed, s.Exited, s.Refused, all, s.Survivors)
 	return 0

@@ -5,10 +5,13 @@ import (
 	"sync"
 )
 
-// blockedThreads is how many threads may block in the kernel at once after the command has
-// started: in waits for a child or a run's lock, in writes to the disk or the log. A sentinel
-// needs fewer; it is enough for a shim of several mains.
-const blockedThreads = 5
+// How many threads a program may need after the command has started, beside the one that started it.
+const (
+	// minThreads: one runs, and two block in writes to the disk and to the log.
+	minThreads = 3
+	// backgroundThreads: some more block in waits for runs' locks.
+	backgroundThreads = 5
+)
 
 // prestartThreads creates threads, which Go's runtime keeps for later use. Later it may be
 // unable to create one, because the command has used up the processes of the container
