@@ -5,11 +5,7 @@ COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
 ARG VERSION=dev
-RUN CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags urfave_cli_no_docs \
-    -gcflags all=-l -gcflags runtime/...= -gcflags internal/...= -gcflags sync/...= -gcflags syscall/...= \
-    -gcflags github.com/fsnotify/fsnotify/...= -gcflags github.com/sentinel-shim/sentinel-shim/...= \
-    -ldflags "-s -w -X github.com/sentinel-shim/sentinel-shim/cmd/internal/app.version=$VERSION" \
-    -o /out/ ./cmd/sentinel ./cmd/shim
+RUN VERSION=$VERSION cmd/build /out
 
 FROM scratch
 ARG VERSION=dev

@@ -133,16 +133,17 @@ func inside(m *testing.M) (code int, err error) {
 
 // build builds runsc and the programs into the state directory.
 func build(here string) error {
-	for directory, args := range map[string][]string{
-		filepath.Join(here, "runsc"):    {"tool"},
-		filepath.Join(here, "..", ".."): {"./cmd/sentinel", "./cmd/shim"},
+	for directory, argv := range map[string][]string{
+		filepath.Join(here, "runsc"): {
+			"go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", state + "/", "tool",
+		},
+		filepath.Join(here, "..", ".."): {"cmd/build", state},
 	} {
-		flags := []string{"build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", state + "/"}
-		cmd := exec.Command("go", append(flags, args...)...)
+		cmd := exec.Command(argv[0], argv[1:]...)
 		cmd.Dir = directory
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // static
 		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("go build in %s: %w\n%s", directory, err, out)
+			return fmt.Errorf("%s in %s: %w\n%s", argv[0], directory, err, out)
 		}
 	}
 	return nil

@@ -2,7 +2,7 @@ package app
 
 import "runtime/debug"
 
-// version is set by the linker (-X): see the Makefile and the Dockerfile.
+// version is set by the linker (-X): see cmd/build.
 var version string
 
 // Version returns the version set by the linker, else that of the Go module, else "(unknown)".

@@ -65,24 +65,15 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
-// build builds the programs as they are released, with the compiler flags of the Makefile. It does not use
-// the race detector, which would make them slow and large; the tests of the packages use it.
+// build builds the programs as they are released. It does not use the race detector, which would make them slow and
+// large; the tests of the packages use it.
 func build(into string, tags ...string) error {
 	_, here, _, _ := runtime.Caller(0)
-	tags = append(tags, "urfave_cli_no_docs")
-	args := []string{"build", "-trimpath", "-buildvcs=false", "-tags", strings.Join(tags, ",")}
-	args = append(args, "-gcflags", "all=-l")
-	for _, urgent := range []string{
-		"runtime", "internal", "sync", "syscall",
-		"github.com/fsnotify/fsnotify", "github.com/sentinel-shim/sentinel-shim",
-	} {
-		args = append(args, "-gcflags", urgent+"/...=")
-	}
-	cmd := exec.Command("go", append(args, "-ldflags", "-s -w", "-o", into+"/", "./cmd/sentinel", "./cmd/shim")...)
+	cmd := exec.Command("cmd/build", append([]string{into}, tags...)...)
 	cmd.Dir = filepath.Join(filepath.Dir(here), "../../..")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	cmd.Env = append(os.Environ(), "VERSION=")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("go build: %w\n%s", err, out)
+		return fmt.Errorf("cmd/build: %w\n%s", err, out)
 	}
 	return nil
 }
