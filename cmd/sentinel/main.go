@@ -1,3 +1,5 @@
+//go:build linux
+
 // Sentinel wraps the primary command of a Kubernetes Job and records its end, with
 // the exit code, on a volume that the pod's containers share.
 //

@@ -1,3 +1,5 @@
+//go:build linux
+
 // Shim wraps the entrypoint of a sidecar, stops the sidecar when the pod's primary
 // commands have ended, and exits with their exit code.
 //
