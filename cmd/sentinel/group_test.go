@@ -13,9 +13,10 @@ import (
 // A command that dies of a signal may leave other processes in its process group: a shell leaves the command that it
 // waits for. These tests are about such processes.
 
-// work is a script that prints each signal. On SIGTERM it cleans up, which takes a while.
+// work is a script that prints each signal. On SIGTERM it cleans up, which takes a while. One that gets no SIGTERM ends
+// with the test, which removes the script.
 const work = `trap "echo work got USR1" USR1; trap "echo work cleans up; sleep 0.3; echo work is done; exit 0" TERM
-	echo ready; while :; do sleep 0.02; done`
+	echo ready; while [ -e "$0" ]; do sleep 0.02; done`
 
 // TestGroupOfAShell: the command that a shell waits for gets the signal that killed the shell, and later ones, and
 // sentinel ends after it.
