@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strconv"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -46,8 +47,8 @@ func Session(args []string) int {
 }
 
 // Negligent leaves a zombie in its process group. It starts itself again outside the group. The second
-// process starts a child in the group, which ends and is never reaped; then it prints "ready" and runs
-// until it is killed. The first process waits for the second.
+// process starts a child in the group, which ends and is not reaped; then it prints "ready" and runs
+// for a minute. The first process waits for the second.
 //
 //	negligent [GROUP]
 func Negligent(args []string) int {
@@ -74,7 +75,6 @@ func Negligent(args []string) int {
 		panic(err)
 	}
 	fmt.Println("ready")
-	for {
-		_ = unix.Pause()
-	}
+	time.Sleep(time.Minute)
+	return 0
 }
