@@ -30,6 +30,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/app"
+	_ "github.com/sentinel-shim/sentinel-shim/cmd/internal/oneprocessor"
 	"github.com/sentinel-shim/sentinel-shim/sentinel"
 	"github.com/sentinel-shim/sentinel-shim/sentinel/exitcode"
 	"github.com/sentinel-shim/sentinel-shim/sentinel/lifetime"

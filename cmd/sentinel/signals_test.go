@@ -59,6 +59,7 @@ func TestForwarding(t *testing.T) {
 	dir := t.TempDir()
 	p := sentinel(t, dir, nil, shell(listener)...)
 	p.Await("ready")
+	p.Await("sh started") // now all signals are caught
 	var sent []syscall.Signal
 	for sig := syscall.Signal(1); sig <= 64; sig++ {
 		if _, kept := notForwarded[sig]; !kept && !inherited(sig) && sig != syscall.SIGTERM {

@@ -38,6 +38,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/sentinel-shim/sentinel-shim/cmd/internal/app"
+	_ "github.com/sentinel-shim/sentinel-shim/cmd/internal/oneprocessor"
 	"github.com/sentinel-shim/sentinel-shim/sentinel/lifetime"
 	"github.com/sentinel-shim/sentinel-shim/sentinel/process"
 	"github.com/sentinel-shim/sentinel-shim/sentinel/terminationlog"

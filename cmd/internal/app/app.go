@@ -5,7 +5,6 @@ package app
 import (
 	"fmt"
 	"math"
-	"runtime"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -37,13 +36,8 @@ type Program struct {
 	OnUsageError func()
 }
 
-// processors is how many processors a program uses, at most: one to wait for events and one to act on
-// them. By default Go would start threads for every processor of the node.
-const processors = 2
-
 // Run runs the program and returns the exit code. args[0] is the program's name.
 func (p Program) Run(args []string) (code int) {
-	runtime.GOMAXPROCS(min(processors, runtime.GOMAXPROCS(0)))
 	// GOGC and GOMEMLIMIT in the container's environment are the command's (design, 5.1). With GOGC=off
 	// this process would never free memory.
 	debug.SetGCPercent(100)
