@@ -43,16 +43,7 @@ type Entry struct {
 // to users, which list what is there if a run is missing. It takes no lock and does not wait. When ctx is
 // done, it returns what it has found. It returns nothing if the volume cannot be read.
 func Runs(ctx context.Context, v Volume) (runs []Entry) {
-	var names []string
-	for file := range filesOf(ctx, v) {
-		name, ok := runOf(file)
-		if !ok || slices.Contains(names, name) {
-			continue
-		}
-		if names = append(names, name); len(names) == maxRuns {
-			break
-		}
-	}
+	names, _ := runNames(ctx, v, nil)
 	slices.Sort(names)
 	for _, name := range names {
 		if ctx.Err() != nil {
@@ -68,6 +59,22 @@ func Runs(ctx context.Context, v Volume) (runs []Entry) {
 		}
 	}
 	return runs
+}
+
+// runNames appends the names of the runs on the volume that are not in names yet. It returns at most maxRuns
+// names, in no order; more reports whether there are more.
+func runNames(ctx context.Context, v Volume, names []string) (_ []string, more bool) {
+	for file := range filesOf(ctx, v) {
+		name, ok := runOf(file)
+		switch {
+		case !ok || slices.Contains(names, name):
+		case len(names) == maxRuns:
+			return names, true
+		default:
+			names = append(names, name)
+		}
+	}
+	return names, false
 }
 
 // StoppingRuns returns the names of the live runs on the volume that have announced their end
