@@ -198,6 +198,13 @@ func TestUsageErrorsAreRecorded(t *testing.T) {
 		{"", "--dir V --copy-to /nowhere/at/all", ""},
 		{"SENTINEL_WAIT_TIMEOUT=5", "--dir V --copy-to V", ""},
 		{"", "--dir V --copy-to V -- true", ""},
+		{"", "--dir V --status", ""},
+		{"", "--dir V --status -- true", ""},
+		{"", "--dir V --status --bogus -- true", ""},
+		{"", "--dir V --bogus --status=json", ""},
+		{"SENTINEL_WAIT_TIMEOUT=5", "--dir V --status", ""},
+		{"SENTINEL_DIR=V", "--statsu", ""},
+		{"SENTINEL_DIR=V", "--stats=json", ""},
 	} {
 		t.Run(strings.TrimSpace(c.env+" "+c.args), func(t *testing.T) {
 			t.Parallel()
@@ -259,6 +266,8 @@ func TestDefaults(t *testing.T) {
 		{[]string{"--bogus", "--", "/shim", "--version"}, 125, "125\n",
 			"sentinel has no flag --bogus: if it is COMMAND's, put -- before COMMAND (see sentinel --help)\n"},
 		{[]string{"--help"}, 0, "", ""},
+		{[]string{"--status"}, 0, "", ""},
+		{[]string{"--status", "--", "/shim"}, 125, "", ""}, // main's termination message is main's
 	} {
 		root := t.TempDir()
 		for _, dir := range []string{"tmp/pod", "dev"} {
@@ -305,6 +314,7 @@ func TestNastyCommandLines(t *testing.T) {
 		"--wait-for=unix:///\x01",
 		"--wait-timeout", "--wait-timeout=1ms", "--wait-timeout=-1s", "--wait-timeout=9999999h", "--wait-timeout=NaN",
 		"--log-level", "--log-level=panic", "--log-level=fatal", "--log-format=", "--log-format=console",
+		"--status", "--status=", "--status=json", "--status=\x1b",
 		"--copy-to", "--copy-to=", "--copy-to=/dev/null", "--copy-to=/nowhere",
 		"-h", "--help", "--help=maybe", "-v", "--version", "--generate-bash-completion", "--init-completion",
 		"help", "h", "true", "exit",
@@ -356,6 +366,7 @@ func TestHelp(t *testing.T) {
 			"--wait-timeout DURATION": "(default: 1m) [$SENTINEL_WAIT_TIMEOUT]",
 			"--log-level LEVEL":       "(default: info) [$SENTINEL_LOG_LEVEL]",
 			"--log-format FORMAT":     "(default: auto) [$SENTINEL_LOG_FORMAT]",
+			"--status[=FORMAT]":       "and exit: as a table",
 			"--copy-to DIR":           "and exit",
 			"--version, -v":           "and exit",
 			"--help, -h":              "and exit",
@@ -374,6 +385,7 @@ func TestHelp(t *testing.T) {
 			"--keep-on-failure":        "[$SHIM_KEEP_ON_FAILURE]",
 			"--log-level LEVEL":        "(default: info) [$SHIM_LOG_LEVEL]",
 			"--log-format FORMAT":      "(default: auto) [$SHIM_LOG_FORMAT]",
+			"--status[=FORMAT]":        "and exit: as a table",
 			"--copy-to DIR":            "and exit",
 			"--version, -v":            "and exit",
 			"--help, -h":               "and exit",
@@ -399,7 +411,9 @@ func TestHelp(t *testing.T) {
 				t.Errorf("%s: no flag %s with %s:\n%s", program, flag, rest, stdout)
 			}
 		}
-		for _, heading := range []string{"Usage: " + program, "Exit code:\n", "Examples:\n  " + program} {
+		for _, heading := range []string{
+			"Usage: " + program, "Exit code:\n", "States of --status:\n", "Examples:\n  " + program,
+		} {
 			if !strings.Contains(stdout, heading) {
 				t.Errorf("%s: no %q:\n%s", program, heading, stdout)
 			}

@@ -19,8 +19,10 @@
 // executed; 124 if --wait-for did not answer within --wait-timeout; 125 for an error of sentinel's own, usage
 // errors included. It is recorded on the volume, too, if that is writable and no live run has the name.
 //
-// Every flag but --copy-to, --help and --version has a variable: SENTINEL_WAIT_FOR for --wait-for. An empty
-// variable counts as unset.
+// With --status it runs nothing, and shows the runs on the volume.
+//
+// Every flag but --status, --copy-to, --help and --version has a variable: SENTINEL_WAIT_FOR for --wait-for. An
+// empty variable counts as unset.
 package main
 
 import (
@@ -54,6 +56,7 @@ func run(args []string, signals <-chan os.Signal) int {
 		Signals:        signals,
 		TerminationLog: terminationlog.DefaultPath,
 	}
+	lostAfter := time.Minute // the default of the shims' --lost-after
 	const recording, waiting = "Recording", "Waiting"
 	return app.Program{
 		Name:        program,
@@ -77,6 +80,8 @@ func run(args []string, signals <-chan os.Signal) int {
 					"and after a restart for sidecars that are still stopping, then go on"},
 				&cfg.WaitTimeout),
 		},
+		Dir:       &cfg.Dir,
+		LostAfter: &lostAfter,
 		Validate: func(command []string) error {
 			cfg.Command = command
 			return nil
@@ -103,4 +108,5 @@ const exitCodes = `COMMAND's  it has ended; 128+n if it died of signal n
 It is recorded in DIR/NAME-terminated, too.`
 
 const examples = `sentinel -- ./migrate up
-sentinel --wait-for tcp://127.0.0.1:5432 -- ./migrate up`
+sentinel --wait-for tcp://127.0.0.1:5432 -- ./migrate up
+kubectl exec POD -c main -- /tmp/pod/sentinel --status`

@@ -23,8 +23,10 @@
 // The exit code is the mains', or SIDECAR's; 128+n for signal n; 127 if SIDECAR was not found, 126 if it cannot
 // be executed; 124 after --start-timeout; 125 for an error of shim's own, usage errors included.
 //
-// Every flag but --copy-to, --help and --version has a variable: SHIM_GRACE_PERIOD for --grace-period. An empty
-// variable counts as unset.
+// With --status it runs nothing, and shows the runs on the volume.
+//
+// Every flag but --status, --copy-to, --help and --version has a variable: SHIM_GRACE_PERIOD for --grace-period. An
+// empty variable counts as unset.
 package main
 
 import (
@@ -112,6 +114,8 @@ func run(args []string, signals <-chan os.Signal) int {
 					"keep SIDECAR until the kubelet's SIGTERM"},
 				&cfg.NativeSidecar),
 		},
+		Dir:       &cfg.Dir,
+		LostAfter: &cfg.LostAfter,
 		Validate: func(command []string) error {
 			cfg.Command = command
 			return check(&cfg)
@@ -132,7 +136,8 @@ SIDECAR's  it ended first; 128+n if it died of signal n
 124        main did not begin within --start-timeout`
 
 const examples = `shim -- /cloud-sql-proxy --port 5432 project:region:instance
-shim --stop-signal USR1 --grace-period 30s -- haproxy -f /etc/haproxy.cfg`
+shim --stop-signal USR1 --grace-period 30s -- haproxy -f /etc/haproxy.cfg
+kubectl exec POD -c proxy -- /tmp/pod/shim --status`
 
 func parseName(s string) (string, error) { return s, lifetime.CheckName(s) }
 

@@ -358,3 +358,34 @@ func coarsePod(t *testing.T) pod {
 	}
 	return p
 }
+
+// TestStatus: where locks are not shared, --status takes a live run for unverified as long as it gives signs of life. A
+// run whose time of creation is not known is shown without it.
+func TestStatus(t *testing.T) {
+	t.Parallel()
+	p := newPod(t)
+	run := p.begin("main")
+	argv := []string{drive.Program("shim"), "--dir", p.dir}
+	want := func(refused, flag, says string) {
+		t.Helper()
+		s := p.without(refused, append(argv, flag))
+		s.Want(0)
+		s.Await(says)
+	}
+	want("sharing", "--status=json", `{"runs":[{"name":"main","state":"unverified","since":"`)
+	want("locks", "--status=json", `{"runs":[{"name":"main","state":"unverified","since":"`)
+	want("statx", "--status=json", `{"runs":[{"name":"main","state":"running"}]}`)
+	want("statx", "--status", "main  running     -     -                         -\n")
+	long := time.Now().Add(-time.Hour)
+	if err := os.Chtimes(p.path("main-running"), long, long); err != nil {
+		t.Fatal(err)
+	}
+	want("sharing", "--status=json", `{"runs":[{"name":"main","state":"lost","code":137,"since":"`)
+	p.end(run, 3)
+	want("sharing", "--status=json", `{"runs":[{"name":"main","state":"ended","code":3,"since":"`)
+
+	// A volume that cannot be listed is an error, and not empty.
+	s := p.without("listings", append(argv, "--status"))
+	s.Want(125)
+	s.Await("operation not permitted: run it as a user who may read the directory")
+}

@@ -89,12 +89,12 @@ func statusOf(v Volume, name string, lostAfter time.Duration) RunStatus {
 	var locked File
 	consistent := false
 	for n := 0; n < MaxAttempts && !consistent; n++ {
-		s, locked, consistent = snapshot(v, name, true)
+		s, locked, consistent = snapshot(v, name, true, false)
 	}
 	status := RunStatus{Entry: Entry{Name: name}}
 	if locked != nil {
 		status.Since = created(locked)
-		s.running.read(locked)
+		s.running.read(locked, Info{Identity: s.running.id})
 		status.Stopping = s.running.content == contentStopping
 		locked.Close()
 	}
@@ -119,12 +119,12 @@ func statusOf(v Volume, name string, lostAfter time.Duration) RunStatus {
 // created returns when a file was created, or zero if the file system does not record that (statx(2)). A run's
 // file is created by its Begin.
 func created(f File) time.Time {
-	file, ok := f.(osFile)
+	file, ok := f.(*descriptor)
 	if !ok {
 		return time.Time{}
 	}
 	var st unix.Statx_t
-	err := unix.Statx(int(file.f.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_BTIME, &st)
+	err := unix.Statx(file.fd, "", unix.AT_EMPTY_PATH, unix.STATX_BTIME, &st)
 	if err != nil || st.Mask&unix.STATX_BTIME == 0 {
 		return time.Time{}
 	}

@@ -96,7 +96,6 @@ func StartHere(argv []string) (*Process, error) {
 		return nil, err
 	}
 	prestartThreads(minThreads)
-	catching.Wait()
 	runtime.LockOSThread()
 	p := &Process{
 		name:     filepath.Base(path),

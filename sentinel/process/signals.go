@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -32,14 +33,20 @@ var notForwarded = map[syscall.Signal]bool{
 	syscall.SIGPROF: true, 32: true, 33: true, 34: true,
 }
 
-// CatchSignals catches every signal that is to be forwarded, and returns the channel
-// on which they arrive. It must be the first statement of main. Before it, for a
-// millisecond or so, Go's runtime handles signals: it ends the program at HUP, INT,
-// QUIT and TERM, and drops others, such as USR1 (design, 8).
-//
-// To catch a signal, the runtime wakes another thread and waits for it. For the
-// real-time signals, half of all, CatchSignals does that in the background: a
-// command is started only when all are caught.
+// urgent are the signals that are caught before the command starts: those that would
+// end the program, and those that a user may send to a command that is about to start.
+var urgent = []syscall.Signal{
+	syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGUSR2,
+}
+
+// caught gets all signals that are to be forwarded. signal.Notify drops a signal if the
+// channel is full.
+var caught = make(chan os.Signal, 256)
+
+// CatchSignals catches HUP, INT, QUIT, TERM, USR1 and USR2, and returns the channel on
+// which they arrive. It must be the first statement of main. Before it, for a millisecond
+// or so, Go's runtime handles signals: it ends the program at HUP, INT, QUIT and TERM,
+// and drops others, such as USR1 (design, 8).
 //
 // Signals that were inherited as ignored (SIGHUP under nohup(1), SIGINT in the
 // background of a shell) stay ignored, and the command inherits that.
@@ -49,23 +56,35 @@ func CatchSignals() <-chan os.Signal {
 	// RLIMIT_FSIZE SIGXFSZ, and RLIMIT_CPU SIGXCPU (getrlimit(2)). They are about
 	// the process that they hit; the command gets its own.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE, syscall.SIGXFSZ, syscall.SIGXCPU)
-
-	// signal.Notify drops a signal if the channel is full.
-	caught := make(chan os.Signal, 256)
-	catch := func(from, to syscall.Signal) {
-		for sig := from; sig <= to; sig++ {
-			if !notForwarded[sig] && !signal.Ignored(sig) {
-				signal.Notify(caught, sig)
-			}
-		}
+	for _, sig := range urgent {
+		catch(sig)
 	}
-	catch(1, rtMin-1)
-	catching.Go(func() { catch(rtMin, lastSignal) })
 	return caught
 }
 
-// catching waits for what CatchSignals does in the background.
-var catching sync.WaitGroup
+// CatchOtherSignals catches the rest of what is to be forwarded, on the channel of
+// CatchSignals. It is for the time when the command has started: to catch a signal, Go's
+// runtime wakes another thread and waits for it, and for all signals that takes longer
+// than the rest of the start. Until then the runtime drops them, as the kernel drops what
+// process 1 of a container does not handle yet.
+func CatchOtherSignals() {
+	// The caller may be locked to its thread (StartHere), which would make each wake-up two.
+	var done sync.WaitGroup
+	done.Go(func() {
+		for sig := syscall.Signal(1); sig <= lastSignal; sig++ {
+			if !slices.Contains(urgent, sig) {
+				catch(sig)
+			}
+		}
+	})
+	done.Wait()
+}
+
+func catch(sig syscall.Signal) {
+	if !notForwarded[sig] && !signal.Ignored(sig) {
+		signal.Notify(caught, sig)
+	}
+}
 
 // rtMin is SIGRTMIN for kill -l and Docker's STOPSIGNAL: the C library keeps the first
 // two of the kernel's real-time signals for itself (signal(7)).

@@ -1,5 +1,5 @@
 // Package app is what the command lines of sentinel and shim share: flags and their variables, --help,
-// usage errors, the log, the version, and --copy-to.
+// usage errors, the log, the version, --status, and --copy-to.
 package app
 
 import (
@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/rs/zerolog"
 
@@ -26,13 +27,17 @@ type Program struct {
 	Usage, ExitCodes, Examples string
 	// Flags are the program's own. Run adds those that both programs have.
 	Flags []*Flag
+	// Dir is where the shared volume is, and LostAfter is as for lifetime.Watch: for --status. The program's own
+	// flags set them.
+	Dir       *string
+	LostAfter *time.Duration
 	// Validate completes and checks what the flags have set. command is everything after the flags. It is
 	// not empty.
 	Validate func(command []string) error
 	// Main does the work and returns the exit code.
 	Main func(log zerolog.Logger) int
-	// OnUsageError is called if arguments or variables are invalid, except with --copy-to. The valid flags
-	// have been set by then. It may be nil.
+	// OnUsageError is called if arguments or variables are invalid, except with --copy-to and --status. The
+	// valid flags have been set by then. It may be nil.
 	OnUsageError func()
 }
 
@@ -44,10 +49,11 @@ func (p Program) Run(args []string) (code int) {
 	debug.SetMemoryLimit(math.MaxInt64)
 
 	var help, version bool
-	var directory string
+	var directory, format string
 	logging := logging{level: zerolog.InfoLevel, format: auto}
-	copying := copyFlag(&directory)
-	flags := slices.Concat(p.Flags, logging.flags(), []*Flag{copying, helpFlag(&help), versionFlag(&version)})
+	copying, looking := copyFlag(&directory), statusFlag(&format)
+	flags := slices.Concat(p.Flags, logging.flags(),
+		[]*Flag{looking, copying, helpFlag(&help), versionFlag(&version)})
 	command, problems := p.parse(flags, args)
 	switch {
 	case help:
@@ -67,22 +73,28 @@ func (p Program) Run(args []string) (code int) {
 	switch {
 	case len(problems) > 0:
 		err = problems[0]
+	case copying.given && looking.given:
+		err = fmt.Errorf("--%s and --%s exclude each other: give one", copyTo, status)
+	case looking.given:
+		err = p.showStatus(format, command)
 	case copying.given:
 		err = copyPrograms(directory, command)
 	default:
 		err = p.check(flags, command)
 	}
 	switch {
-	case err == nil && copying.given:
+	case err == nil && (copying.given || looking.given):
 		return exitcode.OK
 	case err == nil:
 		return p.Main(log)
 	}
-	if p.OnUsageError != nil && !copying.given {
+	if p.OnUsageError != nil && !copying.given && !looking.given {
 		p.OnUsageError()
 	}
 	message := fmt.Sprintf("%v (see %s --help)", err, p.Name)
-	terminationlog.Write(terminationlog.DefaultPath, message)
+	if !looking.given { // else the message would be taken for that of the container's command
+		terminationlog.Write(terminationlog.DefaultPath, message)
+	}
 	// Log the error even with --log-level disabled: the exit code 125 alone explains nothing.
 	log = log.Level(zerolog.ErrorLevel)
 	log.Error().Int("code", exitcode.Wrapper).Msg(message)

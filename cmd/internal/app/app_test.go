@@ -60,8 +60,9 @@ func try(t *testing.T, args ...string) (o outcome) {
 		files = append(files, f)
 	}
 	var command []string
+	dir, lostAfter := t.TempDir(), time.Minute
 	o.code = Program{
-		Name: "prog", CommandName: "COMMAND",
+		Name: "prog", CommandName: "COMMAND", Dir: &dir, LostAfter: &lostAfter,
 		Flags: []*Flag{
 			String(About{"text", "TEXT", "a text", "Values"}, &o.text, func(s string) error { _, err := parse(s); return err }),
 			Duration(About{"wait-time", "", "a time", "Values"}, &o.wait),
@@ -408,6 +409,8 @@ Logging:
                             json (default: auto) [$PROG_LOG_FORMAT]
 
 Other:
+  --status[=FORMAT]         show the runs on the volume, and exit: as a table,
+                            or with --status=json as JSON; changes nothing
   --copy-to DIR             copy sentinel and shim into this directory, and exit
   --help, -h                show this help, and exit
   --version, -v             show the version, and exit

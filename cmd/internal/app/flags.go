@@ -32,9 +32,11 @@ type Flag struct {
 	About
 	set    func(source, value string) error
 	format func() string
-	// isSwitch: the flag takes no value. noVariable: the flag has no variable.
-	isSwitch, noVariable bool
-	short                string // a second name, of one letter; or ""
+	// bare is the flag's value where it stands alone. Such a flag takes another value only as --flag=value. It
+	// is "" for a flag that takes the next argument.
+	bare       string
+	noVariable bool   // the flag has no variable
+	short      string // a second name, of one letter; or ""
 
 	// parse sets the rest. source is the name of what is being read: the variable, then the flag.
 	source      string
@@ -95,6 +97,8 @@ func formatDuration(d time.Duration) string {
 	return s
 }
 
+const switchedOn = "true"
+
 // Switch is a flag that sets dst to true, unless its value is false: --switch=false.
 func Switch(about About, dst *bool) *Flag {
 	f := Value(about, dst, func(s string) (bool, error) {
@@ -104,7 +108,7 @@ func Switch(about About, dst *bool) *Flag {
 		}
 		return on, nil
 	}, func(bool) string { return "" })
-	f.isSwitch = true
+	f.bare = switchedOn
 	return f
 }
 
@@ -240,9 +244,9 @@ func (f *Flag) read(value string, hasValue bool, rest []string) []string {
 	f.given = true
 	switch {
 	case hasValue:
-	case f.isSwitch:
-		value = "true"
-		if len(rest) > 0 && isBool(rest[0]) && slices.Contains(rest, "--") {
+	case f.bare != "":
+		value = f.bare
+		if f.bare == switchedOn && len(rest) > 0 && isBool(rest[0]) && slices.Contains(rest, "--") {
 			f.addProblem(fmt.Errorf("%s takes no separate value: remove %s, or write %s=%s",
 				f.source, rest[0], f.source, rest[0]))
 			rest = rest[1:]
@@ -265,6 +269,7 @@ func isBool(word string) bool {
 func (p Program) unknown(name string, flags []*Flag) error {
 	for _, f := range flags {
 		if alike(name, f.Name) {
+			f.given = true // a mistyped --status must not record anything either
 			return fmt.Errorf("%s has no flag --%s: did you mean --%s?", p.Name, name, f.Name)
 		}
 	}

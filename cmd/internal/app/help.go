@@ -52,8 +52,11 @@ func (p Program) showHelp(flags []*Flag) {
 			}
 		}
 	}
-	fmt.Fprintf(&text, "\nExit code:\n%*s%s\n", indent, "", wrap(p.ExitCodes, indent))
-	fmt.Fprintf(&text, "\nExamples:\n%*s%s\n", indent, "", wrap(p.Examples, indent))
+	for _, part := range []struct{ title, text string }{
+		{"Exit code", p.ExitCodes}, {"States of --status", statusStates}, {"Examples", p.Examples},
+	} {
+		fmt.Fprintf(&text, "\n%s:\n%*s%s\n", part.title, indent, "", wrap(part.text, indent))
+	}
 	_, _ = os.Stdout.WriteString(text.String()) // nobody is left to read an error
 }
 
@@ -81,7 +84,11 @@ func (f *Flag) help(program string) (names, usage string) {
 	if f.short != "" {
 		names += ", -" + f.short
 	}
-	if f.Type != "" {
+	switch {
+	case f.Type == "":
+	case f.bare != "":
+		names += "[=" + f.Type + "]"
+	default:
 		names += " " + f.Type
 	}
 	if f.defaultText != "" {

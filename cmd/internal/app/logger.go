@@ -49,10 +49,13 @@ func parseLevel(s string) (zerolog.Level, error) {
 	return zerolog.NoLevel, errors.New("give one of trace, debug, info, warn, error, disabled")
 }
 
+// timeFormat is RFC 3339 with milliseconds.
+const timeFormat = "2006-01-02T15:04:05.000Z07:00"
+
 // logger returns a logger that writes to stderr and never blocks. flush must be called before the exit: it
 // writes the lines that are still buffered.
 func (l *logging) logger(program string) (log zerolog.Logger, flush func()) {
-	zerolog.TimeFieldFormat = "2006-01-02T15:04:05.000Z07:00"
+	zerolog.TimeFieldFormat = timeFormat
 	stderr := blockingFile{os.Stderr}
 	direct := l.to(stderr, program)
 	buffer := newLogBuffer(stderr, func(dropped int) {
