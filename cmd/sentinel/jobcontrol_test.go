@@ -1,7 +1,10 @@
 package main_test
 
 import (
+	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -188,4 +191,210 @@ func TestStopInBackground(t *testing.T) {
 			}
 		})
 	}
+}
+
+// gate returns a named pipe as pipe does, and a function that writes a line to it. That never waits: the pipe is open.
+func gate(t *testing.T) (path string, open func()) {
+	t.Helper()
+	path = pipe(t)
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return path, func() {
+		t.Helper()
+		if _, err := f.WriteString("go\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// awaitForeground waits until the terminal's foreground group is such as what says.
+func (term *terminal) awaitForeground(what string, such func(group int) bool) {
+	term.t.Helper()
+	for deadline := time.Now().Add(drive.Patience); !such(term.foreground()); {
+		if time.Now().After(deadline) {
+			term.t.Fatalf("after %s the foreground group is %d, not %s:\n%s",
+				drive.Patience, term.foreground(), what, term.seen.String())
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// number returns the number behind prefix in a line that the terminal shows.
+func (term *terminal) number(prefix string) int {
+	term.t.Helper()
+	term.await(prefix)
+	_, rest, _ := strings.Cut(term.seen.String(), prefix)
+	line, _, _ := strings.Cut(rest, "\r")
+	n, err := strconv.Atoi(line)
+	if err != nil {
+		term.t.Fatalf("there is no number behind %q: %v:\n%s", prefix, err, term.seen.String())
+	}
+	return n
+}
+
+// TestEndInBackground: a command that ends in the background of a shell leaves the terminal to the shell.
+func TestEndInBackground(t *testing.T) {
+	t.Parallel()
+	path, open := gate(t)
+	term, cmd := onTerminal(t, true, `
+		set -m
+		"$1" --dir "$2" -- sh -c 'echo "command runs"; read -r line <"$0"; exit 3' "$3"
+		echo "job stopped"
+		bg >/dev/null
+		read -r line; echo "script has $line"
+		wait %1; echo "sentinel exited $?"
+		read -r line; echo "script has $line too"`,
+		drive.Program("sentinel"), t.TempDir(), path)
+	term.await("command runs")
+	term.enter("\x1a")
+	term.await("job stopped")
+	term.enter("one\n")
+	term.await("script has one")
+	open()
+	term.await("sentinel exited 3")
+	if group := term.foreground(); group != cmd.Process.Pid {
+		t.Errorf("the foreground group is %d, not the shell's, %d", group, cmd.Process.Pid)
+	}
+	term.enter("two\n")
+	term.await("script has two too")
+}
+
+// TestForegroundAgain: fg of a job that runs in the background gives the terminal to the command, before the command
+// uses it. The end of the command returns it.
+func TestForegroundAgain(t *testing.T) {
+	t.Parallel()
+	for name, begin := range map[string]string{
+		"after a stop": `
+			"$1" --dir "$2" -- sh -c "$4" "$3"
+			echo "job stopped"
+			bg >/dev/null`,
+		"after its start": `
+			"$1" --dir "$2" -- sh -c "$4" "$3" &`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			path, open := gate(t)
+			term, cmd := onTerminal(t, true, `set -m`+begin+`
+				read -r line; echo "script has $line"
+				fg >/dev/null; echo "sentinel exited $?"
+				read -r line; echo "script has $line too"`,
+				drive.Program("sentinel"), t.TempDir(), path, `
+					echo "command is $$"
+					echo "command runs"
+					read -r line <"$0"
+					read -r line; echo "command has $line"
+					exit 3`)
+			term.await("command runs")
+			if strings.Contains(begin, "bg") {
+				term.enter("\x1a")
+				term.await("job stopped")
+			}
+			if group := term.foreground(); group != cmd.Process.Pid {
+				t.Errorf("the foreground group is %d, not the shell's, %d", group, cmd.Process.Pid)
+			}
+			term.enter("one\n")
+			term.await("script has one")
+			command := term.number("command is ")
+			term.awaitForeground("the command's", func(group int) bool { return group == command })
+			open()
+			term.enter("two\n")
+			term.await("command has two")
+			term.await("sentinel exited 3")
+			term.enter("three\n")
+			term.await("script has three too")
+		})
+	}
+}
+
+// TestReadInBackground: a job that was started in the background stops if its command reads from the terminal, and the
+// terminal remains the shell's, until fg.
+func TestReadInBackground(t *testing.T) {
+	t.Parallel()
+	term, cmd := onTerminal(t, true, `
+		set -m
+		"$1" --dir "$2" -- sh -c 'read -r line; echo "command has $line"; exit 3' &
+		wait %1
+		echo "job stopped"
+		read -r line; echo "script has $line"
+		fg >/dev/null; echo "sentinel exited $?"`,
+		drive.Program("sentinel"), t.TempDir())
+	term.await("job stopped")
+	if group := term.foreground(); group != cmd.Process.Pid {
+		t.Errorf("the foreground group is %d, not the shell's, %d", group, cmd.Process.Pid)
+	}
+	term.enter("one\n")
+	term.await("script has one")
+	term.enter("two\n")
+	term.await("command has two")
+	term.await("sentinel exited 3")
+}
+
+// TestBash: bash sends no SIGCONT at the fg of a job that runs. The command gets the terminal when it reads from it,
+// and the job does not stop. A job that ends in the background leaves the terminal to bash.
+func TestBash(t *testing.T) {
+	t.Parallel()
+	if _, err := exec.LookPath("bash"); err != nil {
+		t.Skip("needs bash")
+	}
+	path, open := gate(t)
+	term, cmd := onTerminal(t, true, `
+		export SENTINEL_DIR="$2" SENTINEL_LOG_LEVEL=error GATE="$3" PS1='prompt> '
+		cd "${1%/*}" && exec bash --norc --noprofile -i`,
+		drive.Program("sentinel"), t.TempDir(), path)
+	// What is typed is shown, too: the quotes make it differ from what is awaited.
+	begin := func(then string) {
+		t.Helper()
+		term.enter(`./sentinel -- sh -c 'echo "command ""runs"; read -r line <$GATE; ` + then + "'\n")
+		term.await("command runs")
+		term.enter("\x1a")
+		term.await("Stopped")
+		term.enter("bg\n")
+		term.await("]+ ./sentinel")
+		term.seen.Reset()
+	}
+	begin(`read -r line; echo "command has ""$line"; exit 3`)
+	term.enter("fg; echo \"sentinel \"exited $?\n")
+	term.awaitForeground("the job's", func(group int) bool { return group != cmd.Process.Pid })
+	open()
+	term.enter("one\n")
+	term.await("command has one")
+	term.await("sentinel exited 3")
+
+	begin("exit 4")
+	open()
+	term.enter("wait %1; echo \"sentinel \"exited $?\n")
+	term.await("sentinel exited 4")
+	if group := term.foreground(); group != cmd.Process.Pid {
+		t.Errorf("the foreground group is %d, not bash's, %d", group, cmd.Process.Pid)
+	}
+	term.enter("echo \"bash \"goes on\n")
+	term.await("bash goes on")
+}
+
+// TestKilledShell: a command that is a shell gives the terminal to its own jobs. If it is killed meanwhile, the
+// terminal is returned.
+func TestKilledShell(t *testing.T) {
+	t.Parallel()
+	term, cmd := onTerminal(t, true, `
+		"$1" --dir "$2" -- sh -c 'echo "command is $$"; set -m; sh -c "echo job runs; exec sleep 1000"; exit 3'
+		echo "sentinel exited $?"
+		read -r line; echo "script has $line"`,
+		drive.Program("sentinel"), t.TempDir())
+	command := term.number("command is ")
+	term.await("job runs")
+	if group := term.foreground(); group == command || group == cmd.Process.Pid {
+		t.Errorf("the foreground group is %d, not the job's", group)
+	}
+	if err := unix.Kill(command, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	term.await("sentinel exited 137")
+	if group := term.foreground(); group != cmd.Process.Pid {
+		t.Errorf("the terminal was not returned: the foreground group is %d, not %d", group, cmd.Process.Pid)
+	}
+	term.enter("one\n")
+	term.await("script has one")
 }

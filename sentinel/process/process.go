@@ -43,7 +43,7 @@ type Status struct {
 type Process struct {
 	pid      int
 	name     string
-	terminal bool // the command's group has the terminal that we had
+	terminal bool // stdin is our controlling terminal
 	adopts   bool // orphans become our children, so ECHILD means that nothing is left
 
 	exited    chan struct{}
@@ -98,8 +98,7 @@ func StartHere(argv []string) (*Process, error) {
 	prestartThreads(minThreads)
 	runtime.LockOSThread()
 	p := &Process{
-		name:     filepath.Base(path),
-		terminal: hasTerminal(),
+		name: filepath.Base(path),
 		// Orphans become the children of process 1, or of us if we are the subreaper.
 		adopts:    unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == nil || os.Getpid() == 1,
 		exited:    make(chan struct{}),
@@ -107,9 +106,10 @@ func StartHere(argv []string) (*Process, error) {
 		reaps:     make(chan struct{}, 1),
 		forwarded: make(map[syscall.Signal]bool),
 	}
+	_, p.terminal = foreground()
 	attributes := syscall.SysProcAttr{
 		Setpgid:    true,
-		Foreground: p.terminal, // implies Setpgid
+		Foreground: hasTerminal(), // implies Setpgid
 		Ctty:       0,
 		Pdeathsig:  syscall.SIGKILL,
 	}
@@ -120,7 +120,9 @@ func StartHere(argv []string) (*Process, error) {
 		p.pid, err = fork(path, argv, attributes)
 	}
 	if err != nil {
-		p.returnTerminal() // the child has taken it before execve(2) failed
+		if attributes.Foreground {
+			_ = setForeground(unix.Getpgrp()) // the child has taken it before execve(2) failed
+		}
 		return nil, startError(path, err)
 	}
 	return p, nil
@@ -157,6 +159,9 @@ func (p *Process) Signal(sig syscall.Signal) error {
 	defer p.mu.Unlock()
 	switch {
 	case !p.reaped:
+		if sig == unix.SIGCONT {
+			p.giveTerminal()
+		}
 		p.forwarded[sig] = true
 		return p.explain(sig, p.name, unix.Kill(p.pid, sig))
 	case p.forwardToGroup:

@@ -3,24 +3,49 @@ package process
 import (
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// hasTerminal reports whether stdin is our controlling terminal and we are in its
-// foreground. A terminal that is not the controlling one answers ENOTTY here
-// (tcgetpgrp(3)), and cannot be given to the command.
-func hasTerminal() bool {
-	foreground, err := unix.IoctlGetInt(0, unix.TIOCGPGRP)
-	return err == nil && foreground == unix.Getpgrp()
+// foreground returns the foreground group of stdin. ok is false if stdin is not our
+// controlling terminal: one that is not answers ENOTTY here (tcgetpgrp(3)), and cannot be
+// given to the command.
+func foreground() (group int, ok bool) {
+	group, err := unix.IoctlGetInt(0, unix.TIOCGPGRP)
+	return group, err == nil
 }
 
-// returnTerminal takes the terminal back from the command's group, so that a script
-// that runs us can read from it.
+// hasTerminal reports whether our group has the terminal.
+func hasTerminal() bool {
+	group, ok := foreground()
+	return ok && group == unix.Getpgrp()
+}
+
+// commandHasTerminal reports whether the command's group has the terminal, or one to which
+// the command, which may be a shell, has given it. In the background, a shell of which we
+// are a job has it, or another of its jobs.
+func (p *Process) commandHasTerminal() bool {
+	group, ok := foreground()
+	return ok && (group == p.pid || slices.ContainsFunc(descendants(), func(st procStat) bool {
+		return st.group == group
+	}))
+}
+
+// returnTerminal takes the terminal back from the command, so that a script that runs us can
+// read from it. It does nothing if the command does not have it.
 func (p *Process) returnTerminal() {
-	if p.terminal {
+	if p.terminal && p.commandHasTerminal() {
 		_ = setForeground(unix.Getpgrp())
+	}
+}
+
+// giveTerminal gives the terminal to the command if our group has it. A shell gives it to us
+// when it brings its job to the foreground.
+func (p *Process) giveTerminal() {
+	if p.terminal && hasTerminal() {
+		_ = setForeground(p.pid)
 	}
 }
 
@@ -43,7 +68,9 @@ func (p *Process) onTerminalStop(sig syscall.Signal) {
 	default:
 		return // SIGSTOP is meant for the command alone
 	}
-	if !orphaned() {
+	// A shell that brings a job to the foreground which runs already need not send SIGCONT
+	// (bash does not): then the command has used the terminal before it could be given it.
+	if late := sig != syscall.SIGTSTP && hasTerminal(); !late && !orphaned() {
 		p.returnTerminal()
 		stopJob()
 		if !hasTerminal() {
@@ -52,7 +79,8 @@ func (p *Process) onTerminalStop(sig syscall.Signal) {
 		}
 	}
 	// The terminal first: a command that uses it from the background is stopped again.
-	if setForeground(p.pid) == nil || sig == syscall.SIGTSTP {
+	ours := hasTerminal() || p.commandHasTerminal()
+	if ours && setForeground(p.pid) == nil || sig == syscall.SIGTSTP {
 		p.signalGroup(unix.SIGCONT)
 	}
 }
