@@ -37,7 +37,7 @@ KUBE_SCORE += --ignore-test pod-networkpolicy
 KUBE_SCORE += --ignore-test container-security-context-user-group-id
 KUBE_SCORE += --ignore-test container-security-context-readonlyrootfilesystem
 
-.PHONY: help build test fuzz soak simulate crash hostile mutants lint demo image \
+.PHONY: help build test fuzz soak simulate crash hostile mutants lint demo image vulncheck \
 	e2e e2e-down gvisor chaos hundred compare programs clean
 
 help: ## list these targets (the default)
@@ -76,10 +76,11 @@ mutants: ## find changes of the code that no test notices, SAMPLE=n SEED=n PACKA
 	@mkdir -p bin && go build -o bin/mutants/ ./cmd/internal/mutants
 	bin/mutants/mutants -v -sample $(SAMPLE) -seed $(SEED) -layers $(LAYERS) -only '$(ONLY)' $(PACKAGES)
 
-lint: ## golangci-lint, shellcheck, and the manifests (.golangci.yaml; the first time minutes, to build it)
+lint: ## golangci-lint, shellcheck, actionlint, kube-score for the manifests (the first time minutes, to build them)
 	go tool -modfile=.ci/tools.mod golangci-lint run ./...
 	@command -v shellcheck >/dev/null || { echo "lint: shellcheck is missing: apt-get install shellcheck"; exit 1; }
 	shellcheck -x $$(git ls-files .ci/run cmd/build e2e | xargs grep -lE '^#!.*(bash|sh)$$')
+	go tool -modfile=.ci/tools.mod actionlint
 	go tool -modfile=.ci/tools.mod kube-score score --kubernetes-version v1.36 $(KUBE_SCORE) manifests/*.yaml
 	cd e2e && CGO_ENABLED=0 go test -count 1 ./kube
 
@@ -92,6 +93,9 @@ $(PROXY):
 image: ## the container image (set VERSION or IMAGE to name it), with docker, podman or buildah
 	@[ -n "$(BUILDER)" ] || { echo "image: no docker, podman or buildah works here: name one by BUILDER=..."; exit 1; }
 	$(BUILDER) build --build-arg VERSION=$(VERSION) --tag $(IMAGE) .
+
+vulncheck: ## known vulnerabilities that the programs can reach (asks vuln.go.dev)
+	go tool -modfile=.ci/tools.mod govulncheck -tags urfave_cli_no_docs ./cmd/sentinel ./cmd/shim
 
 e2e: ## run every manifest on a real cluster (that of KUBECONFIG, or its own as root: KUBERNETES=1.36)
 	e2e/run
