@@ -1,11 +1,15 @@
-FROM docker.io/library/golang:1.26 AS build
+# On the platform of the machine that builds: Go compiles for every other.
+FROM --platform=$BUILDPLATFORM docker.io/library/golang:1.26 AS build
 WORKDIR /src
 # The modules first: their layer is built again only when one of these two files changes.
 COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
 ARG VERSION=dev
-RUN VERSION=$VERSION cmd/build /out
+ARG TARGETOS
+ARG TARGETARCH
+ARG TARGETVARIANT
+RUN VERSION=$VERSION GOOS=$TARGETOS GOARCH=$TARGETARCH GOARM=${TARGETVARIANT#v} cmd/build /out
 
 FROM scratch
 ARG VERSION=dev

@@ -1,6 +1,8 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 IMAGE   ?= ghcr.io/sentinel-shim/sentinel-shim:$(VERSION)
 BUILDER ?= $(shell for b in docker podman buildah; do $$b info >/dev/null 2>&1 && echo $$b && break; done)
+# What make image builds for, such as linux/amd64,linux/arm64; if it is empty, for this machine.
+PLATFORMS ?=
 
 # The sidecar of the demo. Its version is in the name of the directory, so that another version is another target.
 PROXY_VERSION := v2.27.0
@@ -90,9 +92,14 @@ demo: build $(PROXY) ## run four pods with a real Cloud SQL Auth Proxy, without 
 $(PROXY):
 	CGO_ENABLED=0 GOBIN="$(CURDIR)/$(@D)" go install github.com/GoogleCloudPlatform/cloud-sql-proxy/v2@$(PROXY_VERSION)
 
-image: ## the container image (set VERSION or IMAGE to name it), with docker, podman or buildah
+image: ## the container image, by docker, podman or buildah (VERSION or IMAGE names it, PLATFORMS=linux/...,...)
 	@[ -n "$(BUILDER)" ] || { echo "image: no docker, podman or buildah works here: name one by BUILDER=..."; exit 1; }
-	$(BUILDER) build --build-arg VERSION=$(VERSION) --tag $(IMAGE) .
+	$(BUILDER) build --build-arg VERSION=$(VERSION) $(if $(PLATFORMS),$(FOR_PLATFORMS),--tag) $(IMAGE) .
+
+# podman and buildah put the images for several platforms into a manifest list, which docker does by itself. Those of
+# 2022 do not know on what they build.
+FOR_PLATFORMS = --platform $(PLATFORMS) $(if $(filter docker,$(notdir $(BUILDER))),--tag, \
+	--build-arg BUILDPLATFORM=linux/$(shell go env GOHOSTARCH) --manifest)
 
 vulncheck: ## known vulnerabilities that the programs can reach (asks vuln.go.dev)
 	go tool -modfile=.ci/tools.mod govulncheck -tags urfave_cli_no_docs ./cmd/sentinel ./cmd/shim
