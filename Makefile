@@ -3,6 +3,8 @@ IMAGE   ?= ghcr.io/sentinel-shim/sentinel-shim:$(VERSION)
 BUILDER ?= $(shell for b in docker podman buildah; do $$b info >/dev/null 2>&1 && echo $$b && break; done)
 # What make image builds for, such as linux/amd64,linux/arm64; if it is empty, for this machine.
 PLATFORMS ?=
+# The time of all files of a release, in seconds since 1970: that of the commit.
+SOURCE_DATE_EPOCH := $(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct 2>/dev/null))
 
 # The sidecar of the demo. Its version is in the name of the directory, so that another version is another target.
 PROXY_VERSION := v2.27.0
@@ -39,11 +41,11 @@ KUBE_SCORE += --ignore-test pod-networkpolicy
 KUBE_SCORE += --ignore-test container-security-context-user-group-id
 KUBE_SCORE += --ignore-test container-security-context-readonlyrootfilesystem
 
-.PHONY: help build test fuzz soak simulate crash hostile mutants lint demo image vulncheck \
+.PHONY: help build test fuzz soak simulate crash hostile mutants lint demo image release release-check vulncheck \
 	e2e e2e-down gvisor chaos hundred compare programs clean
 
 help: ## list these targets (the default)
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## both programs as static binaries for Linux into bin/
 	VERSION=$(VERSION) cmd/build bin
@@ -101,6 +103,14 @@ image: ## the container image, by docker, podman or buildah (VERSION or IMAGE na
 FOR_PLATFORMS = --platform $(PLATFORMS) $(if $(filter docker,$(notdir $(BUILDER))),--tag, \
 	--build-arg BUILDPLATFORM=linux/$(shell go env GOHOSTARCH) --manifest)
 
+release: ## build the archives, the image, the SBOMs and the checksums of VERSION=v... into dist/
+	rm -rf dist
+	SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) go run ./cmd/internal/release $(VERSION) dist
+
+release-check: release ## build VERSION=v... twice, compare, and run it for each platform (4 min; needs qemu-user)
+	SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) go test -count 1 -v -parallel 2 -timeout 30m ./cmd/internal/release \
+		-args -dist "$(CURDIR)/dist" -release $(VERSION)
+
 vulncheck: ## known vulnerabilities that the programs can reach (asks vuln.go.dev)
 	go tool -modfile=.ci/tools.mod govulncheck -tags urfave_cli_no_docs ./cmd/sentinel ./cmd/shim
 
@@ -125,5 +135,5 @@ compare: ## measure the strategies of manifests/compare and write its RESULTS.md
 programs: ## measure --copy-to against an image volume, with 50 pods each, in its own cluster (root; 10 min)
 	e2e/run ./programs
 
-clean: ## remove bin/
-	rm -rf bin
+clean: ## remove bin/ and dist/
+	rm -rf bin dist
