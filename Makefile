@@ -42,7 +42,7 @@ KUBE_SCORE += --ignore-test container-security-context-user-group-id
 KUBE_SCORE += --ignore-test container-security-context-readonlyrootfilesystem
 
 .PHONY: help build test fuzz soak simulate crash hostile mutants lint demo image release release-check vulncheck \
-	e2e e2e-down gvisor chaos hundred compare programs clean
+	sidecars e2e e2e-down gvisor chaos hundred compare programs clean
 
 help: ## list these targets (the default)
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -113,6 +113,10 @@ release-check: release ## build VERSION=v... twice, compare, and run it for each
 
 vulncheck: ## known vulnerabilities that the programs can reach (asks vuln.go.dev)
 	go tool -modfile=.ci/tools.mod govulncheck -tags urfave_cli_no_docs ./cmd/sentinel ./cmd/shim
+
+sidecars: ## run the sidecars of docs/sidecars.md as it says, without Kubernetes (root; the first time 5 min)
+	e2e/sidecars/root
+	cd e2e && CGO_ENABLED=0 go test -count 1 -v ./sidecars
 
 e2e: ## run every manifest on a real cluster (that of KUBECONFIG, or its own as root: KUBERNETES=1.36)
 	e2e/run
