@@ -1,6 +1,8 @@
 package kube
 
 import (
+	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -42,10 +44,15 @@ func TestManifestsAreValid(t *testing.T) {
 
 func expectValid(t *testing.T, file string) {
 	t.Helper()
-	objects, err := decode(readFile(t, file))
-	if err != nil {
+	if err := strictly(readFile(t, file)); err != nil {
 		t.Errorf("%s: %v", file, err)
 	}
+}
+
+// strictly returns why the objects of a text are not valid.
+func strictly(text string) error {
+	objects, err := decode(text)
+	errs := []error{err}
 	strict := serializer.NewCodecFactory(scheme.Scheme, serializer.EnableStrict).UniversalDeserializer()
 	for _, object := range objects {
 		if strings.HasPrefix(object.GetAPIVersion(), "kustomize.config.k8s.io/") {
@@ -56,9 +63,10 @@ func expectValid(t *testing.T, file string) {
 			_, _, err = strict.Decode(body, nil, nil)
 		}
 		if err != nil {
-			t.Errorf("%s: %s %s: %v", file, object.GetKind(), object.GetName(), err)
+			errs = append(errs, fmt.Errorf("%s %s: %w", object.GetKind(), object.GetName(), err))
 		}
 	}
+	return errors.Join(errs...)
 }
 
 // The examples follow the advice of SECURITY.md: each Job and each emptyDir has a bound, and no container can change
