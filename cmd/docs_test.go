@@ -171,32 +171,147 @@ func onlyFile(t testing.TB, dir string) string {
 	return entries[0].Name()
 }
 
-// TestLinks: no link of a document to a file of the repository points nowhere, and the tests that the
-// track record names exist in the files that it names.
+// documentPaths returns the paths of all documents, in the repository.
+func documentPaths(t testing.TB) (paths []string) {
+	t.Helper()
+	for _, pattern := range []string{"*.md", "docs/*.md", "manifests/compare/*.md"} {
+		found, err := filepath.Glob("../" + pattern)
+		if err != nil || len(found) == 0 {
+			t.Fatalf("%s: %q, %v", pattern, found, err)
+		}
+		for _, path := range found {
+			paths = append(paths, strings.TrimPrefix(path, "../"))
+		}
+	}
+	return paths
+}
+
+// TestLinks: no link of a document to a file of the repository, or to a heading of a document, points nowhere, and the
+// tests that the track record names exist in the files that it names.
 func TestLinks(t *testing.T) {
 	t.Parallel()
-	documents, err := filepath.Glob("../*.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	more, err := filepath.Glob("../docs/*.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	link := regexp.MustCompile(`\]\(([^):#]+)(?:#[^)]*)?\)`)
+	link := regexp.MustCompile(`\]\(([^)#:]*)(?:#([^)]*))?\)`)
 	test := regexp.MustCompile("`((?:Test|Fuzz)\\w+)` in \\[[^]]*\\]\\(([^)]+)\\)")
-	for _, path := range append(documents, more...) {
-		text := document(t, strings.TrimPrefix(path, "../"))
+	for _, path := range documentPaths(t) {
+		text := document(t, path)
 		for _, found := range link.FindAllStringSubmatch(text, -1) {
-			if _, err := os.Stat(filepath.Join(filepath.Dir(path), found[1])); err != nil {
+			target := path
+			if found[1] != "" {
+				target = filepath.Join(filepath.Dir(path), found[1])
+			}
+			if _, err := os.Stat("../" + target); err != nil {
 				t.Errorf("%s: the link to %s points nowhere: %v", path, found[1], err)
+			} else if found[2] != "" && !slices.Contains(anchors(document(t, target)), found[2]) {
+				t.Errorf("%s: %s has no heading #%s", path, target, found[2])
 			}
 		}
 		for _, found := range test.FindAllStringSubmatch(text, -1) {
-			code, err := os.ReadFile(filepath.Join(filepath.Dir(path), found[2]))
+			code, err := os.ReadFile(filepath.Join("..", filepath.Dir(path), found[2]))
 			if err != nil || !strings.Contains(string(code), "func "+found[1]+"(") {
 				t.Errorf("%s: there is no test %s in %s", path, found[1], found[2])
 			}
 		}
 	}
+}
+
+// anchors returns the anchors that GitHub gives to a document's headings.
+func anchors(text string) (anchors []string) {
+	dropped := regexp.MustCompile(`[^\pL\pN _-]`)
+	for _, heading := range regexp.MustCompile(`(?m)^#+ (.+)$`).FindAllStringSubmatch(text, -1) {
+		anchor := dropped.ReplaceAllString(strings.ToLower(heading[1]), "")
+		anchors = append(anchors, strings.ReplaceAll(anchor, " ", "-"))
+	}
+	return anchors
+}
+
+// notRunHere has the commands of the documents that no test can run, and why. kubectl's are those that read, and those
+// whose effect the end-to-end tests bring about by the same API calls.
+var notRunHere = map[string]string{
+	"docker":           "needs a daemon and a registry",
+	"crane":            "needs a registry",
+	"skopeo":           "needs a registry",
+	"kubectl describe": "the end-to-end tests read the same by the API",
+	"kubectl logs":     "the end-to-end tests read the same by the API",
+	"kubectl exec":     "needs the reader's own pod",
+	"kubectl annotate": "TestOneLabel/NewEntry runs it",
+}
+
+// TestCommandsInDocuments: each command in a document's block of shell commands is a target of make, a test of a
+// package, or kubectl with files that exist; or it is listed above. make's targets exist, also where the text names
+// them.
+func TestCommandsInDocuments(t *testing.T) {
+	t.Parallel()
+	makefile := document(t, "Makefile")
+	isTarget := func(name string) bool {
+		return regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(name) + `:.*##`).MatchString(makefile)
+	}
+	used := make(map[string]bool)
+	block := regexp.MustCompile("(?ms)^ *```sh\n(.*?)^ *```$")
+	inText := regexp.MustCompile("`make ([a-z0-9-]+)")
+	for _, path := range documentPaths(t) {
+		text := document(t, path)
+		for _, found := range inText.FindAllStringSubmatch(text, -1) {
+			if !isTarget(found[1]) {
+				t.Errorf("%s: there is no target %s of make", path, found[1])
+			}
+		}
+		for _, found := range block.FindAllStringSubmatch(text, -1) {
+			for _, line := range commandLines(found[1]) {
+				words := strings.Fields(line)
+				of := words[0]
+				if of == "kubectl" && words[1] != "apply" && words[1] != "delete" {
+					of += " " + words[1]
+				}
+				if _, ok := notRunHere[of]; ok {
+					used[of] = true
+				} else if err := runnable(words, isTarget); err != nil {
+					t.Errorf("%s: %s: %v", path, line, err)
+				}
+			}
+		}
+	}
+	for command := range notRunHere {
+		if !used[command] {
+			t.Errorf("no document has the command %s, which is listed as one that is not run", command)
+		}
+	}
+}
+
+// commandLines returns the commands of a block: without comments, continued lines as one, and without the lines in a
+// quoted word after the first one.
+func commandLines(block string) (lines []string) {
+	block = regexp.MustCompile(`(?s)='[^']*'`).ReplaceAllString(block, "=''")
+	block = regexp.MustCompile(`(?m) +#.*$`).ReplaceAllString(strings.ReplaceAll(block, "\\\n", " "), "")
+	for _, line := range strings.Split(block, "\n") {
+		if line = strings.TrimSpace(line); line != "" {
+			lines = append(lines, line)
+		}
+	}
+	return lines
+}
+
+// runnable returns why a command cannot be run in this repository.
+func runnable(words []string, isTarget func(string) bool) error {
+	switch words[0] {
+	case "make":
+		for _, word := range words[1:] {
+			if !strings.Contains(word, "=") && !isTarget(word) {
+				return fmt.Errorf("there is no target %s", word)
+			}
+		}
+		return nil
+	case "kubectl":
+		for i, word := range words[:len(words)-1] {
+			if word == "-f" || word == "-k" {
+				_, err := os.Stat("../" + words[i+1])
+				return err
+			}
+		}
+	case "go":
+		if words[1] == "test" {
+			_, err := os.Stat("../" + words[2])
+			return err
+		}
+	}
+	return fmt.Errorf("no test runs %s, and it is not listed in notRunHere", words[0])
 }
