@@ -11,6 +11,9 @@ import (
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/kubectl/pkg/describe"
 	kustomize "sigs.k8s.io/kustomize/api/types"
 	"sigs.k8s.io/yaml"
 )
@@ -159,4 +162,70 @@ func entryOf(entrypoint, cmd []string, signal string) string {
 		lines = append(append(lines, ""), cmd...)
 	}
 	return strings.Join(lines, "\n")
+}
+
+// What docs/troubleshooting.md quotes of kubectl describe is what kubectl prints of such a pod.
+func TestDescriptionsInDocument(t *testing.T) {
+	t.Parallel()
+	block := regexp.MustCompile("(?ms)^```text\n(  [a-z-]+:\n.*?)^```$")
+	blocks := block.FindAllStringSubmatch(readFile(t, "../../docs/troubleshooting.md"), -1)
+	if len(blocks) < 5 {
+		t.Errorf("docs/troubleshooting.md quotes only %d descriptions that this test sees", len(blocks))
+	}
+	for _, found := range blocks {
+		lines := strings.Split(strings.TrimRight(found[1], "\n"), "\n")
+		pod := described(lines)
+		describer := describe.PodDescriber{Interface: fake.NewClientset(pod)}
+		text, err := describer.Describe(pod.Namespace, pod.Name, describe.DescriberSettings{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, line := range lines {
+			if !strings.Contains(text, "\n"+line+"\n") {
+				t.Errorf("docs/troubleshooting.md quotes of kubectl describe\n%s\nbut kubectl prints\n%s", line, text)
+			}
+		}
+	}
+}
+
+// described returns the pod that lines of a description are about.
+func described(lines []string) *corev1.Pod {
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "report"}}
+	var (
+		status *corev1.ContainerStatus
+		state  *corev1.ContainerState
+	)
+	for _, line := range lines {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
+		value = strings.TrimSpace(value)
+		switch {
+		case value == "":
+			pod.Spec.Containers = append(pod.Spec.Containers, corev1.Container{Name: name})
+			pod.Status.ContainerStatuses = append(pod.Status.ContainerStatuses, corev1.ContainerStatus{Name: name})
+			status = &pod.Status.ContainerStatuses[len(pod.Status.ContainerStatuses)-1]
+		case name == "Image":
+			pod.Spec.Containers[len(pod.Spec.Containers)-1].Image = value
+		case name == "Restart Count":
+			_, _ = fmt.Sscan(value, &status.RestartCount)
+		case name == "State" || name == "Last State":
+			state = &status.State
+			if name == "Last State" {
+				state = &status.LastTerminationState
+			}
+			if value == "Waiting" {
+				state.Waiting = &corev1.ContainerStateWaiting{}
+			} else {
+				state.Terminated = &corev1.ContainerStateTerminated{}
+			}
+		case name == "Reason" && state.Waiting != nil:
+			state.Waiting.Reason = value
+		case name == "Reason":
+			state.Terminated.Reason = value
+		case name == "Message":
+			state.Terminated.Message = value
+		case name == "Exit Code":
+			_, _ = fmt.Sscan(value, &state.Terminated.ExitCode)
+		}
+	}
+	return pod
 }
