@@ -27,6 +27,9 @@ SAMPLE   ?= 0
 PACKAGES ?=
 ONLY     ?=
 LAYERS   ?= 0
+# make bench: how many rounds each measurement has, and how long the idle programs are watched.
+ROUNDS   ?= 200
+IDLE     ?= 60s
 
 # A CPU limit would slow a container down while processors of the node are idle.
 KUBE_SCORE := --ignore-container-cpu-limit
@@ -42,7 +45,7 @@ KUBE_SCORE += --ignore-test container-security-context-user-group-id
 KUBE_SCORE += --ignore-test container-security-context-readonlyrootfilesystem
 
 .PHONY: help build test fuzz soak simulate crash hostile mutants lint demo image release release-check vulncheck \
-	sidecars e2e e2e-down gvisor chaos hundred compare programs clean
+	sidecars e2e e2e-down gvisor chaos hundred compare programs bench clean
 
 help: ## list these targets (the default)
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -138,6 +141,10 @@ compare: ## measure the strategies of manifests/compare and write its RESULTS.md
 
 programs: ## measure --copy-to against an image volume, with 50 pods each, in its own cluster (root; 10 min)
 	e2e/run ./programs
+
+bench: build ## measure the programs beside what people use, ROUNDS=200 IDLE=60s KUBEXIT=path (15 min)
+	cd e2e && CGO_ENABLED=0 go build -o ../bin/bench/bench ./bench
+	bin/bench/bench -rounds $(ROUNDS) -idle $(IDLE) -kubexit '$(KUBEXIT)'
 
 clean: ## remove bin/ and dist/
 	rm -rf bin dist

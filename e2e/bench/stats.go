@@ -1,0 +1,70 @@
+package main
+
+import (
+	"math"
+	"math/rand/v2"
+	"slices"
+)
+
+// A series has one value for each round. NaN stands for a round without a value.
+type series struct {
+	name   string
+	values []float64
+}
+
+// present returns the values, sorted, without the rounds that have none.
+func (s series) present() []float64 {
+	sorted := slices.DeleteFunc(slices.Clone(s.values), math.IsNaN)
+	slices.Sort(sorted)
+	return sorted
+}
+
+// quantile returns a quantile of sorted values, between the two nearest ones where it falls between them. It is NaN
+// without values.
+func quantile(sorted []float64, q float64) float64 {
+	if len(sorted) == 0 {
+		return math.NaN()
+	}
+	at := q * float64(len(sorted)-1)
+	below := int(at)
+	above := min(below+1, len(sorted)-1)
+	return sorted[below] + (at-float64(below))*(sorted[above]-sorted[below])
+}
+
+// A ratio is that of two medians, with its 95 % confidence interval.
+type ratio struct{ value, low, high float64 }
+
+// resamples is how many times the bootstrap draws. The ends of a 95 % interval are then each the 50th value.
+const resamples = 2000
+
+// ratioOf compares the medians of two series, by the rounds in which both have a value. The interval is that of the
+// percentile bootstrap. It draws rounds, not values: what slows the machine down slows down all of a round.
+func ratioOf(of, to series) ratio {
+	var a, b []float64
+	for round := range min(len(of.values), len(to.values)) {
+		if x, y := of.values[round], to.values[round]; !math.IsNaN(x) && !math.IsNaN(y) {
+			a, b = append(a, x), append(b, y)
+		}
+	}
+	if len(a) == 0 {
+		return ratio{math.NaN(), math.NaN(), math.NaN()}
+	}
+	random := rand.New(rand.NewPCG(1, 2)) // always the same: the same values have the same interval
+	drawnA, drawnB := make([]float64, len(a)), make([]float64, len(a))
+	ratios := make([]float64, resamples)
+	for i := range ratios {
+		for j := range drawnA {
+			round := random.IntN(len(a))
+			drawnA[j], drawnB[j] = a[round], b[round]
+		}
+		ratios[i] = median(drawnA) / median(drawnB)
+	}
+	slices.Sort(ratios)
+	return ratio{median(a) / median(b), quantile(ratios, 0.025), quantile(ratios, 0.975)}
+}
+
+// median sorts the values and returns their median.
+func median(values []float64) float64 {
+	slices.Sort(values)
+	return quantile(values, 0.5)
+}
