@@ -38,7 +38,8 @@ func build(source, into, bin, kubexit string) (all set, probe string, err error)
 	all.pairs = append(all.pairs, limitPair(limitFile), ownPair(bin))
 	add := func(p pair, err error) {
 		if err != nil {
-			all.missing = append(all.missing, fmt.Sprintf("%s: %v", p.name, err))
+			reason, _, _ := strings.Cut(err.Error(), "\n")
+			all.missing = append(all.missing, p.name+": "+reason)
 			return
 		}
 		all.pairs = append(all.pairs, p)

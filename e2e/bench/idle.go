@@ -8,11 +8,10 @@ import (
 
 // idleness is what a wrapper uses while its command runs and nothing happens.
 type idleness struct {
-	name                string
-	cpu                 float64 // seconds for each second
-	wakeups             float64 // for each second
-	resident, anonymous float64 // bytes
-	threads             float64
+	Name                string
+	CPU, Wakeups        float64 // seconds, and how many, for each second
+	Resident, Anonymous float64 // bytes
+	Threads             float64
 }
 
 // copies is how many of each wrapper are looked at while they are idle: the median counts.

@@ -75,33 +75,37 @@ func bench(o options) error {
 		return err
 	}
 	defer cleanUp()
-	r := results{machine: machine(disk), rounds: o.rounds, idle: o.idle, missing: all.missing}
-	if r.sizes, r.image, err = sizes(all, filepath.Join(o.source, "../../Dockerfile"), o.bin); err != nil {
+	r := results{
+		Date: time.Now().UTC().Format(time.DateOnly), Machine: machine(disk), Instances: inotifyInstances(),
+		Rounds: o.rounds, ChurnRounds: max(o.rounds/4, 1), Copies: copies, Churned: churned,
+		Idle: o.idle, Notice: notice, Missing: all.missing,
+	}
+	if r.Sizes, r.Image, err = sizes(all, filepath.Join(o.source, "../../Dockerfile"), o.bin); err != nil {
 		return err
 	}
 	memory := s.temp
-	if r.memory, r.cpu, err = s.reactions("reaction, memory", o.rounds, all.pairs, scene{memory, 1, 0}); err != nil {
+	if r.Memory, r.CPU, err = s.reactions("reaction, memory", o.rounds, all.pairs, scene{memory, 1, 0}); err != nil {
 		return err
 	}
-	if r.disk, _, err = s.reactions("reaction, disk", o.rounds, all.pairs, scene{disk, 1, 0}); err != nil {
+	if r.Disk, _, err = s.reactions("reaction, disk", o.rounds, all.pairs, scene{disk, 1, 0}); err != nil {
 		return err
 	}
-	if r.death, err = s.deaths(o.rounds, all.pairs, memory); err != nil {
+	if r.Churn, _, err = s.reactions("churn", r.ChurnRounds, all.pairs, scene{memory, 1, churned}); err != nil {
 		return err
 	}
-	if r.start, err = s.starts(o.rounds, all.wrappers(), memory); err != nil {
+	if r.Death, err = s.deaths(o.rounds, all.pairs, memory); err != nil {
 		return err
 	}
-	if r.forward, err = s.forwards(o.rounds, all.wrappers(), memory); err != nil {
+	if r.Start, err = s.starts(o.rounds, append([]wrapper{none}, all.wrappers()...), memory); err != nil {
 		return err
 	}
-	if r.scale, err = s.scale(o.rounds, all.pairs, memory); err != nil {
+	if r.Forward, err = s.forwards(o.rounds, all.wrappers(), memory); err != nil {
 		return err
 	}
-	if r.churn, _, err = s.reactions("churn", max(o.rounds/4, 3), all.pairs, scene{memory, 1, churned}); err != nil {
+	if r.Scale, err = s.scale(o.rounds, all.pairs, memory); err != nil {
 		return err
 	}
-	if r.idleness, err = s.idleness(o.idle, all, memory); err != nil {
+	if r.Idleness, err = s.idleness(o.idle, all, memory); err != nil {
 		return err
 	}
 	return r.write(o.out)

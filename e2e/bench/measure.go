@@ -41,7 +41,7 @@ func interleave(what string, rounds int, subjects []subject) ([]series, error) {
 
 	all, missed := make([]series, len(subjects)), make([]int, len(subjects))
 	for i, s := range subjects {
-		all[i].name = s.name
+		all[i].Name = s.name
 	}
 	for round := -1; round < rounds; round++ {
 		fmt.Fprintf(os.Stderr, "\r%s: round %d of %d ", what, round+1, rounds)
@@ -58,7 +58,7 @@ func interleave(what string, rounds int, subjects []subject) ([]series, error) {
 				}
 			}
 			if round >= 0 {
-				all[i].values = append(all[i].values, value)
+				all[i].Values = append(all[i].Values, value)
 			}
 			select {
 			case sig := <-interrupts:
@@ -84,13 +84,13 @@ func (s *stage) reactions(what string, rounds int, pairs []pair, in scene) (time
 	used := make([]series, len(pairs))
 	var subjects []subject
 	for i, p := range pairs {
-		used[i].name = p.name
+		used[i].Name = p.name
 		subjects = append(subjects, subject{p.name, p.every, func() (float64, error) {
 			seconds, cpu, err := s.reaction(p, in)
 			if err != nil || p.polls > 0 { // the processor time of a loop's children is not known well enough
 				cpu = math.NaN()
 			}
-			used[i].values = append(used[i].values, cpu)
+			used[i].Values = append(used[i].Values, cpu)
 			return seconds, err
 		}})
 	}
@@ -98,7 +98,7 @@ func (s *stage) reactions(what string, rounds int, pairs []pair, in scene) (time
 		return nil, nil, err
 	}
 	for i := range used {
-		used[i].values = used[i].values[1:] // the first round does not count
+		used[i].Values = used[i].Values[1:] // the first round does not count
 	}
 	return times, used, nil
 }
@@ -209,9 +209,8 @@ func (s *stage) death(p pair, parent string) (float64, error) {
 
 // starts measures the time from a wrapper's exec until its command's first instruction.
 func (s *stage) starts(rounds int, wrappers []wrapper, parent string) ([]series, error) {
-	none := wrapper{name: "no wrapper", wrap: func(_ string, _ int, argv []string) command { return command{argv: argv} }}
 	var subjects []subject
-	for _, w := range append([]wrapper{none}, wrappers...) {
+	for _, w := range wrappers {
 		subjects = append(subjects, subject{w.name, 1, func() (float64, error) {
 			volume, finish, err := s.begin(parent)
 			if err != nil {

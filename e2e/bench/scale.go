@@ -7,8 +7,8 @@ var sidecars = []int{1, 4, 16, 64, 256}
 
 // A level is the reaction with a number of sidecars.
 type level struct {
-	sidecars   int
-	times, cpu []series
+	Sidecars   int
+	Times, CPU []series // of the C limit, and of this project's programs
 }
 
 // scale measures how long it takes until the last of many sidecars has its signal.
@@ -20,9 +20,9 @@ func (s *stage) scale(rounds int, pairs []pair, parent string) (levels []level, 
 		}
 	}
 	for _, n := range sidecars {
-		l := level{sidecars: n}
+		l := level{Sidecars: n}
 		what := fmt.Sprintf("%d sidecars", n)
-		if l.times, l.cpu, err = s.reactions(what, max(rounds/(4+n/4), 3), compared, scene{parent, n, 0}); err != nil {
+		if l.Times, l.CPU, err = s.reactions(what, max(rounds/(4+n/4), 3), compared, scene{parent, n, 0}); err != nil {
 			return nil, err
 		}
 		levels = append(levels, l)

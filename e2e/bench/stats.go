@@ -8,13 +8,25 @@ import (
 
 // A series has one value for each round. NaN stands for a round without a value.
 type series struct {
-	name   string
-	values []float64
+	Name   string
+	Values []float64
 }
+
+// find returns the series of a name, one without values if there is none.
+func find(all []series, name string) series {
+	for _, s := range all {
+		if s.Name == name {
+			return s
+		}
+	}
+	return series{Name: name}
+}
+
+func (s series) median() float64 { return quantile(s.present(), 0.5) }
 
 // present returns the values, sorted, without the rounds that have none.
 func (s series) present() []float64 {
-	sorted := slices.DeleteFunc(slices.Clone(s.values), math.IsNaN)
+	sorted := slices.DeleteFunc(slices.Clone(s.Values), math.IsNaN)
 	slices.Sort(sorted)
 	return sorted
 }
@@ -41,8 +53,8 @@ const resamples = 2000
 // percentile bootstrap. It draws rounds, not values: what slows the machine down slows down all of a round.
 func ratioOf(of, to series) ratio {
 	var a, b []float64
-	for round := range min(len(of.values), len(to.values)) {
-		if x, y := of.values[round], to.values[round]; !math.IsNaN(x) && !math.IsNaN(y) {
+	for round := range min(len(of.Values), len(to.Values)) {
+		if x, y := of.Values[round], to.Values[round]; !math.IsNaN(x) && !math.IsNaN(y) {
 			a, b = append(a, x), append(b, y)
 		}
 	}

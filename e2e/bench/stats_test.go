@@ -34,8 +34,8 @@ func TestRatioOfRounds(t *testing.T) {
 	var slow, fast series
 	for range 200 {
 		speed := 1 + 9*random.Float64()
-		fast.values = append(fast.values, speed)
-		slow.values = append(slow.values, 2*speed)
+		fast.Values = append(fast.Values, speed)
+		slow.Values = append(slow.Values, 2*speed)
 	}
 	if got := ratioOf(slow, fast); got != (ratio{2, 2, 2}) {
 		t.Errorf("the ratio is %v, want 2 without an interval", got)
@@ -50,8 +50,8 @@ func TestIntervalCovers(t *testing.T) {
 	for range cases {
 		var a, b series
 		for range rounds {
-			a.values = append(a.values, truth*math.Exp(random.NormFloat64()/4))
-			b.values = append(b.values, math.Exp(random.NormFloat64()/4))
+			a.Values = append(a.Values, truth*math.Exp(random.NormFloat64()/4))
+			b.Values = append(b.Values, math.Exp(random.NormFloat64()/4))
 		}
 		got := ratioOf(a, b)
 		if got.low > got.value || got.value > got.high {
@@ -69,11 +69,11 @@ func TestIntervalCovers(t *testing.T) {
 // TestRatioSkipsRounds: rounds in which one of the two has no value do not count.
 func TestRatioSkipsRounds(t *testing.T) {
 	none := math.NaN()
-	got := ratioOf(series{values: []float64{none, 6, none, 6}}, series{values: []float64{1, 2, 1, none}})
+	got := ratioOf(series{Values: []float64{none, 6, none, 6}}, series{Values: []float64{1, 2, 1, none}})
 	if got != (ratio{3, 3, 3}) {
 		t.Errorf("the ratio is %v, want 3", got)
 	}
-	if got := ratioOf(series{values: []float64{none}}, series{values: []float64{1}}); !math.IsNaN(got.value) {
+	if got := ratioOf(series{Values: []float64{none}}, series{Values: []float64{1}}); !math.IsNaN(got.value) {
 		t.Errorf("the ratio without a common round is %v", got)
 	}
 }

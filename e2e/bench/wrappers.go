@@ -44,6 +44,12 @@ func (s set) wrappers() []wrapper {
 	return all
 }
 
+// none starts a command without a wrapper.
+var none = wrapper{"no wrapper", "", func(_ string, _ int, argv []string) command { return command{argv: argv} }}
+
+// isOwn reports whether a name is that of one of this project's programs.
+func isOwn(name string) bool { return name == own || name == "sentinel" || name == "shim" }
+
 func simple(name, file string, args ...string) wrapper {
 	return wrapper{name, file, func(_ string, _ int, argv []string) command {
 		return command{argv: append(append([]string{file}, args...), argv...)}
@@ -95,8 +101,10 @@ func prowPair(bin string) pair {
 	return pair{
 		name: "Prow",
 		main: wrapper{"Prow's entrypoint", entrypoint, func(volume string, _ int, argv []string) command {
-			log, marker := filepath.Join(volume, "log"), filepath.Join(volume, "main-terminated")
-			return command{argv: append([]string{entrypoint, "--process-log", log, "--marker-file", marker, "--"}, argv...)}
+			flags := []string{
+				"--process-log", filepath.Join(volume, "log"), "--marker-file", filepath.Join(volume, "main-terminated"), "--",
+			}
+			return command{argv: append(append([]string{entrypoint}, flags...), argv...)}
 		}},
 		sidecar: wrapper{"Prow's WaitForMarkers", shim, func(volume string, _ int, argv []string) command {
 			return command{argv: append([]string{shim, filepath.Join(volume, "main-terminated")}, argv...)}
@@ -109,7 +117,8 @@ func kubexitPair(file string) pair {
 	return pair{
 		name: "kubexit",
 		main: wrapper{"kubexit, main", file, func(volume string, _ int, argv []string) command {
-			return command{append([]string{file}, argv...), []string{"KUBEXIT_NAME=main", "KUBEXIT_GRAVEYARD=" + volume}}
+			env := []string{"KUBEXIT_NAME=main", "KUBEXIT_GRAVEYARD=" + volume}
+			return command{append([]string{file}, argv...), env}
 		}},
 		sidecar: wrapper{"kubexit, sidecar", file, func(volume string, _ int, argv []string) command {
 			env := []string{"KUBEXIT_NAME=sidecar", "KUBEXIT_DEATH_DEPS=main", "KUBEXIT_GRAVEYARD=" + volume}
