@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -8,34 +9,41 @@ import (
 	"strings"
 )
 
-// packages are those that are installed from Debian: inits, which people use for their forwarding of signals.
-var packages = []struct {
+// debian is a package of Debian with one program, and the arguments of that.
+type debian struct {
 	name string
 	args []string
-}{
+}
+
+// packages are the inits that people use most.
+var packages = []debian{
 	{tini, []string{"-s", "--"}}, // as a subreaper, because it is not process 1 here
 	{"dumb-init", []string{"--"}},
 	{"catatonit", []string{"--"}},
 }
 
-// build builds and installs everything that is compared, into a directory, and the probe. source is the directory of
-// bench.
-func build(source, into, bin, kubexit string) (all set, probe string, err error) {
+// build builds and installs the probe and everything that is compared. into is the directory for what is built. With
+// few, these are only the programs that the bounds are about.
+func build(o options, into string, few bool) (all set, probe string, err error) {
 	for _, name := range []string{"sentinel", "shim"} {
-		if _, err := os.Stat(filepath.Join(bin, name)); err != nil {
+		if _, err := os.Stat(filepath.Join(o.bin, name)); err != nil {
 			return all, "", fmt.Errorf("%w: run make build first", err)
 		}
 	}
 	probe = filepath.Join(into, "probe")
-	if err := compile(probe, filepath.Join(source, "probe/probe.c")); err != nil {
+	if err := compile(probe, filepath.Join(o.source, "probe/probe.c")); err != nil {
 		return all, "", fmt.Errorf("the probe needs a C compiler: %w", err)
 	}
 	limitFile := filepath.Join(into, "limit")
-	if err := compile(limitFile, filepath.Join(source, "limit/limit.c"), "-pthread"); err != nil {
+	if err := compile(limitFile, filepath.Join(o.source, "limit/limit.c"), "-pthread"); err != nil {
 		return all, "", err
 	}
-	all.inits, all.missing = installed()
-	all.pairs = append(all.pairs, limitPair(limitFile), ownPair(bin))
+	inits := packages
+	if few {
+		inits = packages[:1]
+	}
+	all.inits, all.missing = installed(inits)
+	all.pairs = append(all.pairs, limitPair(limitFile), ownPair(o.bin))
 	add := func(p pair, err error) {
 		if err != nil {
 			reason, _, _ := strings.Cut(err.Error(), "\n")
@@ -46,16 +54,19 @@ func build(source, into, bin, kubexit string) (all set, probe string, err error)
 	}
 
 	file := filepath.Join(into, "minimum")
-	add(minimumPair(file), goBuild(source, file, "./minimum"))
+	add(minimumPair(file), goBuild(o.source, file, "./minimum"))
+	if few {
+		return all, probe, nil
+	}
 	prow := filepath.Join(into, "prow")
-	add(prowPair(prow), goBuild(filepath.Join(source, "prow"), prow+"/", "sigs.k8s.io/prow/cmd/entrypoint", "./shim"))
-	if _, err := os.Stat(kubexit); kubexit == "" {
-		add(kubexitPair(kubexit), fmt.Errorf("name its program: KUBEXIT=path make bench"))
+	add(prowPair(prow), goBuild(filepath.Join(o.source, "prow"), prow+"/", "sigs.k8s.io/prow/cmd/entrypoint", "./shim"))
+	if _, err := os.Stat(o.kubexit); o.kubexit == "" {
+		add(kubexitPair(""), errors.New("name its program: KUBEXIT=path make bench"))
 	} else {
-		add(kubexitPair(kubexit), err)
+		add(kubexitPair(o.kubexit), err)
 	}
 	_, err = exec.LookPath("bash")
-	add(loopPair(filepath.Join(source, "loop")), err)
+	add(loopPair(filepath.Join(o.source, "loop")), err)
 	return all, probe, nil
 }
 
@@ -81,7 +92,7 @@ func goBuild(dir, into string, names ...string) error {
 }
 
 // installed returns the inits that are there, and installs those that are not, as root on Debian.
-func installed() (inits []wrapper, missing []string) {
+func installed(packages []debian) (inits []wrapper, missing []string) {
 	var names []string
 	for _, p := range packages {
 		if _, err := exec.LookPath(p.name); err != nil {

@@ -78,7 +78,9 @@ func (s *stage) idleness(span time.Duration, all set, parent string) ([]idleness
 		}
 	}
 	start := time.Now()
-	time.Sleep(span)
+	if err := s.sleep(span); err != nil {
+		return nil, err
+	}
 	var rows []idleness
 	for _, program := range programs {
 		var cpu, wakeups, resident, anonymous, threads []float64

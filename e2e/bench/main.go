@@ -37,8 +37,9 @@ func main() {
 	}
 }
 
-// prepare builds everything. cleanUp ends and removes what is left in the end. disk is a directory on the disk.
-func prepare(o *options) (all set, s *stage, disk string, cleanUp func(), err error) {
+// prepare builds everything, or only few programs: see build. disk is a directory on the disk. cleanUp ends and removes
+// what is left in the end.
+func prepare(o *options, few bool) (all set, s *stage, disk string, cleanUp func(), err error) {
 	for _, path := range []*string{&o.source, &o.bin, &o.out, &o.kubexit} {
 		if *path == "" {
 			continue
@@ -52,7 +53,7 @@ func prepare(o *options) (all set, s *stage, disk string, cleanUp func(), err er
 		return set{}, nil, "", nil, err
 	}
 	fmt.Fprintln(os.Stderr, "building the programs that are compared")
-	all, probe, err := build(o.source, into, o.bin, o.kubexit)
+	all, probe, err := build(*o, into, few)
 	if err != nil {
 		return set{}, nil, "", nil, err
 	}
@@ -70,7 +71,7 @@ func prepare(o *options) (all set, s *stage, disk string, cleanUp func(), err er
 }
 
 func bench(o options) error {
-	all, s, disk, cleanUp, err := prepare(&o)
+	all, s, disk, cleanUp, err := prepare(&o, false)
 	if err != nil {
 		return err
 	}

@@ -6,9 +6,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"os"
-	"os/signal"
 	"strconv"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -34,36 +32,30 @@ type subject struct {
 }
 
 // interleave measures all subjects in each round, one after the other. One round more, the first, does not count.
-func interleave(what string, rounds int, subjects []subject) ([]series, error) {
-	interrupts := make(chan os.Signal, 1)
-	signal.Notify(interrupts, os.Interrupt, syscall.SIGTERM)
-	defer signal.Stop(interrupts)
-
+func (s *stage) interleave(what string, rounds int, subjects []subject) ([]series, error) {
 	all, missed := make([]series, len(subjects)), make([]int, len(subjects))
-	for i, s := range subjects {
-		all[i].Name = s.name
+	for i, subject := range subjects {
+		all[i].Name = subject.name
 	}
 	for round := -1; round < rounds; round++ {
 		fmt.Fprintf(os.Stderr, "\r%s: round %d of %d ", what, round+1, rounds)
-		for i, s := range subjects {
+		for i, subject := range subjects {
 			value := math.NaN()
-			if missed[i] < misses && (round < 0 || round%s.every == 0) {
+			if missed[i] < misses && (round < 0 || round%subject.every == 0) {
 				var err error
-				switch value, err = s.measure(); {
+				switch value, err = subject.measure(); {
 				case err == errMissed:
 					missed[i]++
 					value = math.NaN()
 				case err != nil:
-					return nil, fmt.Errorf("%s: %s: %w", what, s.name, err)
+					return nil, fmt.Errorf("%s: %s: %w", what, subject.name, err)
 				}
 			}
 			if round >= 0 {
 				all[i].Values = append(all[i].Values, value)
 			}
-			select {
-			case sig := <-interrupts:
-				return nil, fmt.Errorf("%s: %v", what, sig)
-			default:
+			if err := s.sleep(0); err != nil {
+				return nil, err
 			}
 		}
 	}
@@ -94,7 +86,7 @@ func (s *stage) reactions(what string, rounds int, pairs []pair, in scene) (time
 			return seconds, err
 		}})
 	}
-	if times, err = interleave(what, rounds, subjects); err != nil {
+	if times, err = s.interleave(what, rounds, subjects); err != nil {
 		return nil, nil, err
 	}
 	for i := range used {
@@ -171,7 +163,7 @@ func (s *stage) deaths(rounds int, pairs []pair, parent string) ([]series, error
 	for _, p := range pairs {
 		subjects = append(subjects, subject{p.name, p.every, func() (float64, error) { return s.death(p, parent) }})
 	}
-	return interleave("death notice", rounds, subjects)
+	return s.interleave("death notice", rounds, subjects)
 }
 
 func (s *stage) death(p pair, parent string) (float64, error) {
@@ -230,7 +222,7 @@ func (s *stage) starts(rounds int, wrappers []wrapper, parent string) ([]series,
 			return between(s.stamps[0].executed.Load(), s.stamps[1].started.Load()), nil
 		}})
 	}
-	return interleave("start", rounds, subjects)
+	return s.interleave("start", rounds, subjects)
 }
 
 // forwards measures the time from a SIGTERM to a wrapper until its command has it.
@@ -262,5 +254,5 @@ func (s *stage) forwards(rounds int, wrappers []wrapper, parent string) ([]serie
 			return 0, errMissed
 		}})
 	}
-	return interleave("signal", rounds, subjects)
+	return s.interleave("signal", rounds, subjects)
 }

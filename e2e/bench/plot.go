@@ -26,6 +26,15 @@ var looks = map[string]struct{ color, dashes string }{
 	"bash loop": {"#00795a", "12 5"},
 }
 
+const style = `<style>
+text { fill: #24292f }
+.small { font-size: 12px; fill: #57606a }
+.grid { stroke: #d8dee4 }
+.curve { fill: none }
+.halo { paint-order: stroke; stroke: #fff; stroke-width: 5px; stroke-linejoin: round }
+</style>
+`
+
 // A picture is an SVG image.
 type picture struct {
 	svg strings.Builder
@@ -36,9 +45,7 @@ func newPicture(height float64, title, subtitle string) *picture {
 	fmt.Fprintf(&p.svg, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %.0f %.0f" role="img" `+
 		`font-family="Helvetica, Arial, sans-serif" font-size="14">`+"\n", width, height)
 	fmt.Fprintf(&p.svg, "<title>%s</title>\n", html.EscapeString(title))
-	p.svg.WriteString("<style>text{fill:#24292f} .small{font-size:12px;fill:#57606a} .grid{stroke:#d8dee4} " +
-		".halo{paint-order:stroke;stroke:#fff;stroke-width:5px;stroke-linejoin:round} .curve{fill:none;stroke-width:2}" +
-		"</style>\n")
+	p.svg.WriteString(style)
 	fmt.Fprintf(&p.svg, `<rect x="1" y="1" width="%.0f" height="%.0f" rx="12" fill="#fff" stroke="#8c959f"/>`+"\n",
 		width-2, height-2)
 	p.text(20, 26, `font-weight="bold"`, title)
@@ -65,8 +72,8 @@ func (p *picture) curve(name string, points [][2]float64) {
 	for _, point := range points {
 		fmt.Fprintf(&path, "%.1f,%.1f ", point[0], point[1])
 	}
-	fmt.Fprintf(&p.svg, `<polyline class="curve" style="stroke-width:%.1f" stroke="%s" stroke-dasharray="%s" points="%s"/>`+"\n",
-		strokeWidth, look.color, look.dashes, strings.TrimSpace(path.String()))
+	fmt.Fprintf(&p.svg, `<polyline class="curve" stroke="%s" stroke-width="%.1f" stroke-dasharray="%s" points="%s"/>`+"\n",
+		look.color, strokeWidth, look.dashes, strings.TrimSpace(path.String()))
 }
 
 // label writes the name of a pair in its color.
@@ -140,7 +147,8 @@ func distribution(title, subtitle string, all []series) string {
 		p.line(x.at(value), y(0), x.at(value), y(1))
 		p.text(x.at(value), y(0)+18, `class="small" text-anchor="middle"`, round(value))
 	}
-	p.text((left+width-right)/2, height-14, `class="small" text-anchor="middle"`, "time since main's last instruction (log scale)")
+	p.text((left+width-right)/2, height-14, `class="small" text-anchor="middle"`,
+		"time since main's last instruction (log scale)")
 	for _, part := range []float64{0, 0.25, 0.5, 0.75, 1} {
 		p.line(x.from, y(part), x.to, y(part))
 		p.text(left-8, y(part)+4, `class="small" text-anchor="end"`, fmt.Sprintf("%.0f %%", 100*part))
@@ -280,7 +288,8 @@ func (r results) pictures() map[string]string {
 			"The part of all rounds in which the sidecar had its signal by then", r.Disk),
 		"memory.svg": bars("Memory of an idle wrapper",
 			"Dark: its own (anonymous). Light: pages of files, which the wrappers of one file on a node share", memory),
-		"size.svg":  bars("Size of the programs", "The loop's scripts also need bash and sleep", files),
-		"scale.svg": scaling("From main's end until the last of many sidecars has SIGTERM", "Medians (log scale)", r.Scale),
+		"size.svg": bars("Size of the programs", "The loop's scripts also need bash and sleep", files),
+		"scale.svg": scaling("From main's end until the last of many sidecars has SIGTERM",
+			"The medians of all rounds (log scale)", r.Scale),
 	}
 }

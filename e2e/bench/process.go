@@ -1,9 +1,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -29,6 +31,8 @@ type stage struct {
 	probe  string // the program
 	stamps *[slots]stamps
 	log    *os.File // of all processes
+
+	interrupts chan os.Signal
 }
 
 // newStage makes bench the reaper of everything that it starts, so that nothing is left at the end of a round.
@@ -41,7 +45,8 @@ func newStage(probe string) (*stage, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &stage{temp: temp, probe: probe}
+	s := &stage{temp: temp, probe: probe, interrupts: make(chan os.Signal, 1)}
+	signal.Notify(s.interrupts, os.Interrupt, syscall.SIGTERM)
 	if s.stamps, err = mapStamps(filepath.Join(temp, "stamps")); err == nil {
 		s.log, err = os.OpenFile(filepath.Join(temp, "log"), os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600)
 	}
@@ -56,6 +61,16 @@ func (s *stage) close() {
 	s.endAll()
 	s.log.Close()
 	os.RemoveAll(s.temp)
+}
+
+// sleep fails if a signal asks bench to end.
+func (s *stage) sleep(span time.Duration) error {
+	select {
+	case sig := <-s.interrupts:
+		return errors.New(sig.String())
+	case <-time.After(span):
+		return nil
+	}
 }
 
 // memory returns a directory in memory, or else the one for temporary files.

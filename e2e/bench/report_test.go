@@ -59,14 +59,15 @@ func TestLabelPlace(t *testing.T) {
 		steep = append(steep, [2]float64{500, y})
 		slanted = append(slanted, [2]float64{510 + float64(i), y})
 	}
-	if at, anchor := labelPlace([][][2]float64{steep, slanted}, 0, 0, 800, nil); anchor != "end" || at[0] > 500 {
+	curves := [][][2]float64{steep, slanted}
+	if at, anchor := labelPlace(curves, 0, 0, 800, nil); anchor != "end" || at[0] > 500 {
 		t.Errorf("the left curve has its label at %v, %s", at, anchor)
 	}
-	at, anchor := labelPlace([][][2]float64{steep, slanted}, 1, 0, 800, nil)
+	at, anchor := labelPlace(curves, 1, 0, 800, nil)
 	if anchor != "start" || at[1] < 250 {
 		t.Errorf("the right curve has its label at %v, %s", at, anchor)
 	}
-	if next, _ := labelPlace([][][2]float64{steep, slanted}, 1, 0, 800, []float64{at[1]}); math.Abs(next[1]-at[1]) < 20 {
+	if next, _ := labelPlace(curves, 1, 0, 800, []float64{at[1]}); math.Abs(next[1]-at[1]) < 20 {
 		t.Errorf("two labels stand at %v and %v", at, next)
 	}
 }

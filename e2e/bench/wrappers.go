@@ -101,9 +101,8 @@ func prowPair(bin string) pair {
 	return pair{
 		name: "Prow",
 		main: wrapper{"Prow's entrypoint", entrypoint, func(volume string, _ int, argv []string) command {
-			flags := []string{
-				"--process-log", filepath.Join(volume, "log"), "--marker-file", filepath.Join(volume, "main-terminated"), "--",
-			}
+			log, marker := filepath.Join(volume, "log"), filepath.Join(volume, "main-terminated")
+			flags := []string{"--process-log", log, "--marker-file", marker, "--"}
 			return command{argv: append(append([]string{entrypoint}, flags...), argv...)}
 		}},
 		sidecar: wrapper{"Prow's WaitForMarkers", shim, func(volume string, _ int, argv []string) command {
