@@ -17,7 +17,7 @@ const (
 	settled = 40 * time.Millisecond
 	// notice is how long a sidecar may take to get its signal.
 	notice = 3 * time.Second
-	// misses is after how many rounds without a signal a subject is given up.
+	// misses is after how many rounds in a row without a signal a subject is given up.
 	misses = 3
 )
 
@@ -44,10 +44,13 @@ func (s *stage) interleave(what string, rounds int, subjects []subject) ([]serie
 			if missed[i] < misses && (round < 0 || round%subject.every == 0) {
 				var err error
 				switch value, err = subject.measure(); {
+				case err == nil:
+					missed[i] = 0
 				case err == errMissed:
 					missed[i]++
+					all[i].Missed++
 					value = math.NaN()
-				case err != nil:
+				default:
 					return nil, fmt.Errorf("%s: %s: %w", what, subject.name, err)
 				}
 			}

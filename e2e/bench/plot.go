@@ -72,8 +72,8 @@ func (p *picture) curve(name string, points [][2]float64) {
 	for _, point := range points {
 		fmt.Fprintf(&path, "%.1f,%.1f ", point[0], point[1])
 	}
-	fmt.Fprintf(&p.svg, `<polyline class="curve" stroke="%s" stroke-width="%.1f" stroke-dasharray="%s" points="%s"/>`+"\n",
-		look.color, strokeWidth, look.dashes, strings.TrimSpace(path.String()))
+	fmt.Fprintf(&p.svg, `<polyline class="curve" stroke="%s" stroke-width="%.1f" stroke-dasharray="%s" `+
+		`points="%s"/>`+"\n", look.color, strokeWidth, look.dashes, strings.TrimSpace(path.String()))
 }
 
 // label writes the name of a pair in its color.

@@ -72,7 +72,11 @@ func table(all []series, reference string) string {
 	fmt.Fprintf(&b, "| | median | p90 | p99 | ratio to %s |\n|---|--:|--:|--:|--:|\n", reference)
 	for _, s := range all {
 		values := s.present()
-		fmt.Fprintf(&b, "| %s |", emphasized(s.Name))
+		fmt.Fprintf(&b, "| %s", emphasized(s.Name))
+		if s.Missed > 0 && len(values) > 0 {
+			fmt.Fprintf(&b, " (no signal in %d rounds)", s.Missed)
+		}
+		b.WriteString(" |")
 		for _, q := range []float64{0.5, 0.9, 0.99} {
 			fmt.Fprintf(&b, " %s |", seconds(quantile(values, q)))
 		}

@@ -24,8 +24,8 @@ func TestSeconds(t *testing.T) {
 // TestWithoutPeers: the document and the pictures are complete where nothing but this project's programs could be
 // measured.
 func TestWithoutPeers(t *testing.T) {
-	none := []series{{own, []float64{1e-3, math.NaN(), 2e-3}}}
-	beside := []series{{limit, nil}, none[0]}
+	none := []series{{Name: own, Values: []float64{1e-3, math.NaN(), 2e-3}}}
+	beside := []series{{Name: limit}, none[0]}
 	dir := t.TempDir()
 	r := results{
 		Memory: none, Disk: none, CPU: none, Death: none, Churn: none, Start: none, Forward: none,

@@ -10,6 +10,7 @@ import (
 type series struct {
 	Name   string
 	Values []float64
+	Missed int // in how many rounds nothing happened that could be measured
 }
 
 // find returns the series of a name, one without values if there is none.
