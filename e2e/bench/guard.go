@@ -7,6 +7,16 @@ import (
 	"time"
 )
 
+// How many times as much the programs may take: of the C limit's reaction, of tini's start, of the Go minimum's memory
+// and size, and, because an idle program takes too little for a ratio, of one processor.
+const (
+	mostReaction = 5
+	mostStart    = 4
+	mostMemory   = 2
+	mostSize     = 3
+	mostIdle     = 0.002
+)
+
 // A bound is how much more of something a program may use or take than another one.
 type bound struct {
 	what, than string
@@ -15,8 +25,12 @@ type bound struct {
 }
 
 func (b bound) String() string {
-	return fmt.Sprintf("%s: %.2f times that of %s (95 %% interval: %.2f to %.2f), at most %g times are allowed",
-		b.what, b.got.value, b.than, b.got.low, b.got.high, b.most)
+	interval := ""
+	if b.got.low < b.got.high {
+		interval = fmt.Sprintf(" (95 %% interval: %.3g to %.3g)", b.got.low, b.got.high)
+	}
+	return fmt.Sprintf("%s: %.3g times that of %s%s, at most %g times are allowed",
+		b.what, b.got.value, b.than, interval, b.most)
 }
 
 // isExceeded reports whether the ratio is surely too large: a noisy machine widens the interval, but exceeds no bound.
@@ -58,14 +72,14 @@ func (s *stage) bounds(all set) (bounds []bound, err error) {
 	if err != nil {
 		return nil, err
 	}
-	bounds = append(bounds, bound{"reaction", reference.name, ratioOf(times[1], times[0]), 2})
+	bounds = append(bounds, bound{"reaction", reference.name, ratioOf(times[1], times[0]), mostReaction})
 
 	starts, err := s.starts(100, []wrapper{all.inits[0], ours.main, ours.sidecar}, s.temp)
 	if err != nil {
 		return nil, err
 	}
 	for _, program := range starts[1:] {
-		bounds = append(bounds, bound{"start of " + program.Name, starts[0].Name, ratioOf(program, starts[0]), 3})
+		bounds = append(bounds, bound{"start of " + program.Name, starts[0].Name, ratioOf(program, starts[0]), mostStart})
 	}
 
 	idle, err := s.idleness(10*time.Second, set{pairs: []pair{ours, minimal}}, s.temp)
@@ -75,9 +89,8 @@ func (s *stage) bounds(all set) (bounds []bound, err error) {
 	for i, program := range idle[:2] {
 		memory := program.Anonymous / idle[i+2].Anonymous
 		bounds = append(bounds,
-			bound{"anonymous memory of " + program.Name, minimal.name, exactly(memory), 2.5},
-			// Their use is too little for a ratio.
-			bound{"processor time of an idle " + program.Name, "one processor", exactly(program.CPU), 0.002})
+			bound{"anonymous memory of " + program.Name, minimal.name, exactly(memory), mostMemory},
+			bound{"use by an idle " + program.Name, "one processor", exactly(program.CPU), mostIdle})
 	}
 
 	for _, program := range []wrapper{ours.main, ours.sidecar} {
@@ -90,7 +103,7 @@ func (s *stage) bounds(all set) (bounds []bound, err error) {
 			return nil, err
 		}
 		size := float64(file.Size()) / float64(than.Size())
-		bounds = append(bounds, bound{"size of " + program.name, minimal.name, exactly(size), 3})
+		bounds = append(bounds, bound{"size of " + program.name, minimal.name, exactly(size), mostSize})
 	}
 	return bounds, nil
 }

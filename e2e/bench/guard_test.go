@@ -14,7 +14,7 @@ func TestBound(t *testing.T) {
 	if !b.isExceeded() {
 		t.Errorf("not exceeded: %s", b)
 	}
-	for _, want := range []string{"reaction", "2.20 times", "C limit", "2.10 to 2.50", "at most 2 times"} {
+	for _, want := range []string{"reaction", "2.2 times", "C limit", "2.1 to 2.5", "at most 2 times"} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("no %q in %q", want, b)
 		}
