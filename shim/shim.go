@@ -300,6 +300,7 @@ func (l *loop) do(a action, _, to state) error {
 		if to.exit.mains != nil {
 			l.syncEnds()
 		}
+		l.watcher.Unsubscribe()
 	case warnNotBegun:
 		l.logNotBegun(to.warned == 1)
 	}

@@ -74,7 +74,7 @@ func createPrivate(v Volume, name, content string) (private string, f File, err 
 	// gets its name: a live run's file must never be seen unlocked. Where locks are refused, the
 	// heartbeat remains.
 	_ = f.TryWriteLock()
-	if err = overwrite(f, content); err == nil {
+	if err = overwrite(f, 0, content); err == nil {
 		err = f.Chmod(0o644)
 	}
 	if err != nil {
@@ -85,10 +85,10 @@ func createPrivate(v Volume, name, content string) (private string, f File, err 
 	return private, f, nil
 }
 
-// overwrite replaces the content of f in place. It writes first and truncates then, which needs no new
-// block on a full volume.
-func overwrite(f File, content string) error {
-	if _, err := f.WriteAt([]byte(content), 0); err != nil {
+// overwrite replaces the content of f in place, which had the given size. It writes first and truncates then, which
+// needs no new block on a full volume. A file that gets longer is not truncated: each change wakes every watcher.
+func overwrite(f File, size int, content string) error {
+	if _, err := f.WriteAt([]byte(content), 0); err != nil || len(content) >= size {
 		return err
 	}
 	return f.Truncate(int64(len(content)))

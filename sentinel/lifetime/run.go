@@ -17,8 +17,9 @@ func (r *Run) RetractStopping() error { return r.write(contentRunning) }
 func (r *Run) write(content string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	size := len(r.content)
 	r.content = content
-	return overwrite(r.file, content)
+	return overwrite(r.file, size, content)
 }
 
 // End ends the run with an exit code from 0 to 255. Call it only once. If the end cannot be recorded as
@@ -40,7 +41,7 @@ func (r *Run) End(code int) error {
 }
 
 func (r *Run) record(code int) error {
-	if err := overwrite(r.file, formatCode(code)); err != nil {
+	if err := overwrite(r.file, len(r.content), formatCode(code)); err != nil {
 		// Our file may hold anything now, but NAME-terminated takes precedence.
 		return errors.Join(err, writeEnd(r.volume, r.name, code))
 	}

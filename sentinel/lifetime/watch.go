@@ -187,10 +187,17 @@ func (w *Watcher) await(run *followedRun, f File) {
 	}()
 }
 
-// Close stops watching. Its goroutines that wait for a lock may stay until the program ends.
-func (w *Watcher) Close() {
-	w.timer.Stop()
+// Unsubscribe ends the events of the kernel, for an owner that has decided and waits for nothing on the volume any
+// more. It can still look, and the other hints remain. The other watchers of the volume would wake this one whenever
+// they write.
+func (w *Watcher) Unsubscribe() {
 	if w.notify != nil {
 		w.notify.Close()
 	}
+}
+
+// Close stops watching. Its goroutines that wait for a lock may stay until the program ends.
+func (w *Watcher) Close() {
+	w.timer.Stop()
+	w.Unsubscribe()
 }
