@@ -2,7 +2,6 @@ package cmd_test
 
 import (
 	"encoding/json"
-	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -60,12 +59,12 @@ func normal(message string) string {
 // message, and the parts of it between the values. Other tests produce them: shim/not_begun_test.go and
 // cmd/sentinel/group_test.go.
 var fromSource = map[string][]string{
-	"../shim/report.go": {
+	"shim/report.go": {
 		" has not begun after ", "no other run is on the volume", "the other runs on the volume are ",
 		": check that the main container ", "mounts the volume at the same --dir, that sentinel wraps its command, " +
 			"and that --main names the run",
 	},
-	"../sentinel/process/process.go": {
+	"sentinel/process/process.go": {
 		" could not be sent to ", ": it runs as another user than its wrapper: ",
 		"give the container the capability KILL (securityContext.capabilities.add)",
 	},
@@ -75,7 +74,7 @@ var fromSource = map[string][]string{
 func inSource(t *testing.T, message string) bool {
 	t.Helper()
 	for file, parts := range fromSource {
-		text := document(t, strings.TrimPrefix(file, "../"))
+		text := document(t, file)
 		// A literal may be broken into two lines.
 		text = regexp.MustCompile(`" \+\n\s*"`).ReplaceAllString(text, "")
 		rest, found := message, false
@@ -97,9 +96,10 @@ func inSource(t *testing.T, message string) bool {
 func TestLogLinesInTroubleshooting(t *testing.T) {
 	t.Parallel()
 	text := document(t, "docs/troubleshooting.md")
+	printed := troubles(t)
 	produced := make(map[string]bool)
 	summaries := make(map[string]bool) // the messages, which are the termination messages, too
-	for _, line := range strings.Split(troubles(t), "\n") {
+	for _, line := range strings.Split(printed, "\n") {
 		var l logLine
 		if json.Unmarshal([]byte(line), &l) == nil {
 			produced[l.key()] = true
@@ -126,9 +126,30 @@ func TestLogLinesInTroubleshooting(t *testing.T) {
 			t.Errorf("docs/troubleshooting.md quotes a termination message that no program writes: %s", found[1])
 		}
 	}
-	if t.Failed() {
-		t.Logf("the lines that were printed:\n%s", strings.Join(slices.Sorted(maps.Keys(produced)), "\n"))
+	tables := statusTable.FindAllString(unindented(text), -1)
+	if len(tables) < 6 {
+		t.Errorf("docs/troubleshooting.md quotes only %d outputs of --status that this test sees", len(tables))
 	}
+	for _, table := range tables {
+		same := func(other string) bool { return withoutTimes(other) == withoutTimes(table) }
+		if !slices.ContainsFunc(statusTable.FindAllString(printed, -1), same) {
+			t.Errorf("docs/troubleshooting.md quotes what --status does not print:\n%s", table)
+		}
+	}
+	if t.Failed() {
+		t.Logf("what was printed:\n%s", printed)
+	}
+}
+
+// statusTable is what --status prints.
+var statusTable = regexp.MustCompile(`(?m)^NAME +STATE.*\n(?:[a-z-]+  .*\n)+|^There are no runs on .*\n`)
+
+// unindented is a text without the indentation of its lines.
+func unindented(text string) string { return regexp.MustCompile(`(?m)^ +`).ReplaceAllString(text, "") }
+
+// withoutTimes is what --status prints, without what differs from run to run.
+func withoutTimes(table string) string {
+	return regexp.MustCompile(`\d{4}-\d\d-\d\dT\S+ +\S+`).ReplaceAllString(table, "TIME AGE")
 }
 
 // A troubledPod is a pod in which something goes wrong. The sidecar is called redis-server, and main migrate or report,
@@ -167,6 +188,19 @@ func (p troubledPod) ends(processes ...*drive.Process) {
 		process.Code()
 		p.keep(paths.Replace(process.Output()))
 	}
+}
+
+// withSidecar does something while a sidecar runs, and stops it.
+func (p troubledPod) withSidecar(do func()) {
+	s := p.running("", "--hold", "0s")
+	do()
+	s.Signal(syscall.SIGTERM)
+	s.Code()
+}
+
+// status keeps what --status prints.
+func (p troubledPod) status() {
+	p.ends(drive.Start(p, []string{drive.Program("sentinel"), "--dir", p.dir, "--status"}))
 }
 
 // troubledPrograms are the scripts of the sidecars and mains.
@@ -222,13 +256,34 @@ func troubles(t *testing.T) string {
 	}
 	t.Run("pods", func(t *testing.T) {
 		for name, play := range map[string]func(troubledPod){
-			"Lost":       func(p troubledPod) { s := p.running(""); p.ends(p.main("lost/migrate"), s) },
+			"Lost": func(p troubledPod) { s := p.running(""); p.ends(p.main("lost/migrate"), s) },
+			"Unverified": func(p troubledPod) {
+				p.main("lost/migrate").Code()
+				p.withSidecar(p.status)
+			},
+			"OtherName": func(p troubledPod) {
+				p.withSidecar(func() {
+					p.main("done/migrate", "--name", "app").Code()
+					p.status()
+				})
+			},
+			"NoRuns": func(p troubledPod) { p.status() },
+			"Gone": func(p troubledPod) {
+				p.sidecar("failed").Code()
+				command, open := gated(p, 0)
+				m := p.wrap("sentinel", nil, command...)
+				m.Await("ready")
+				p.status()
+				open()
+				m.Code()
+			},
 			"Terminated": func(p troubledPod) { s := p.running(""); p.ends(p.main("terminated/migrate"), s) },
 			"Failed": func(p troubledPod) {
 				s := p.running("")
 				p.ends(p.main("failed/migrate"), s)
 				s = p.running("")
 				s.Await("in an earlier attempt")
+				p.status()
 				p.ends(p.main("done/migrate", "--wait-for", answering), s)
 			},
 			"Stubborn": func(p troubledPod) {
@@ -248,6 +303,7 @@ func troubles(t *testing.T) string {
 				command, open := gated(p, 0)
 				s, m := p.running(""), p.wrap("sentinel", nil, command...)
 				s.Await("main is running")
+				p.status()
 				s.Signal(syscall.SIGTERM)
 				s.Await("asked to stop")
 				open()

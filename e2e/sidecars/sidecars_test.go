@@ -388,11 +388,10 @@ func (c *container) wait() (output string, code int) {
 func build(t *testing.T) string {
 	t.Helper()
 	programs := t.TempDir()
-	cmd := exec.Command("go", "build", "-buildvcs=false", "-o", programs+"/", "./cmd/sentinel", "./cmd/shim")
+	cmd := exec.Command("cmd/build", programs)
 	cmd.Dir = "../.."
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // static
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
+		t.Fatalf("cmd/build: %v\n%s", err, out)
 	}
 	return programs
 }
