@@ -181,6 +181,15 @@ func (p troubledPod) main(kind string, flags ...string) *drive.Process {
 	return p.wrap("sentinel", flags, filepath.Join(p.programs, kind))
 }
 
+// lost starts a main, and has it kill its sentinel once seen has returned.
+func (p troubledPod) lost(seen func()) *drive.Process {
+	m := p.main("lost/migrate")
+	m.Await("ready")
+	seen()
+	m.Signal(syscall.SIGUSR1)
+	return m
+}
+
 // ends waits for the end of processes, and keeps what they have printed. The volume is then /tmp/pod.
 func (p troubledPod) ends(processes ...*drive.Process) {
 	paths := strings.NewReplacer(p.dir, "/tmp/pod", p.programs+"/", "")
@@ -214,7 +223,7 @@ var troubledPrograms = map[string]string{
 	"done/migrate":          "exit 0",
 	"failed/migrate":        "exit 3",
 	"terminated/migrate":    "exit 143",
-	"lost/migrate":          "kill -9 $PPID",
+	"lost/migrate":          "trap 'kill -9 $PPID; exit' USR1; echo ready; while :; do sleep 0.05; done",
 	"killed/report":         "kill -9 $$",
 }
 
@@ -256,9 +265,12 @@ func troubles(t *testing.T) string {
 	}
 	t.Run("pods", func(t *testing.T) {
 		for name, play := range map[string]func(troubledPod){
-			"Lost": func(p troubledPod) { s := p.running(""); p.ends(p.main("lost/migrate"), s) },
+			"Lost": func(p troubledPod) {
+				s := p.running("")
+				p.ends(p.lost(func() { s.Await("main is running") }), s)
+			},
 			"Unverified": func(p troubledPod) {
-				p.main("lost/migrate").Code()
+				p.lost(func() {}).Code()
 				p.withSidecar(p.status)
 			},
 			"OtherName": func(p troubledPod) {
