@@ -174,7 +174,7 @@ func onlyFile(t testing.TB, dir string) string {
 // documentPaths returns the paths of all documents, in the repository.
 func documentPaths(t testing.TB) (paths []string) {
 	t.Helper()
-	for _, pattern := range []string{"*.md", "docs/*.md", "manifests/compare/*.md"} {
+	for _, pattern := range []string{"*.md", "docs/*.md", "docs/*/*.md", "manifests/compare/*.md"} {
 		found, err := filepath.Glob("../" + pattern)
 		if err != nil || len(found) == 0 {
 			t.Fatalf("%s: %q, %v", pattern, found, err)
