@@ -215,8 +215,8 @@ func TestStatusDuringAnEnd(t *testing.T) {
 		},
 	}
 	runs, _ := statuses(v, time.Minute)
-	if len(runs) != 1 || describeStatus(runs[0]) != "main ended 3" {
-		t.Errorf("the runs are %+v", runs)
+	if len(runs) != 1 || describeStatus(runs[0]) != "main ended 3" || listings != 2 {
+		t.Errorf("after %d listings the runs are %+v", listings, runs)
 	}
 
 	// Nor is a run that begins again between two looks.
@@ -235,9 +235,32 @@ func TestStatusDuringAnEnd(t *testing.T) {
 	}
 
 	// A run whose files are removed is left out.
-	v.looked = func(string) { _ = os.Remove(dir + "/main-running") }
-	if runs, _ = statuses(v, time.Minute); len(runs) != 0 {
-		t.Errorf("the runs are %+v", runs)
+	looks := 0
+	v.looked = func(string) {
+		looks++
+		_ = os.Remove(dir + "/main-running")
+	}
+	if runs, _ = statuses(v, time.Minute); len(runs) != 0 || looks != 3*MaxAttempts {
+		t.Errorf("after %d looks the runs are %+v", looks, runs)
+	}
+
+	// One look is enough if nothing changes.
+	testenv.Plant(t, dir+"/main-terminated", "3\n")
+	looks = 0
+	if runs, _ = statuses(v, time.Minute); len(runs) != 1 || looks != 1 {
+		t.Errorf("after %d looks the runs are %+v", looks, runs)
+	}
+}
+
+// Not every file system records when a file was created.
+func TestStatusWithoutCreation(t *testing.T) {
+	f, err := Dir("/proc/self").Open("stat", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if at := created(f); !at.IsZero() {
+		t.Errorf("a file in /proc was created at %s", at)
 	}
 }
 
