@@ -174,7 +174,7 @@ func (s *session) launch() (err error) {
 	if s.command, err = process.StartHere(s.Command); err != nil {
 		return err
 	}
-	process.CatchOtherSignals()
+	s.command.CatchOtherSignals()
 	crashpoint.At("sentinel.launched")
 	s.Log.Info().Int("pid", s.command.PID()).Msgf("%s started", s.program())
 	return nil

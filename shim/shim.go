@@ -313,7 +313,7 @@ func (l *loop) launch() error {
 	if l.launchErr != nil {
 		return l.launchErr
 	}
-	process.CatchOtherSignals()
+	l.process.CatchOtherSignals()
 	crashpoint.At("shim.launched")
 	for _, sig := range l.earlySignals {
 		l.signal(sig)

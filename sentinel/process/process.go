@@ -159,10 +159,13 @@ func (p *Process) Signal(sig syscall.Signal) error {
 	defer p.mu.Unlock()
 	switch {
 	case !p.reaped:
-		if sig == unix.SIGCONT {
-			p.giveTerminal()
-		}
 		p.forwarded[sig] = true
+		if sig == unix.SIGCONT && p.terminal {
+			// A shell continues its whole job. If the command alone went on, after the terminal has
+			// stopped its group again, nobody would see that stop.
+			p.giveTerminal()
+			return p.explain(sig, p.name, p.killGroup(sig))
+		}
 		return p.explain(sig, p.name, unix.Kill(p.pid, sig))
 	case p.forwardToGroup:
 		return p.explain(sig, p.name, p.killGroup(sig))

@@ -66,8 +66,18 @@ func CatchSignals() <-chan os.Signal {
 // CatchSignals. It is for the time when the command has started: to catch a signal, Go's
 // runtime wakes another thread and waits for it, and for all signals that takes longer
 // than the rest of the start. Until then the runtime drops them, as the kernel drops what
-// process 1 of a container does not handle yet.
-func CatchOtherSignals() {
+// process 1 of a container does not handle yet. A shell may have sent a SIGCONT meanwhile,
+// after it gave us the terminal: so the command gets that.
+func (p *Process) CatchOtherSignals() {
+	catchOtherSignals()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.reaped {
+		p.giveTerminal()
+	}
+}
+
+func catchOtherSignals() {
 	// The caller may be locked to its thread (StartHere), which would make each wake-up two.
 	var done sync.WaitGroup
 	done.Go(func() {

@@ -18,7 +18,7 @@ import (
 // those that come from then on, until SIGRTMAX comes.
 func catchMode([]string) int {
 	caught := CatchSignals()
-	CatchOtherSignals()
+	catchOtherSignals()
 	fmt.Println("ready")
 	if _, err := bufio.NewReader(os.Stdin).ReadString('\n'); err != nil {
 		panic(err)
