@@ -51,6 +51,7 @@ type config struct {
 	ociPlatform
 	Config struct {
 		User       string            `json:"User"`
+		Env        []string          `json:"Env"`
 		Entrypoint []string          `json:"Entrypoint"`
 		Labels     map[string]string `json:"Labels"`
 	} `json:"config"`
@@ -143,6 +144,8 @@ func (r release) platformImage(l layout, p platform, built []program, stage stag
 	on := ociPlatform{Architecture: p.arch, OS: "linux", Variant: p.variant}
 	c := config{Created: r.time, ociPlatform: on}
 	c.Config.User, c.Config.Entrypoint, c.Config.Labels = stage.user, stage.entrypoint, stage.labels
+	// docker, podman and buildah set this for an image from scratch.
+	c.Config.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 	c.RootFS = rootFS{Type: "layers", DiffIDs: []string{"sha256:" + sha256Hex(plain)}}
 	c.History = []history{{Created: r.time, CreatedBy: "COPY " + strings.Join(stage.files, " ")}}
 	configuration, err := l.addJSON(configType, c)

@@ -384,7 +384,7 @@ func TestImageCommand(t *testing.T) {
 		{"/opt/podman", two, "/opt/podman build --build-arg VERSION=v1 --platform " + two +
 			" --build-arg BUILDPLATFORM=linux/" + runtime.GOARCH + " --manifest image:v1 ."},
 	} {
-		cmd := exec.Command("make", "-n", "image",
+		cmd := exec.Command("make", "-n", "--no-print-directory", "image",
 			"BUILDER="+c.builder, "PLATFORMS="+c.platforms, "VERSION=v1", "IMAGE=image:v1")
 		cmd.Dir = root
 		cmd.Env = append(os.Environ(), "MAKEFLAGS=")
