@@ -133,7 +133,7 @@ var smoke = map[string]func(p pod){
 	},
 	"TERM to shim while main runs": func(p pod) {
 		s := p.shim("--hold", "1h")
-		m := p.sentinel("sh", "-c", "echo ready; trap 'exit 3' USR1; while :; do sleep 0.02; done")
+		m := p.sentinel("sh", "-c", "trap 'exit 3' USR1; echo ready; while :; do sleep 0.02; done")
 		m.Await("ready")
 		s.Await("main is running")
 		s.Signal(syscall.SIGTERM)
