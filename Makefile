@@ -12,7 +12,7 @@ PROXY         := bin/proxy-$(PROXY_VERSION)/cloud-sql-proxy
 
 # The command that runs the tests. .ci/run replaces it, to get reports.
 GO_TEST ?= go test
-# How long make fuzz tests each parser, and how many runs make soak has, with ten looks in each.
+# How long make fuzz tests each parser, and how many runs make soak has, with ten changes of the volume in each.
 FUZZTIME ?= 10m
 SOAK     ?= 10000
 # In how many pods make crash kills or stops a program.
@@ -66,7 +66,7 @@ fuzz: ## no input breaks a parser: FUZZTIME=10m for each of the four
 			./sentinel/$${parser%/*} || exit 1; \
 	done
 
-soak: ## nothing grows in 10,000 runs and 100,000 looks, SOAK=runs (10 min)
+soak: ## nothing grows in 10,000 runs and 100,000 events, SOAK=runs (10 min)
 	go test -count 1 -v -timeout 2h -run '^TestSoak$$' ./cmd/shim -args -soak $(SOAK)
 
 simulate: ## every schedule of small pods, and 200,000 random schedules of larger pods (10 min, some GiB)

@@ -252,8 +252,8 @@ func TestMainAtEveryCallOfTheShimsStart(t *testing.T) {
 				if result.ExitCode != c.want {
 					t.Fatalf("main was %s at %s: the shim ended with %d, not %d", c.name, held, result.ExitCode, c.want)
 				}
-				if last && n < 20 {
-					t.Fatalf("a shim makes only %d calls until it waits, not at least 20", n)
+				if last && n < 15 {
+					t.Fatalf("a shim makes only %d calls until it waits, not at least 15", n)
 				}
 			}
 		})

@@ -1,7 +1,6 @@
 package sentinel
 
 import (
-	"os"
 	"syscall"
 	"testing"
 	"time"
@@ -37,28 +36,21 @@ func wantDone(t *testing.T, s *trial) {
 	}
 }
 
-// TestNotBarred: where no sidecar is stopping, nothing is waited for, and no signal is dropped.
+// TestNotBarred: where no sidecar is stopping, nothing is waited for.
 func TestNotBarred(t *testing.T) {
 	s := newTrial(t.TempDir())
-	s.early = []os.Signal{syscall.SIGUSR1}
 	begin(t, s.Dir, "proxy")
 	wantDone(t, s)
 	s.wantLog(t, barred, false)
-	if len(s.early) != 1 {
-		t.Errorf("%v are kept for the command, want SIGUSR1", s.early)
-	}
 }
 
-// TestBarred: a sidecar that is stopping is waited for. Signals for the command are dropped.
+// TestBarred: a sidecar that is stopping is waited for.
 func TestBarred(t *testing.T) {
-	s := newTrial(t.TempDir(), syscall.SIGUSR1)
+	s := newTrial(t.TempDir())
 	proxy := stopping(t, s.Dir, "proxy")
 	s.when(barred, func() { end(t, proxy) })
 	wantDone(t, s)
 	s.wantLog(t, noLonger, true)
-	if len(s.early) > 0 {
-		t.Errorf("%v are kept for the command, want none", s.early)
-	}
 }
 
 // TestBarredTimeout: after --wait-timeout it goes on with a warning.
@@ -84,7 +76,7 @@ func TestBarredAgain(t *testing.T) {
 	s.wantLog(t, `"sidecars":["other"],"message":"the sidecars of the earlier run `+goingOn, true)
 }
 
-// TestBarredSignal: a signal that aborts the start does so before and during the wait.
+// TestBarredSignal: a signal aborts the start before and during the wait.
 func TestBarredSignal(t *testing.T) {
 	t.Run("before", func(t *testing.T) {
 		s := newTrial(t.TempDir(), syscall.SIGTERM)
@@ -102,7 +94,7 @@ func TestBarredSignal(t *testing.T) {
 	})
 }
 
-// TestAwaitTargets: the addresses are named. Signals for the command are dropped only if there is an address.
+// TestAwaitTargets: the addresses are named.
 func TestAwaitTargets(t *testing.T) {
 	here := "file://" + t.TempDir()
 	target, err := probe.Parse(here)
@@ -111,7 +103,6 @@ func TestAwaitTargets(t *testing.T) {
 	}
 	for _, targets := range [][]probe.Target{nil, {target}, {target, target}} {
 		s := newTrial(t.TempDir())
-		s.early = []os.Signal{syscall.SIGUSR1}
 		s.WaitFor = targets
 		if err := s.awaitTargets(); err != nil {
 			t.Errorf("%d addresses: %v", len(targets), err)
@@ -119,9 +110,6 @@ func TestAwaitTargets(t *testing.T) {
 		s.wantLog(t, "waiting for ", len(targets) > 0)
 		s.wantLog(t, "waiting for "+here+", at most ", len(targets) == 1)
 		s.wantLog(t, "waiting for "+here+", "+here+", at most ", len(targets) == 2)
-		if kept := len(s.early) > 0; kept != (len(targets) == 0) {
-			t.Errorf("%d addresses: %v are kept for the command", len(targets), s.early)
-		}
 	}
 }
 

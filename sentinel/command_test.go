@@ -30,14 +30,6 @@ func wantKilledBySIGUSR1(t *testing.T, s *trial, received func()) {
 	}
 }
 
-// TestSignalBeforeTheLaunch: what was received before the launch reaches the command.
-func TestSignalBeforeTheLaunch(t *testing.T) {
-	t.Parallel()
-	if testenv.Alone(t, patience) {
-		wantKilledBySIGUSR1(t, newTrial(t.TempDir(), syscall.SIGUSR1), func() {})
-	}
-}
-
 // TestSignalAfterTheLaunch: a signal reaches the command.
 func TestSignalAfterTheLaunch(t *testing.T) {
 	t.Parallel()

@@ -85,15 +85,12 @@ type session struct {
 	command      *process.Process // nil until it has started
 	started      time.Time
 	refusal      sync.Once // logs that the command may not be signalled
-	// early are the signals that came before the command started and did not abort the start.
-	// The command gets them first, unless a wait drops them.
-	early   []os.Signal
-	message string // for the termination log, or ""
+	message      string    // for the termination log, or ""
 }
 
 // interruptible runs fn and returns its error. If a signal aborts the start, it cancels
-// fn's context, waits for fn and returns interrupted, whatever fn's error is. It appends
-// other signals to early.
+// fn's context, waits for fn and returns interrupted, whatever fn's error is. It drops other
+// signals (design, 3).
 func (s *session) interruptible(fn func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -109,7 +106,6 @@ func (s *session) interruptible(fn func(context.Context) error) error {
 				<-done //nolint:errcheck // the signal decides
 				return interrupted{sig.(syscall.Signal)}
 			}
-			s.early = append(s.early, sig)
 		}
 	}
 }
@@ -166,7 +162,7 @@ func (s *session) end(code int) {
 
 // launch starts the command, unless a signal has come that aborts the start.
 func (s *session) launch() (err error) {
-	if err := s.collectSignals(); err != nil {
+	if err := s.dropSignals(); err != nil {
 		return err
 	}
 	crashpoint.At("sentinel.waited")
@@ -174,7 +170,6 @@ func (s *session) launch() (err error) {
 	if s.command, err = process.StartHere(s.Command); err != nil {
 		return err
 	}
-	s.command.CatchOtherSignals()
 	crashpoint.At("sentinel.launched")
 	s.Log.Info().Int("pid", s.command.PID()).Msgf("%s started", s.program())
 	return nil
@@ -184,9 +179,6 @@ func (s *session) launch() (err error) {
 // the command died of a forwarded signal, supervise also waits for its process group
 // (design, 5.2).
 func (s *session) supervise() (code int) {
-	for _, sig := range s.early {
-		s.forward(sig)
-	}
 	go func() {
 		for sig := range s.Signals {
 			s.forward(sig)
@@ -212,16 +204,15 @@ func (s *session) logRefusal(err error) {
 	}
 }
 
-// collectSignals receives the signals that have come outside of interruptible. It does not
-// block. The error is interrupted if one of them aborts the start.
-func (s *session) collectSignals() error {
+// dropSignals drops the signals that have come outside of interruptible. It does not block. The
+// error is interrupted if one of them aborts the start.
+func (s *session) dropSignals() error {
 	for {
 		select {
 		case sig := <-s.Signals:
 			if aborts(sig) {
 				return interrupted{sig.(syscall.Signal)}
 			}
-			s.early = append(s.early, sig)
 		default:
 			return nil
 		}

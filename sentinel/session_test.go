@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -66,20 +65,8 @@ func wantInterrupted(t *testing.T, err error, sig syscall.Signal) {
 	}
 }
 
-// TestAborts: which signals mean that the command must not start.
-func TestAborts(t *testing.T) {
-	for sig, want := range map[syscall.Signal]bool{
-		syscall.SIGTERM: true, syscall.SIGINT: true, syscall.SIGHUP: true, syscall.SIGQUIT: true,
-		syscall.SIGUSR1: false, syscall.SIGWINCH: false, syscall.SIGCONT: false,
-	} {
-		if aborts(sig) != want {
-			t.Errorf("%s aborts the start: %v, want %v", process.SignalName(sig), !want, want)
-		}
-	}
-}
-
 // TestInterruptible: a signal that aborts the start ends what is interruptible, whose result then does
-// not count. Other signals are kept.
+// not count. Other signals are dropped.
 func TestInterruptible(t *testing.T) {
 	s := newTrial(t.TempDir())
 	wrong := errors.New("wrong")
@@ -102,19 +89,28 @@ func TestInterruptible(t *testing.T) {
 	if !returned {
 		t.Error("it does not wait for the function")
 	}
-	if !slices.Equal(s.early, []os.Signal{syscall.SIGUSR1}) {
-		t.Errorf("%v are kept for the command, want SIGUSR1", s.early)
-	}
 }
 
-// TestCollectSignals: the signals that nothing has received before the launch.
-func TestCollectSignals(t *testing.T) {
+// TestDropSignals: of the signals that nothing has received before the launch, one that aborts the start does so.
+func TestDropSignals(t *testing.T) {
 	s := newTrial(t.TempDir(), syscall.SIGUSR1, syscall.SIGUSR2)
-	if err := s.collectSignals(); err != nil || !slices.Equal(s.early, []os.Signal{syscall.SIGUSR1, syscall.SIGUSR2}) {
-		t.Errorf("%v are kept for the command (%v), want SIGUSR1 and SIGUSR2", s.early, err)
+	if err := s.dropSignals(); err != nil || len(s.signals) > 0 {
+		t.Errorf("%d signals are left (%v), want none", len(s.signals), err)
 	}
 	s = newTrial(t.TempDir(), syscall.SIGUSR1, syscall.SIGTERM)
 	wantInterrupted(t, s.launch(), syscall.SIGTERM)
+}
+
+// TestAborts: which signals mean that the command must not start.
+func TestAborts(t *testing.T) {
+	for sig, want := range map[syscall.Signal]bool{
+		syscall.SIGTERM: true, syscall.SIGINT: true, syscall.SIGHUP: true, syscall.SIGQUIT: true,
+		syscall.SIGUSR1: false, syscall.SIGWINCH: false, syscall.SIGCONT: false,
+	} {
+		if aborts(sig) != want {
+			t.Errorf("%s aborts the start: %v, want %v", process.SignalName(sig), !want, want)
+		}
+	}
 }
 
 // TestBegin: what the steps after it have to know of the beginning.

@@ -10,6 +10,7 @@ import (
 	"github.com/sentinel-shim/sentinel-shim/sentinel/crashpoint"
 	"github.com/sentinel-shim/sentinel-shim/sentinel/lifetime"
 	"github.com/sentinel-shim/sentinel-shim/sentinel/probe"
+	"github.com/sentinel-shim/sentinel-shim/sentinel/process"
 )
 
 // barrierPoll is how often the restart barrier checks whether sidecars are still stopping.
@@ -28,6 +29,7 @@ func (s *session) awaitSidecars() (done bool, err error) {
 	if err != nil || len(stopping) == 0 {
 		return true, err
 	}
+	process.CatchOtherSignals()
 	began := time.Now()
 	s.Log.Info().Strs("sidecars", stopping).
 		Msgf("waiting for the sidecars of the earlier run to end, at most %s", s.WaitTimeout)
@@ -48,7 +50,6 @@ func (s *session) awaitSidecars() (done bool, err error) {
 		}
 		return ctx.Err()
 	})
-	s.early = nil // signals before and during a wait are dropped (design, 3)
 	switch {
 	case err == nil:
 		s.Log.Info().Msgf("the sidecars of the earlier run are no longer stopping: waited %s", waited(began))
@@ -72,6 +73,7 @@ func (s *session) awaitTargets() error {
 	for _, target := range s.WaitFor {
 		addresses = append(addresses, target.String())
 	}
+	process.CatchOtherSignals()
 	began := time.Now()
 	s.Log.Info().Msgf("waiting for %s, at most %s", strings.Join(addresses, ", "), s.WaitTimeout)
 	err := s.interruptible(func(ctx context.Context) error {
@@ -88,7 +90,6 @@ func (s *session) awaitTargets() error {
 		}
 		return err
 	})
-	s.early = nil // signals before and during a wait are dropped (design, 3)
 	return err
 }
 

@@ -197,11 +197,11 @@ func TestSIGTERM(t *testing.T) {
 		write(t, dir, "main", "") // not settled for a second
 		p := start(t, dir, "", "exec sleep 1000")
 		p.await(`"seen":["main not settled"]`)
-		p.signal(syscall.SIGUSR1)
+		p.signal(syscall.SIGINT)
 		if err := os.Remove(lifetime.TerminatedPath(dir, "main")); err != nil {
 			t.Fatal(err)
 		}
-		p.ends(138, "sh died of SIGUSR1 before main had ended")
+		p.ends(130, "sh died of SIGINT before main had ended")
 	})
 }
 

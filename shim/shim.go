@@ -76,6 +76,7 @@ type Config struct {
 // Run runs the sidecar until it has ended, by itself or because the mains have. It returns the exit
 // code for the program: the mains', or the sidecar's if that ends first, or one of package exitcode.
 func Run(cfg Config) int {
+	process.Catch(cfg.StopSignal) // the kubelet may send it before the sidecar has started
 	cfg.logStart()
 	if err := lifetime.CheckVolume(cfg.Dir); err != nil {
 		return cfg.reportNotBegun(err)
@@ -313,7 +314,6 @@ func (l *loop) launch() error {
 	if l.launchErr != nil {
 		return l.launchErr
 	}
-	l.process.CatchOtherSignals()
 	crashpoint.At("shim.launched")
 	for _, sig := range l.earlySignals {
 		l.signal(sig)

@@ -168,33 +168,24 @@ func TestEarlySignals(t *testing.T) {
 	}
 }
 
-// TestSignalsAtEveryCall: the same at every system call (with a file or a process) until sentinel waits for its
-// command. From the first look at the volume on, SIGUSR1 is not lost either.
-func TestSignalsAtEveryCall(t *testing.T) {
+// TestTermAtEveryCall: the same at every system call (with a file or a process) until sentinel waits for its command.
+func TestTermAtEveryCall(t *testing.T) {
 	t.Parallel()
-	for _, c := range []struct {
-		signal    syscall.Signal
-		fromStart bool
-	}{{syscall.SIGTERM, true}, {syscall.SIGUSR1, false}} {
-		t.Run(unix.SignalName(c.signal), func(t *testing.T) {
-			t.Parallel()
-			const most = 1000
-			for n, last := 1, false; !last; n++ {
-				if n > most {
-					t.Fatalf("sentinel makes more than %d calls before it waits for its command", most)
-				}
-				last = signalAtCall(t, c.signal, c.fromStart, n)
-				if last {
-					t.Logf("sent at %d calls", n)
-				}
-			}
-		})
+	const most = 1000
+	for n, last := 1, false; !last; n++ {
+		if n > most {
+			t.Fatalf("sentinel makes more than %d calls before it waits for its command", most)
+		}
+		last = termAtCall(t, n)
+		if last {
+			t.Logf("sent at %d calls", n)
+		}
 	}
 }
 
-// signalAtCall sends a signal at the nth call, counted from the start or from the first look at the volume. If sentinel
-// waits for its command before that, it sends the signal then, and returns true.
-func signalAtCall(t *testing.T, sig syscall.Signal, fromStart bool, n int) (last bool) {
+// termAtCall sends SIGTERM at the nth call. If sentinel waits for its command before that, it sends the signal then, and
+// returns true.
+func termAtCall(t *testing.T, n int) (last bool) {
 	t.Helper()
 	dir := t.TempDir()
 	r, w, err := os.Pipe()
@@ -215,13 +206,12 @@ func signalAtCall(t *testing.T, sig syscall.Signal, fromStart bool, n int) (last
 		ptrace.Spec{Args: argv, Stdout: w, Stderr: w},
 		func(c ptrace.Call) bool {
 			touched = touched || touching(c)
-			// Go's runtime makes 130 calls of rt_sigaction at the start.
-			return (fromStart || touched) && c.Name != "rt_sigaction"
+			return c.Name != "rt_sigaction" // Go's runtime makes 130 of these at the start
 		},
 		func(p *ptrace.Tracee, c ptrace.Call) {
 			if when == "" && (c.N == n || c.Name == "waitid") {
 				caught, when, last = touched, "at "+c.String(), c.Name == "waitid"
-				if err := p.Signal(sig); err != nil {
+				if err := p.Signal(syscall.SIGTERM); err != nil {
 					t.Errorf("%s: %v", when, err)
 				}
 			}
@@ -230,14 +220,14 @@ func signalAtCall(t *testing.T, sig syscall.Signal, fromStart bool, n int) (last
 		t.Skip(err)
 	}
 	if err != nil {
-		t.Fatalf("%s %s: %v", when, sig, err)
+		t.Fatalf("%s: %v", when, err)
 	}
 	w.Close()
 	out, err := io.ReadAll(r)
 	if err != nil {
-		t.Fatalf("%s %s: a process is left behind: %v:\n%s", when, sig, err, out)
+		t.Fatalf("%s: a process is left behind: %v:\n%s", when, err, out)
 	}
-	checkEarly(t, sig, caught, dir, result.Signal, result.ExitCode, string(out))
+	checkEarly(t, syscall.SIGTERM, caught, dir, result.Signal, result.ExitCode, string(out))
 	if t.Failed() {
 		t.Fatalf("the signal came %s", when)
 	}

@@ -23,8 +23,8 @@ import (
 // A soak runs both programs for so long that anything that grows becomes visible.
 
 const (
-	// looksPerRun is how many looks at a live main TestSoak waits for in each run.
-	looksPerRun = 10
+	// changesPerRun is how often TestSoak changes the file of a live main in each run.
+	changesPerRun = 10
 	// warmUp is how many runs come before those that are measured.
 	warmUp = 30
 	// soakPatience is how long TestSoak waits for anything. During such a long test the machine may be busy for a
@@ -36,8 +36,7 @@ var soakRuns = flag.Int("soak", 60, "how many runs of a sentinel the shim of Tes
 
 // TestSoak: a shim that follows many runs does not grow, nor do the sentinels, nor the volume.
 //
-// A look opens the file of the run. So a look is certain when inotify reports an open after the file was changed. Only
-// then does the test change the file again.
+// A look opens the file of a run that begins, ends or is killed. So that look is certain when inotify reports an open.
 func TestSoak(t *testing.T) {
 	t.Parallel()
 	p := newPod(t)
@@ -47,18 +46,17 @@ func TestSoak(t *testing.T) {
 	flags := p.flags("--keep-on-failure --log-level error")
 	s := drive.Start(t, drive.Wrap("shim", flags, []string{"sleep", "infinity"}), frugal)
 
-	began, looks, tenth := time.Now(), 0, max(*soakRuns/10, 1)
+	began, changes, tenth := time.Now(), 0, max(*soakRuns/10, 1)
 	var shims, sentinels []footprint
 	for n := 1; n <= warmUp+*soakRuns; n++ {
 		main := startMain(t, p)
-		for range looksPerRun {
-			opened.forget()
+		for range changesPerRun {
 			now := time.Now()
 			if err := os.Chtimes(p.path("main-running"), now, now); err != nil {
 				t.Fatal(err)
 			}
-			opened.await("main-running", s)
-			looks++
+			time.Sleep(time.Millisecond) // so that most changes cause a look of their own
+			changes++
 		}
 		shims = append(shims, footprintOf(t, s.PID()))
 		sentinels = append(sentinels, footprintOf(t, main.cmd.Process.Pid))
@@ -75,7 +73,7 @@ func TestSoak(t *testing.T) {
 			p.wantFiles("main-terminated", "proxy-running")
 		}
 		if n > warmUp && (n-warmUp)%tenth == 0 {
-			t.Logf("%s: %d runs, %d looks: shim %s; sentinel %s", time.Since(began).Round(time.Second), n, looks,
+			t.Logf("%s: %d runs, %d changes: shim %s; sentinel %s", time.Since(began).Round(time.Second), n, changes,
 				typical(shims[n-tenth:]), typical(sentinels[n-tenth:]))
 		}
 	}

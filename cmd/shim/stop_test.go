@@ -320,16 +320,16 @@ func TestForwarding(t *testing.T) {
 }
 
 // TestSignalBeforeTheLaunch: a shim that waits for another run of its name has not started its sidecar yet. It forwards
-// a signal that comes meanwhile.
+// SIGINT, which comes meanwhile.
 func TestSignalBeforeTheLaunch(t *testing.T) {
 	t.Parallel()
 	p := newPod(t)
 	other := p.begin("proxy")
-	s := p.shim("", "sh", "-c", "sleep 1000")
+	s := p.shim("", "sleep", "1000")
 	drive.Eventually(t, "the shim begins", func() bool { return strings.HasPrefix(testenv.Names(t, p.dir), ".proxy-") })
-	s.Signal(syscall.SIGUSR1)
+	s.Signal(syscall.SIGINT)
 	p.end(other, 0)
-	s.Want(128 + int(syscall.SIGUSR1))
+	s.Want(128 + int(syscall.SIGINT))
 }
 
 // TestTwoOfOneName: the second of two sidecars with the same name fails, and says why.

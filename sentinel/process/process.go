@@ -73,9 +73,8 @@ func Start(argv []string) (*Process, error) {
 		err error
 	}
 	started := make(chan result)
-	prestartThreads(backgroundThreads)
 	go func() {
-		p, err := StartHere(argv)
+		p, err := startHere(argv, backgroundThreads)
 		started <- result{p, err}
 		if err == nil {
 			p.reap()
@@ -90,12 +89,14 @@ func Start(argv []string) (*Process, error) {
 //
 // It locks the goroutine to its thread: the kernel sends Pdeathsig when the *thread*
 // that forked ends (golang/go#27505).
-func StartHere(argv []string) (*Process, error) {
+func StartHere(argv []string) (*Process, error) { return startHere(argv, minThreads) }
+
+func startHere(argv []string, threads int) (*Process, error) {
 	path, err := lookPath(argv[0])
 	if err != nil {
 		return nil, err
 	}
-	prestartThreads(minThreads)
+	prestartThreads(threads)
 	runtime.LockOSThread()
 	p := &Process{
 		name: filepath.Base(path),
@@ -120,11 +121,16 @@ func StartHere(argv []string) (*Process, error) {
 		p.pid, err = fork(path, argv, attributes)
 	}
 	if err != nil {
+		runtime.UnlockOSThread()
 		if attributes.Foreground {
 			_ = setForeground(unix.Getpgrp()) // the child has taken it before execve(2) failed
 		}
 		return nil, startError(path, err)
 	}
+	CatchOtherSignals()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.giveTerminal() // a shell may have given it to us before we caught its SIGCONT
 	return p, nil
 }
 

@@ -26,75 +26,75 @@ var notForwarded = map[syscall.Signal]bool{
 	// Faults are about the process that they hit, which is us.
 	syscall.SIGSEGV: true, syscall.SIGBUS: true, syscall.SIGFPE: true, syscall.SIGILL: true,
 	syscall.SIGABRT: true, syscall.SIGTRAP: true, syscall.SIGSYS: true,
-	// About our own limits and log: see CatchSignals.
+	// About our own limits and log.
 	syscall.SIGPIPE: true, syscall.SIGXFSZ: true, syscall.SIGXCPU: true,
 	// Go's runtime keeps these: the profiler's, and those that the C library uses
 	// for its threads.
 	syscall.SIGPROF: true, 32: true, 33: true, 34: true,
 }
 
-// urgent are the signals that are caught before the command starts: those that would
-// end the program, and those that a user may send to a command that is about to start.
-var urgent = []syscall.Signal{
-	syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGUSR2,
-}
+// deadly are the signals of users that end a program which does not handle them, in Go
+// as in the kernel.
+var deadly = []syscall.Signal{syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM}
 
-// caught gets all signals that are to be forwarded. signal.Notify drops a signal if the
-// channel is full.
-var caught = make(chan os.Signal, 256)
+// caught gets all signals that are to be forwarded, dropped those that are not.
+// signal.Notify drops a signal if the channel is full.
+var (
+	caught  = make(chan os.Signal, 256)
+	dropped = make(chan os.Signal, 1)
+)
 
-// CatchSignals catches HUP, INT, QUIT, TERM, USR1 and USR2, and returns the channel on
-// which they arrive. It must be the first statement of main. Before it, for a millisecond
-// or so, Go's runtime handles signals: it ends the program at HUP, INT, QUIT and TERM,
-// and drops others, such as USR1 (design, 8).
+// CatchSignals catches HUP, INT, QUIT and TERM, and returns the channel on which they
+// arrive. It must be the first statement of main: before it, for a millisecond or so, each
+// of them ends the program (design, 8).
 //
 // Signals that were inherited as ignored (SIGHUP under nohup(1), SIGINT in the
 // background of a shell) stay ignored, and the command inherits that.
 func CatchSignals() <-chan os.Signal {
-	// Caught and dropped, so that they cannot kill us before the exit code is
-	// recorded: a log line to a closed stderr raises SIGPIPE, one beyond
-	// RLIMIT_FSIZE SIGXFSZ, and RLIMIT_CPU SIGXCPU (getrlimit(2)). They are about
-	// the process that they hit; the command gets its own.
-	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE, syscall.SIGXFSZ, syscall.SIGXCPU)
-	for _, sig := range urgent {
-		catch(sig)
+	catching = true
+	// A log line beyond RLIMIT_FSIZE raises it (getrlimit(2)). It must not kill us before
+	// the exit code is recorded.
+	signal.Notify(dropped, syscall.SIGXFSZ)
+	for _, sig := range deadly {
+		Catch(sig)
 	}
 	return caught
 }
 
-// CatchOtherSignals catches the rest of what is to be forwarded, on the channel of
-// CatchSignals. It is for the time when the command has started: to catch a signal, Go's
-// runtime wakes another thread and waits for it, and for all signals that takes longer
-// than the rest of the start. Until then the runtime drops them, as the kernel drops what
-// process 1 of a container does not handle yet. A shell may have sent a SIGCONT meanwhile,
-// after it gave us the terminal: so the command gets that.
-func (p *Process) CatchOtherSignals() {
-	catchOtherSignals()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !p.reaped {
-		p.giveTerminal()
+// Catch catches a signal that is to be forwarded, on the channel of CatchSignals.
+func Catch(sig syscall.Signal) {
+	if !notForwarded[sig] && !signal.Ignored(sig) {
+		signal.Notify(caught, sig)
 	}
 }
 
-func catchOtherSignals() {
+// CatchOtherSignals catches the rest of what is to be forwarded, on the channel of
+// CatchSignals, if that was called. Start does so when the command has started: to catch a
+// signal, Go's runtime wakes another thread and waits for it, and for all signals that takes
+// as long as the rest of the start. Until then it drops them, as the kernel drops what
+// process 1 of a container does not handle yet. A program that waits before it starts the
+// command calls it itself: the runtime does not drop all of them (TSTP).
+func CatchOtherSignals() {
+	if !catching {
+		return
+	}
+	catching = false
 	// The caller may be locked to its thread (StartHere), which would make each wake-up two.
 	var done sync.WaitGroup
 	done.Go(func() {
+		// SIGXCPU is about our own limit (RLIMIT_CPU); the command gets its own.
+		signal.Notify(dropped, syscall.SIGPIPE, syscall.SIGXCPU)
 		for sig := syscall.Signal(1); sig <= lastSignal; sig++ {
-			if !slices.Contains(urgent, sig) {
-				catch(sig)
+			if !slices.Contains(deadly, sig) {
+				Catch(sig)
 			}
 		}
 	})
 	done.Wait()
 }
 
-func catch(sig syscall.Signal) {
-	if !notForwarded[sig] && !signal.Ignored(sig) {
-		signal.Notify(caught, sig)
-	}
-}
+// catching is true from CatchSignals to CatchOtherSignals.
+var catching bool
 
 // rtMin is SIGRTMIN for kill -l and Docker's STOPSIGNAL: the C library keeps the first
 // two of the kernel's real-time signals for itself (signal(7)).

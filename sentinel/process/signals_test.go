@@ -18,7 +18,7 @@ import (
 // those that come from then on, until SIGRTMAX comes.
 func catchMode([]string) int {
 	caught := CatchSignals()
-	catchOtherSignals()
+	CatchOtherSignals()
 	fmt.Println("ready")
 	if _, err := bufio.NewReader(os.Stdin).ReadString('\n'); err != nil {
 		panic(err)
@@ -32,8 +32,8 @@ func catchMode([]string) int {
 	return 1
 }
 
-// catching starts a program that catches signals as main does, and that has inherited SIGHUP as ignored.
-func catching(t *testing.T) *program {
+// catcher starts a program that catches signals as main does, and that has inherited SIGHUP as ignored.
+func catcher(t *testing.T) *program {
 	t.Helper()
 	p := start(t, append([]string{"sh", "-c", `trap "" HUP; exec "$0" "$@"`}, testenv.Command("catch")...))
 	p.await("ready")
@@ -55,7 +55,7 @@ var faults = []syscall.Signal{
 // TestCatchSignals: what is to be forwarded waits until it is read. What is not is dropped.
 func TestCatchSignals(t *testing.T) {
 	t.Parallel()
-	p := catching(t)
+	p := catcher(t)
 	dropped := []syscall.Signal{
 		syscall.SIGHUP, syscall.SIGCHLD, syscall.SIGURG, syscall.SIGPIPE, syscall.SIGXFSZ, syscall.SIGXCPU,
 		syscall.SIGPROF,
@@ -104,7 +104,7 @@ func (p *program) awaitAll(lines []string) {
 func TestFaults(t *testing.T) {
 	t.Parallel()
 	for _, sig := range faults {
-		p := catching(t)
+		p := catcher(t)
 		p.signal(sig)
 		p.rest()
 		if err := p.cmd.Wait(); err == nil {

@@ -30,5 +30,5 @@ func prestartThreads(threads int) {
 	}
 	waiting.Wait()
 	close(release)
-	done.Wait()
+	done.Wait() // until then, no other goroutine can use the threads
 }

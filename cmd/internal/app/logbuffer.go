@@ -2,9 +2,7 @@ package app
 
 import (
 	"bytes"
-	"errors"
 	"io"
-	"os"
 	"runtime"
 	"sync"
 	"time"
@@ -99,21 +97,25 @@ func (b *logBuffer) flush() {
 	}
 }
 
-// blockingFile is a file whose Write blocks even if the file is in non-blocking mode. The command shares
-// stderr with the wrapper: O_NONBLOCK, set by one, applies to both (fcntl(2)).
-type blockingFile struct{ *os.File }
+// stderr is a writer to standard error that blocks even in non-blocking mode. The command shares it with the wrapper:
+// O_NONBLOCK, set by one, applies to both (fcntl(2)). To write to os.Stderr would end the program if nobody can read it
+// any more (os/signal, SIGPIPE).
+type stderr struct{ fd int }
 
-func (f blockingFile) Write(line []byte) (n int, err error) {
-	for {
+func (s stderr) Write(line []byte) (n int, err error) {
+	for n < len(line) && err == nil {
 		var more int
-		more, err = f.File.Write(line[n:])
-		n += more
-		if !errors.Is(err, unix.EAGAIN) {
-			return n, err
-		}
-		writable := []unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLOUT}}
-		if _, pollErr := unix.Poll(writable, -1); pollErr != nil && pollErr != unix.EINTR {
-			return n, err
+		more, err = unix.Write(s.fd, line[n:])
+		n += max(more, 0)
+		switch err {
+		case unix.EINTR:
+			err = nil
+		case unix.EAGAIN:
+			writable := []unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLOUT}}
+			if _, err = unix.Poll(writable, -1); err == unix.EINTR {
+				err = nil
+			}
 		}
 	}
+	return n, err
 }

@@ -56,9 +56,9 @@ const timeFormat = "2006-01-02T15:04:05.000Z07:00"
 // writes the lines that are still buffered.
 func (l *logging) logger(program string) (log zerolog.Logger, flush func()) {
 	zerolog.TimeFieldFormat = timeFormat
-	stderr := blockingFile{os.Stderr}
-	direct := l.to(stderr, program)
-	buffer := newLogBuffer(stderr, func(dropped int) {
+	out := stderr{int(os.Stderr.Fd())}
+	direct := l.to(out, program)
+	buffer := newLogBuffer(out, func(dropped int) {
 		direct.Warn().Int("dropped", dropped).Msgf("%d lines of this log were dropped: nobody read stderr", dropped)
 	})
 	return l.to(buffer, program), buffer.flush
