@@ -55,7 +55,7 @@ func stat(op, path string, call func(*unix.Stat_t) error) (Info, error) {
 		info.Type = fs.ModeSymlink
 	}
 	// The types of these fields differ between processors.
-	info.Identity = Identity{uint64(st.Dev), uint64(st.Ino), int64(st.Mtim.Sec), int64(st.Mtim.Nsec)}
+	info.Identity = Identity{uint64(st.Dev), st.Ino, int64(st.Mtim.Sec), int64(st.Mtim.Nsec)}
 	return info, nil
 }
 
