@@ -19,6 +19,9 @@ import (
 
 // The documents say what the programs do: their flags, defaults, exit codes and file names.
 
+// reference is the document that has the flags and the exit codes for users.
+const reference = "docs/reference.md"
+
 // document returns a document of the repository.
 func document(t testing.TB, path string) string {
 	t.Helper()
@@ -40,7 +43,7 @@ func section(t testing.TB, text, heading string) string {
 	return rest
 }
 
-// documented is a flag as a table of the README or --help has it.
+// documented is a flag as a table of the reference or --help has it.
 type documented struct{ variable, value string }
 
 var (
@@ -50,9 +53,9 @@ var (
 	variable = regexp.MustCompile(`\[\$([A-Z_]+)\]`)
 )
 
-// TestFlagsInREADME: the tables have every flag that --help has, its variable and its default, and no
+// TestFlagsInReference: the tables have every flag that --help has, its variable and its default, and no
 // other flag.
-func TestFlagsInREADME(t *testing.T) {
+func TestFlagsInReference(t *testing.T) {
 	t.Parallel()
 	for program, heading := range map[string]string{
 		"sentinel": "### sentinel [flags] -- COMMAND [ARG...]",
@@ -81,28 +84,28 @@ func TestFlagsInREADME(t *testing.T) {
 		}
 		delete(want, "help") // these two share a row
 		delete(want, "version")
-		for _, row := range tableRow.FindAllStringSubmatch(section(t, document(t, "README.md"), heading), -1) {
+		for _, row := range tableRow.FindAllStringSubmatch(section(t, document(t, reference), heading), -1) {
 			name, d := row[1], want[row[1]]
 			if _, known := want[name]; !known {
-				t.Errorf("README: %s has no flag --%s", program, name)
+				t.Errorf("%s: %s has no flag --%s", reference, program, name)
 				continue
 			}
 			delete(want, name)
 			if got := strings.Trim(row[2], "–"); got != d.variable {
-				t.Errorf("README: the variable of %s --%s is %q, not %q", program, name, d.variable, got)
+				t.Errorf("%s: the variable of %s --%s is %q, not %q", reference, program, name, d.variable, got)
 			}
-			// What the README says in words, --help says in other words.
+			// What the reference says in words, --help says in other words.
 			value, _, _ := strings.Cut(strings.Trim(row[3], "`"), "`")
 			// A switch is off.
 			if value == "false" {
 				value = ""
 			}
 			if words := value == "–" || strings.Contains(value, " "); !words && value != d.value {
-				t.Errorf("README: the default of %s --%s is %q, not %q", program, name, d.value, value)
+				t.Errorf("%s: the default of %s --%s is %q, not %q", reference, program, name, d.value, value)
 			}
 		}
 		for name := range want {
-			t.Errorf("README: the flag --%s of %s is missing", name, program)
+			t.Errorf("%s: the flag --%s of %s is missing", reference, name, program)
 		}
 	}
 }
@@ -130,7 +133,7 @@ func TestExitCodesInDocuments(t *testing.T) {
 		strconv.Itoa(exitcode.Wrapper), strconv.Itoa(exitcode.TimedOut),
 	}
 	row := regexp.MustCompile(`(?m)^\| (\d+) \|`)
-	for path, heading := range map[string]string{"README.md": "## Exit codes", "docs/design.md": "### 5.4 Exit codes"} {
+	for path, heading := range map[string]string{reference: "## Exit codes", "docs/design.md": "### 5.4 Exit codes"} {
 		var got []string
 		for _, found := range row.FindAllStringSubmatch(section(t, document(t, path), heading), -1) {
 			got = append(got, found[1])
