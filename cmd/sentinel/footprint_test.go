@@ -11,7 +11,7 @@ import (
 // TestSize: the programs are small, because users add them to their images.
 func TestSize(t *testing.T) {
 	t.Parallel()
-	const most = 5_000_000 // bytes
+	const most = 4_500_000 // bytes
 	for _, program := range []string{"sentinel", "shim"} {
 		info, err := os.Stat(drive.Program(program))
 		if err != nil {
@@ -23,11 +23,11 @@ func TestSize(t *testing.T) {
 	}
 }
 
-// TestIdle: while the command runs, neither program needs more than 6 MB of memory and 1 % of a processor.
+// TestIdle: while the command runs, neither program needs more than 5 MB of memory and 1 % of a processor.
 func TestIdle(t *testing.T) {
 	t.Parallel()
 	const (
-		most    = 6_000_000       // bytes
+		most    = 5_000_000       // bytes
 		stretch = 2 * time.Second // of the measurement
 		share   = 0.01            // of a processor
 	)

@@ -10,11 +10,11 @@ import (
 // How many times as much the programs may take: of the C limit's reaction, of tini's start, of the Go minimum's memory
 // and size, and, because an idle program takes too little for a ratio, of one processor.
 const (
-	mostReaction = 5
+	mostReaction = 2
 	mostStart    = 4
 	mostMemory   = 2
-	mostSize     = 3
-	mostIdle     = 0.002
+	mostSize     = 2.2
+	mostIdle     = 0.0005
 )
 
 // A bound is how much more of something a program may use or take than another one.
