@@ -33,9 +33,11 @@ var notForwarded = map[syscall.Signal]bool{
 	syscall.SIGPROF: true, 32: true, 33: true, 34: true,
 }
 
-// deadly are the signals of users that end a program which does not handle them, in Go
-// as in the kernel.
-var deadly = []syscall.Signal{syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM}
+// first are the signals that are caught at once: those of users that end a program which
+// does not handle them, and those that users send to a command as soon as it is ready.
+var first = []syscall.Signal{
+	syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGUSR2,
+}
 
 // caught gets all signals that are to be forwarded, dropped those that are not.
 // signal.Notify drops a signal if the channel is full.
@@ -44,9 +46,9 @@ var (
 	dropped = make(chan os.Signal, 1)
 )
 
-// CatchSignals catches HUP, INT, QUIT and TERM, and returns the channel on which they
-// arrive. It must be the first statement of main: before it, for a millisecond or so, each
-// of them ends the program (design, 8).
+// CatchSignals catches HUP, INT, QUIT, TERM, USR1 and USR2, and returns the channel on
+// which they arrive. It must be the first statement of main: before it, for a millisecond
+// or so, Go's runtime ends the program at the first four, and drops the others (design, 8).
 //
 // Signals that were inherited as ignored (SIGHUP under nohup(1), SIGINT in the
 // background of a shell) stay ignored, and the command inherits that.
@@ -55,7 +57,7 @@ func CatchSignals() <-chan os.Signal {
 	// A log line beyond RLIMIT_FSIZE raises it (getrlimit(2)). It must not kill us before
 	// the exit code is recorded.
 	signal.Notify(dropped, syscall.SIGXFSZ)
-	for _, sig := range deadly {
+	for _, sig := range first {
 		Catch(sig)
 	}
 	return caught
@@ -85,7 +87,7 @@ func CatchOtherSignals() {
 		// SIGXCPU is about our own limit (RLIMIT_CPU); the command gets its own.
 		signal.Notify(dropped, syscall.SIGPIPE, syscall.SIGXCPU)
 		for sig := syscall.Signal(1); sig <= lastSignal; sig++ {
-			if !slices.Contains(deadly, sig) {
+			if !slices.Contains(first, sig) {
 				Catch(sig)
 			}
 		}
