@@ -121,6 +121,7 @@ func (s *session) begin() (restarted bool, err error) {
 		waited := false
 		s.run, restarted, err = lifetime.Begin(ctx, lifetime.Dir(s.Dir), s.Name, func(live *lifetime.LiveError) {
 			waited = true
+			process.CatchOtherSignals()
 			s.Log.Warn().Msg(live.Waiting())
 		})
 		// Begin waited for another main of this name. Its end stops sidecars, like that of an

@@ -93,7 +93,10 @@ func Run(cfg Config) int {
 	defer watcher.Close()
 	crashpoint.At("shim.watching")
 
-	warnWaiting := func(live *lifetime.LiveError) { cfg.Log.Warn().Msg(live.Waiting()) }
+	warnWaiting := func(live *lifetime.LiveError) {
+		process.CatchOtherSignals()
+		cfg.Log.Warn().Msg(live.Waiting())
+	}
 	run, ranBefore, err := lifetime.Begin(context.Background(), lifetime.Dir(cfg.Dir), cfg.Name, warnWaiting)
 	var live *lifetime.LiveError
 	if errors.As(err, &live) {

@@ -75,14 +75,15 @@ func (f *descriptor) Read(p []byte) (n int, err error) {
 }
 
 func (f *descriptor) WriteAt(p []byte, off int64) (n int, err error) {
-	err = retry("write", f.path, func() (err error) {
-		n, err = unix.Pwrite(f.fd, p, off)
-		return err
-	})
-	if n < len(p) && err == nil {
-		err = &fs.PathError{Op: "write", Path: f.path, Err: io.ErrShortWrite}
+	for n < len(p) && err == nil { // after a short write, the next one fails with the reason
+		more := 0
+		err = retry("write", f.path, func() (err error) {
+			more, err = unix.Pwrite(f.fd, p[n:], off+int64(n))
+			return err
+		})
+		n += max(more, 0)
 	}
-	return max(n, 0), err
+	return n, err
 }
 
 func (f *descriptor) Truncate(size int64) error {
@@ -97,8 +98,13 @@ func (f *descriptor) sync() error {
 	return retry("sync", f.path, func() error { return unix.Fsync(f.fd) })
 }
 
-// Close does not repeat the call after EINTR: the descriptor is closed even then (close(2)).
-func (f *descriptor) Close() error { return unix.Close(f.fd) }
+// Close does not repeat the call after EINTR: the descriptor is closed even then (close(2)). Later calls fail: the
+// number may belong to another file.
+func (f *descriptor) Close() error {
+	fd := f.fd
+	f.fd = -1
+	return unix.Close(fd)
+}
 
 // errHeld reports that another process's lock prevents ours.
 var errHeld = errors.New("locked by another process")

@@ -18,11 +18,13 @@ import (
 //
 // Its methods must not be called concurrently.
 type Watcher struct {
-	dir     Dir
-	runs    []*followedRun
-	hints   chan struct{}
-	notify  *fsnotify.Watcher // nil where inotify is refused
-	limiter *rate.Limiter
+	dir    Dir
+	runs   []*followedRun
+	hints  chan struct{}
+	notify *fsnotify.Watcher // nil where inotify is refused
+	// subscribed: the kernel is asked for events.
+	subscribed atomic.Bool
+	limiter    *rate.Limiter
 
 	lastLook time.Time
 	interval time.Duration
@@ -62,6 +64,7 @@ func (w *Watcher) subscribe() error {
 		return w.explain(err)
 	}
 	w.notify = notify
+	w.subscribed.Store(true)
 	names := make(map[string]bool)
 	for _, run := range w.runs {
 		names[run.name+runningSuffix] = true
@@ -134,11 +137,13 @@ func (w *Watcher) hint() {
 // rest stops the events of the kernel for a pause. What happens meanwhile causes no hint.
 func (w *Watcher) rest(notify *fsnotify.Watcher) {
 	// Unread events would fill our own memory: up to 8 MiB.
+	w.subscribed.Store(false)
 	_ = notify.Remove(string(w.dir)) // fails if the directory is gone, and the watch with it
 	time.Sleep(pause)
 	for {
 		err := notify.Add(string(w.dir))
 		if err == nil || errors.Is(err, fsnotify.ErrClosed) {
+			w.subscribed.Store(err == nil)
 			return
 		}
 		time.Sleep(tick) // no watch or no directory is left; the tick remains
@@ -160,7 +165,7 @@ func (w *Watcher) Look() []State {
 		if locked != nil {
 			w.await(run, locked)
 		}
-		w.interval = min(w.interval, PollInterval(states[i], run.pending.Load()))
+		w.interval = min(w.interval, PollInterval(states[i], w.subscribed.Load() && run.pending.Load()))
 	}
 	spend(w.limiter, len(w.runs)*lookCost, now)
 	w.timer.Reset(w.interval)

@@ -77,7 +77,7 @@ func Start(argv []string) (*Process, error) {
 		p, err := startHere(argv, backgroundThreads)
 		started <- result{p, err}
 		if err == nil {
-			p.reap()
+			p.reap() // on the same thread to the end: see StartHere
 		}
 	}()
 	r := <-started

@@ -53,7 +53,7 @@ var (
 // Signals that were inherited as ignored (SIGHUP under nohup(1), SIGINT in the
 // background of a shell) stay ignored, and the command inherits that.
 func CatchSignals() <-chan os.Signal {
-	catching = true
+	othersPending = true
 	// A log line beyond RLIMIT_FSIZE raises it (getrlimit(2)). It must not kill us before
 	// the exit code is recorded.
 	signal.Notify(dropped, syscall.SIGXFSZ)
@@ -77,10 +77,10 @@ func Catch(sig syscall.Signal) {
 // process 1 of a container does not handle yet. A program that waits before it starts the
 // command calls it itself: the runtime does not drop all of them (TSTP).
 func CatchOtherSignals() {
-	if !catching {
+	if !othersPending {
 		return
 	}
-	catching = false
+	othersPending = false
 	// The caller may be locked to its thread (StartHere), which would make each wake-up two.
 	var done sync.WaitGroup
 	done.Go(func() {
@@ -95,8 +95,8 @@ func CatchOtherSignals() {
 	done.Wait()
 }
 
-// catching is true from CatchSignals to CatchOtherSignals.
-var catching bool
+// othersPending is true from CatchSignals to CatchOtherSignals.
+var othersPending bool
 
 // rtMin is SIGRTMIN for kill -l and Docker's STOPSIGNAL: the C library keeps the first
 // two of the kernel's real-time signals for itself (signal(7)).

@@ -28,9 +28,12 @@ func hasTerminal() bool {
 // are a job has it, or another of its jobs.
 func (p *Process) commandHasTerminal() bool {
 	group, ok := foreground()
-	return ok && (group == p.pid || slices.ContainsFunc(descendants(), func(st procStat) bool {
-		return st.group == group
-	}))
+	if !ok || group == p.pid {
+		return ok
+	}
+	// A shell may have died together with the job that had the terminal.
+	return unix.Kill(-group, 0) == unix.ESRCH ||
+		slices.ContainsFunc(descendants(), func(st procStat) bool { return st.group == group })
 }
 
 // returnTerminal takes the terminal back from the command, so that a script that runs us can

@@ -7,8 +7,8 @@ import (
 
 // How many threads a program may need after the command has started, beside the one that started it.
 const (
-	// minThreads: one runs, and two block in writes to the disk and to the log.
-	minThreads = 3
+	// minThreads: one runs, two block in writes to the disk and to the log, and one waits for a timer.
+	minThreads = 4
 	// backgroundThreads: some more block in waits for runs' locks.
 	backgroundThreads = 5
 )
@@ -30,5 +30,5 @@ func prestartThreads(threads int) {
 	}
 	waiting.Wait()
 	close(release)
-	done.Wait() // until then, no other goroutine can use the threads
+	done.Wait() // the threads are free only when their goroutines have ended
 }

@@ -218,7 +218,7 @@ func (p Program) parse(flags []*Flag, args []string) (command []string, problems
 			problems = append(problems, fmt.Errorf("%s is no flag: if it is %s's, put -- before %s",
 				strconv.Quote(arg), p.CommandName, p.CommandName))
 		default:
-			problems = append(problems, p.unknown(name, flags))
+			problems = append(problems, p.unknown(name, len(rest) == 0, flags))
 			// The next argument is the flag's value if a -- follows. Otherwise it may be the command.
 			if !hasValue && len(rest) > 0 && !strings.HasPrefix(rest[0], "-") && slices.Contains(rest, "--") {
 				rest = rest[1:]
@@ -266,10 +266,11 @@ func isBool(word string) bool {
 	return err == nil
 }
 
-func (p Program) unknown(name string, flags []*Flag) error {
+// unknown returns the error for a flag that there is not. alone means that no argument follows.
+func (p Program) unknown(name string, alone bool, flags []*Flag) error {
 	for _, f := range flags {
 		if alike(name, f.Name) {
-			f.given = true // a mistyped --status must not record anything either
+			f.given = alone // a mistyped --status, which takes no command, must not record anything either
 			return fmt.Errorf("%s has no flag --%s: did you mean --%s?", p.Name, name, f.Name)
 		}
 	}

@@ -31,7 +31,7 @@ func TestStatus(t *testing.T) {
 		"--status=":                            `--status "": give one of table, json (see`,
 		"--status --bogus":                     "prog has no flag --bogus: ",
 		"--status --text bad":                  `--text "bad": it is bad`,
-		"--stat -- run":                        "prog has no flag --stat: did you mean --status?",
+		"--stat":                               "prog has no flag --stat: did you mean --status?",
 		"--copy-to /nowhere --status":          "--copy-to and --status exclude each other: give one",
 		"--status=json --copy-to /nowhere run": "--copy-to and --status exclude each other: give one",
 	} {

@@ -1,5 +1,5 @@
 // Package oneprocessor makes a program that imports it run one goroutine at a time. Calls that block in the kernel
-// do not count, and there is little else to do. Each further processor would cost 0.2 MB of memory, and wake threads
+// do not count, except for the execve(2) of a command, until it is done; and there is little else to do. Each further processor would cost 0.2 MB of memory, and wake threads
 // at every event to look for work.
 //
 // It is a package of its own, and imports nothing but runtime, so that it is initialized before almost everything
