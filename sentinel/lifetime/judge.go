@@ -63,7 +63,7 @@ const (
 	settleTick = 100 * time.Millisecond
 	// pendingTick is the same for a run whose lock the watcher waits for, if inotify works, too: its end, and its
 	// owner's death, end that wait, and inotify reports an end that somebody else records beside it.
-	pendingTick = 10 * time.Second
+	pendingTick = 30 * time.Second
 	// settleTime is how long an end may stay without an exit code. A writer that is not atomic
 	// (echo 3 > main-terminated) creates the file before it writes.
 	settleTime = time.Second
