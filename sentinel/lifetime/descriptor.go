@@ -54,8 +54,8 @@ func stat(op, path string, call func(*unix.Stat_t) error) (Info, error) {
 	case unix.S_IFLNK:
 		info.Type = fs.ModeSymlink
 	}
-	// The types of these fields differ between processors.
-	info.Identity = Identity{uint64(st.Dev), st.Ino, int64(st.Mtim.Sec), int64(st.Mtim.Nsec)}
+	sec, nanos := st.Mtim.Unix()
+	info.Identity = Identity{st.Dev, st.Ino, sec, nanos}
 	return info, nil
 }
 

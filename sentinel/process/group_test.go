@@ -96,7 +96,7 @@ func TestEndGroup(t *testing.T) {
 			}
 			p.rest()
 			got := strings.Split(strings.TrimSpace(p.output.String()), "\n")[2:]
-			if want := append(c.want, "all have ended"); !slices.Equal(got, want) {
+			if want := slices.Concat(c.want, []string{"all have ended"}); !slices.Equal(got, want) {
 				t.Errorf("after the start it printed %q, want %q", got, want)
 			}
 		})
