@@ -423,8 +423,8 @@ func lock(path string, these []int, mayWrite bool, held *tally) (taken string, u
 	}
 }
 
-// wantHeld fails the test at its end if the locks that are always granted were held too seldom; with -everything, if any
-// lock was never held.
+// wantHeld fails the test at its end if the locks that are always granted were held too seldom; with -everything, if
+// any lock was never held.
 func wantHeld(t *testing.T, held *tally) {
 	if !*everything {
 		held.want(t, 1, "an OFD read lock", "a POSIX read lock", "a shared flock", "an exclusive flock")

@@ -143,9 +143,7 @@ func TestContinueInBackground(t *testing.T) {
 	term.enter("\x1a")
 	term.await("job stopped")
 	term.await("command goes on")
-	if group := term.foreground(); group != cmd.Process.Pid {
-		t.Errorf("the foreground group is %d, not the shell's, %d", group, cmd.Process.Pid)
-	}
+	term.wantForeground("the shell's", cmd.Process.Pid)
 	term.enter("one\n")
 	term.await("script has one")
 	term.await("command has one")
@@ -255,9 +253,7 @@ func TestEndInBackground(t *testing.T) {
 	term.await("script has one")
 	open()
 	term.await("sentinel exited 3")
-	if group := term.foreground(); group != cmd.Process.Pid {
-		t.Errorf("the foreground group is %d, not the shell's, %d", group, cmd.Process.Pid)
-	}
+	term.wantForeground("the shell's", cmd.Process.Pid)
 	term.enter("two\n")
 	term.await("script has two too")
 }
@@ -292,9 +288,7 @@ func TestForegroundAgain(t *testing.T) {
 				term.enter("\x1a")
 				term.await("job stopped")
 			}
-			if group := term.foreground(); group != cmd.Process.Pid {
-				t.Errorf("the foreground group is %d, not the shell's, %d", group, cmd.Process.Pid)
-			}
+			term.wantForeground("the shell's", cmd.Process.Pid)
 			term.enter("one\n")
 			term.await("script has one")
 			command := term.number("command is ")
@@ -322,9 +316,7 @@ func TestReadInBackground(t *testing.T) {
 		fg >/dev/null; echo "sentinel exited $?"`,
 		drive.Program("sentinel"), t.TempDir())
 	term.await("job stopped")
-	if group := term.foreground(); group != cmd.Process.Pid {
-		t.Errorf("the foreground group is %d, not the shell's, %d", group, cmd.Process.Pid)
-	}
+	term.wantForeground("the shell's", cmd.Process.Pid)
 	term.enter("one\n")
 	term.await("script has one")
 	term.enter("two\n")
@@ -367,9 +359,7 @@ func TestBash(t *testing.T) {
 	open()
 	term.enter("wait %1; echo \"sentinel \"exited $?\n")
 	term.await("sentinel exited 4")
-	if group := term.foreground(); group != cmd.Process.Pid {
-		t.Errorf("the foreground group is %d, not bash's, %d", group, cmd.Process.Pid)
-	}
+	term.wantForeground("bash's", cmd.Process.Pid)
 	term.enter("echo \"bash \"goes on\n")
 	term.await("bash goes on")
 }
@@ -392,9 +382,7 @@ func TestKilledShell(t *testing.T) {
 		t.Fatal(err)
 	}
 	term.await("sentinel exited 137")
-	if group := term.foreground(); group != cmd.Process.Pid {
-		t.Errorf("the terminal was not returned: the foreground group is %d, not %d", group, cmd.Process.Pid)
-	}
+	term.wantForeground("its parent's", cmd.Process.Pid)
 	term.enter("one\n")
 	term.await("script has one")
 }

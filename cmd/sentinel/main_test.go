@@ -48,7 +48,7 @@ func shell(script string, args ...string) []string {
 }
 
 // untilUSR1 is a script that exits with 3 on SIGUSR1.
-const untilUSR1 = `echo ready; trap "exit 3" USR1; while :; do sleep 0.02; done`
+const untilUSR1 = `trap "exit 3" USR1; echo ready; while :; do sleep 0.02; done`
 
 // recorded returns the content of a run's end, or "" if there is none.
 func recorded(t *testing.T, dir, name string) string {

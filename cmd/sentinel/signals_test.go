@@ -183,8 +183,8 @@ func TestTermAtEveryCall(t *testing.T) {
 	}
 }
 
-// termAtCall sends SIGTERM at the nth call. If sentinel waits for its command before that, it sends the signal then, and
-// returns true.
+// termAtCall sends SIGTERM at the nth call. If sentinel waits for its command before that, it sends the signal then,
+// and returns true.
 func termAtCall(t *testing.T, n int) (last bool) {
 	t.Helper()
 	dir := t.TempDir()

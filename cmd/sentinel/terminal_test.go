@@ -113,6 +113,14 @@ func (term *terminal) foreground() int {
 	return group
 }
 
+// wantForeground checks which process group has the terminal now.
+func (term *terminal) wantForeground(whose string, group int) {
+	term.t.Helper()
+	if now := term.foreground(); now != group {
+		term.t.Errorf("the foreground group is %d, not %s, %d", now, whose, group)
+	}
+}
+
 // TestTerminal: the command reads what is typed on the terminal, and gets one SIGINT from ^C. When it has ended, or
 // could not be executed, the process that ran sentinel can read from the terminal again.
 func TestTerminal(t *testing.T) {
@@ -143,9 +151,7 @@ func TestTerminal(t *testing.T) {
 	term.await("command waits")
 	term.enter("\x03")
 	term.await("sentinel exited 3")
-	if group := term.foreground(); group != cmd.Process.Pid {
-		t.Errorf("the terminal was not returned: the foreground group is %d, not %d", group, cmd.Process.Pid)
-	}
+	term.wantForeground("its parent's", cmd.Process.Pid)
 	term.enter("two\n")
 	term.await("script has two")
 	term.await("sentinel exited 126")
@@ -186,9 +192,7 @@ func TestBackground(t *testing.T) {
 		read -r line; echo "script has $line too"`,
 		drive.Program("sentinel"), t.TempDir())
 	term.await("command runs")
-	if group := term.foreground(); group != cmd.Process.Pid {
-		t.Errorf("the foreground group is %d, not %d", group, cmd.Process.Pid)
-	}
+	term.wantForeground("its parent's", cmd.Process.Pid)
 	term.enter("one\n")
 	term.await("script has one")
 	term.await("sentinel exited 3")
@@ -228,9 +232,7 @@ func TestJobControl(t *testing.T) {
 	term.await("command reads")
 	term.enter("\x1a")
 	term.await("job stopped")
-	if group := term.foreground(); group != cmd.Process.Pid {
-		t.Errorf("the foreground group is %d, not the shell's, %d", group, cmd.Process.Pid)
-	}
+	term.wantForeground("the shell's", cmd.Process.Pid)
 	term.enter("one\n")
 	term.await("script has one")
 	term.enter("two\n")

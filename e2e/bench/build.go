@@ -43,7 +43,7 @@ func build(o options, into string, few bool) (all set, probe string, err error) 
 		inits = packages[:1]
 	}
 	all.inits, all.missing = installed(inits)
-	all.pairs = append(all.pairs, limitPair(limitFile), ownPair(o.bin))
+	all.pairs = append(all.pairs, sourcePair(limit, limitFile), ownPair(o.bin))
 	add := func(p pair, err error) {
 		if err != nil {
 			reason, _, _ := strings.Cut(err.Error(), "\n")
@@ -54,7 +54,7 @@ func build(o options, into string, few bool) (all set, probe string, err error) 
 	}
 
 	file := filepath.Join(into, "minimum")
-	add(minimumPair(file), goBuild(o.source, file, "./minimum"))
+	add(sourcePair(minimum, file), goBuild(o.source, file, "./minimum"))
 	if few {
 		return all, probe, nil
 	}

@@ -79,7 +79,8 @@ func (s *stage) bounds(all set) (bounds []bound, err error) {
 		return nil, err
 	}
 	for _, program := range starts[1:] {
-		bounds = append(bounds, bound{"start of " + program.Name, starts[0].Name, ratioOf(program, starts[0]), mostStart})
+		got := ratioOf(program, starts[0])
+		bounds = append(bounds, bound{"start of " + program.Name, starts[0].Name, got, mostStart})
 	}
 
 	idle, err := s.idleness(10*time.Second, set{pairs: []pair{ours, minimal}}, s.temp)

@@ -78,20 +78,12 @@ func ownPair(bin string) pair {
 	}
 }
 
-func limitPair(file string) pair {
+// sourcePair is a pair that is built from a source in this directory.
+func sourcePair(name, file string) pair {
 	return pair{
-		name:    limit,
-		main:    inVolume(limit+", main", file, "record"),
-		sidecar: inVolume(limit+", sidecar", file, "watch"),
-		every:   1,
-	}
-}
-
-func minimumPair(file string) pair {
-	return pair{
-		name:    minimum,
-		main:    inVolume(minimum+", main", file, "record"),
-		sidecar: inVolume(minimum+", sidecar", file, "watch"),
+		name:    name,
+		main:    inVolume(name+", main", file, "record"),
+		sidecar: inVolume(name+", sidecar", file, "watch"),
 		every:   1,
 	}
 }

@@ -109,7 +109,6 @@ func isStopping(v Volume, file string) bool {
 	if !f.WriteLocked() {
 		return false
 	}
-	var state fileState
-	state.read(f, Info{})
-	return state.readable && state.content == contentStopping
+	content, ok := readContent(f)
+	return ok && content == contentStopping
 }

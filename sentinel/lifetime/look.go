@@ -59,7 +59,7 @@ func stateOfTerminated(v Volume, file string) fileState {
 		return fileState{}
 	}
 	if err == nil {
-		state.read(f, opened)
+		state.setContent(f, opened)
 		f.Close()
 	}
 	return state
@@ -85,19 +85,23 @@ func stateOfRunning(v Volume, file string) (state fileState, locked File, consis
 		state.locked = true
 		return state, f, true
 	}
-	state.read(f, opened)
+	state.setContent(f, opened)
 	f.Close()
 	now, err := v.Lstat(file)
 	return state, nil, err == nil && now.sameFile(opened.Identity)
 }
 
-// read reads the content of an open file. If that fails, it leaves s unchanged. opened is what Stat has reported
-// before: a write in between pairs the new content with the old identity, and the next look sees both new. An old
-// content never has a new identity.
-func (s *fileState) read(f File, opened Info) {
-	content, err := io.ReadAll(io.LimitReader(f, maxContent))
-	if err != nil {
-		return
+// setContent sets the content of an open file and its identity, unless it cannot be read. opened is what Stat has
+// reported before: a write in between pairs the new content with the old identity, and the next look sees both new. An
+// old content never has a new identity.
+func (s *fileState) setContent(f File, opened Info) {
+	if content, ok := readContent(f); ok {
+		s.readable, s.content, s.id = true, content, opened.Identity
 	}
-	s.readable, s.content, s.id = true, string(content), opened.Identity
+}
+
+// readContent returns the content of an open file. ok is false if it cannot be read.
+func readContent(f File) (content string, ok bool) {
+	data, err := io.ReadAll(io.LimitReader(f, maxContent))
+	return string(data), err == nil
 }

@@ -164,7 +164,7 @@ func TestReadFails(t *testing.T) {
 	defer f.Close()
 	state := fileState{exists: true, id: file(1, 1)}
 	before := state
-	if state.read(broken{File: f, read: unix.EIO}, Info{}); state != before {
+	if state.setContent(broken{File: f, read: unix.EIO}, Info{}); state != before {
 		t.Errorf("what cannot be read is %+v", state)
 	}
 }

@@ -94,8 +94,8 @@ func statusOf(v Volume, name string, lostAfter time.Duration) RunStatus {
 	status := RunStatus{Entry: Entry{Name: name}}
 	if locked != nil {
 		status.Since = created(locked)
-		s.running.read(locked, Info{Identity: s.running.id})
-		status.Stopping = s.running.content == contentStopping
+		content, _ := readContent(locked)
+		status.Stopping = content == contentStopping
 		locked.Close()
 	}
 	// What a watcher learns by looks over a time, the modification time tells at once: since then, a look has

@@ -210,7 +210,9 @@ func (p Program) parse(flags []*Flag, args []string) (command []string, problems
 			break
 		}
 		name, value, hasValue := strings.Cut(strings.TrimPrefix(arg[1:], "-"), "=")
-		known := slices.IndexFunc(flags, func(f *Flag) bool { return name != "" && (name == f.Name || name == f.short) })
+		known := slices.IndexFunc(flags, func(f *Flag) bool {
+			return name != "" && (name == f.Name || name == f.short)
+		})
 		switch {
 		case known >= 0:
 			rest = flags[known].read(value, hasValue, rest)

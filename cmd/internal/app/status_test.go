@@ -108,7 +108,8 @@ func TestFormatAge(t *testing.T) {
 		"10m": 10*time.Minute + 59*time.Second, "179m": 3*time.Hour - 1, "3h": 3 * time.Hour,
 		"3h1m": 3*time.Hour + 119*time.Second, "7h59m": 8*time.Hour - 1,
 		"8h": 8*time.Hour + 59*time.Minute, "47h": 2*day - 1,
-		"2d": 2 * day, "2d1h": 2*day + 119*time.Minute, "7d23h": 8*day - 1, "8d": 8*day + 23*time.Hour, "400d": 400 * day,
+		"2d": 2 * day, "2d1h": 2*day + 119*time.Minute, "7d23h": 8*day - 1, "8d": 8*day + 23*time.Hour,
+		"400d": 400 * day,
 	} {
 		if got := formatAge(d); got != want {
 			t.Errorf("%s is %q, not %q", d, got, want)

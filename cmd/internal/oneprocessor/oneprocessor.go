@@ -1,6 +1,6 @@
-// Package oneprocessor makes a program that imports it run one goroutine at a time. Calls that block in the kernel
-// do not count, except for the execve(2) of a command, until it is done; and there is little else to do. Each further processor would cost 0.2 MB of memory, and wake threads
-// at every event to look for work.
+// Package oneprocessor makes a program that imports it run one goroutine at a time. There is little to do, and calls
+// that block in the kernel do not count, except for the execve(2) of a command, until it is done. Each further
+// processor would cost 0.2 MB of memory, and wake threads at every event to look for work.
 //
 // It is a package of its own, and imports nothing but runtime, so that it is initialized before almost everything
 // else (The Go Programming Language Specification, Program initialization). To give up a processor later would cost
