@@ -206,6 +206,20 @@ func randomPod(r *rand.Rand) pod {
 // maxMoves bounds a random schedule. Every pod ends long before.
 const maxMoves = 20_000
 
+// pauseWeight is how many times less likely than any other move it is that a program's pause between two polls ends.
+// The real pause, 5 ms, is about as many times longer than a poll. With equal weights, two programs that poll hardly
+// ever pause at the same time. But only then does a simulated second pass, and a sidecar may need several to stop.
+const pauseWeight = 50
+
+// endsPause reports whether a move is the first step after a pause between two polls.
+func (s *sim) endsPause(w *situation, m podMove) bool {
+	if m.kind != moveStep {
+		return false
+	}
+	n := &s.nodes[w.actors[m.actor].node]
+	return n.parent < 0 && n.proc.polls
+}
+
 // playRandom plays a pod to its end.
 func (s *sim) playRandom(r *rand.Rand) (made []podMove, err error) {
 	w := s.newSituation()
@@ -226,6 +240,9 @@ func (s *sim) playOn(w *situation, r *rand.Rand, inject bool) (made []podMove, e
 			return made, violated(podEnds, "nothing can happen any more")
 		}
 		m := moves[r.IntN(len(moves))]
+		for s.endsPause(w, m) && len(moves) > 1 && r.IntN(pauseWeight) != 0 {
+			m = moves[r.IntN(len(moves))]
+		}
 		made = append(made, m)
 		if err := s.do(w, m); err != nil {
 			return made, err

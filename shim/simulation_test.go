@@ -148,8 +148,9 @@ func TestRandomSchedules(t *testing.T) {
 		}
 		return
 	}
-	var moves atomic.Int64
 	const batches = 8
+	var moves atomic.Int64
+	var longest [batches]int
 	for batch := range batches {
 		t.Run(fmt.Sprint(batch), func(t *testing.T) {
 			t.Parallel()
@@ -162,8 +163,11 @@ func TestRandomSchedules(t *testing.T) {
 					t.Fatalf("%v\n%v\n%s", s.pod, f, command)
 				}
 				moves.Add(int64(len(made)))
+				longest[batch] = max(longest[batch], len(made))
 			}
 		})
 	}
-	t.Cleanup(func() { t.Logf("%d schedules, %d moves", *schedulesFlag, moves.Load()) })
+	t.Cleanup(func() {
+		t.Logf("%d schedules, %d moves, %d in the longest", *schedulesFlag, moves.Load(), slices.Max(longest[:]))
+	})
 }
