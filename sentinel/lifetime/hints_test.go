@@ -31,8 +31,7 @@ func TestOtherFilesAreNoHint(t *testing.T) {
 	tell(w, "main-running")
 	awaitHint(t, w)
 
-	for spend(w.limiter, lookCost, time.Now()) {
-	}
+	exhaust(w.limiter)
 	tell(w, "other")
 	awaitHint(t, w) // after the pause, in which anything may have happened
 }
