@@ -1,7 +1,6 @@
 package lifetime
 
 import (
-	"errors"
 	"io"
 	"io/fs"
 
@@ -16,7 +15,7 @@ type descriptor struct {
 }
 
 func open(path string, flags int, mode uint32) (File, error) {
-	fd := -1
+	var fd int
 	err := retry("open", path, func() (err error) {
 		fd, err = unix.Open(path, flags|unix.O_CLOEXEC, mode)
 		return err
@@ -51,8 +50,6 @@ func stat(op, path string, call func(*unix.Stat_t) error) (Info, error) {
 		info.Type = 0
 	case unix.S_IFDIR:
 		info.Type = fs.ModeDir
-	case unix.S_IFLNK:
-		info.Type = fs.ModeSymlink
 	}
 	sec, nanos := st.Mtim.Unix()
 	info.Identity = Identity{st.Dev, st.Ino, sec, nanos}
@@ -68,22 +65,28 @@ func (f *descriptor) Read(p []byte) (n int, err error) {
 		n, err = unix.Read(f.fd, p)
 		return err
 	})
-	if n == 0 && err == nil && len(p) > 0 {
-		err = io.EOF
+	switch {
+	case err != nil:
+		return 0, err
+	case n == 0 && len(p) > 0:
+		return 0, io.EOF
 	}
-	return max(n, 0), err
+	return n, nil
 }
 
 func (f *descriptor) WriteAt(p []byte, off int64) (n int, err error) {
-	for n < len(p) && err == nil { // after a short write, the next one fails with the reason
-		more := 0
-		err = retry("write", f.path, func() (err error) {
+	for n < len(p) { // after a short write, the next one fails with the reason
+		var more int
+		err := retry("write", f.path, func() (err error) {
 			more, err = unix.Pwrite(f.fd, p[n:], off+int64(n))
 			return err
 		})
-		n += max(more, 0)
+		if err != nil {
+			return n, err
+		}
+		n += more
 	}
-	return n, err
+	return n, nil
 }
 
 func (f *descriptor) Truncate(size int64) error {
@@ -106,16 +109,9 @@ func (f *descriptor) Close() error {
 	return unix.Close(fd)
 }
 
-// errHeld reports that another process's lock prevents ours.
-var errHeld = errors.New("locked by another process")
-
 // lock executes one of the lock commands of fcntl(2) on the whole of f.
 func (f *descriptor) lock(cmd int, lock *unix.Flock_t) error {
-	err := retry("lock", f.path, func() error { return unix.FcntlFlock(uintptr(f.fd), cmd, lock) })
-	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
-		return errHeld
-	}
-	return err
+	return retry("lock", f.path, func() error { return unix.FcntlFlock(uintptr(f.fd), cmd, lock) })
 }
 
 func (f *descriptor) TryWriteLock() error {

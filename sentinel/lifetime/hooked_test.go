@@ -3,6 +3,7 @@ package lifetime
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"strings"
@@ -23,6 +24,7 @@ type hooked struct {
 	create    func(prefix string) (string, File, error)
 	rename    func(from, to string) error
 	noReplace func(from, to string) error
+	tick      func(d time.Duration, f func()) (stop func())
 	clock     *time.Time // Sleep advances it
 }
 
@@ -61,6 +63,13 @@ func (v hooked) RenameNoReplace(from, to string) error {
 	return v.Dir.RenameNoReplace(from, to)
 }
 
+func (v hooked) Tick(d time.Duration, f func()) (stop func()) {
+	if v.tick != nil {
+		return v.tick(d, f)
+	}
+	return v.Dir.Tick(d, f)
+}
+
 func (v hooked) Now() time.Time {
 	if v.clock != nil {
 		return *v.clock
@@ -81,6 +90,7 @@ type hookedFile struct {
 	File
 	writeLocked func() bool
 	chmod       func(mode fs.FileMode) error
+	truncate    func(size int64) error
 }
 
 func (f hookedFile) WriteLocked() bool {
@@ -88,6 +98,13 @@ func (f hookedFile) WriteLocked() bool {
 		return f.writeLocked()
 	}
 	return f.File.WriteLocked()
+}
+
+func (f hookedFile) Truncate(size int64) error {
+	if f.truncate != nil {
+		return f.truncate(size)
+	}
+	return f.File.Truncate(size)
 }
 
 func (f hookedFile) Chmod(mode fs.FileMode) error {
@@ -187,6 +204,84 @@ func TestPrivateFileIsLockedFirst(t *testing.T) {
 	}
 	if err := run.End(3); err != nil {
 		t.Error(err)
+	}
+}
+
+// A heart beats from the Begin of a run to its end, and not after a Begin that fails.
+func TestHeartStops(t *testing.T) {
+	for name, refused := range map[string]error{"a run": nil, "a Begin that fails": unix.EIO} {
+		t.Run(name, func(t *testing.T) {
+			beating := 0
+			v := hooked{Dir: Dir(testenv.Volume(t))}
+			v.tick = func(d time.Duration, _ func()) func() {
+				if d != Heartbeat {
+					t.Errorf("the heart beats every %s, not every %s", d, Heartbeat)
+				}
+				beating++
+				return func() { beating-- }
+			}
+			v.noReplace = func(from, to string) error { return errors.Join(refused, v.Dir.Rename(from, to)) }
+			run, _, err := Begin(t.Context(), v, "main", nil)
+			if !errors.Is(err, refused) {
+				t.Fatalf("Begin: %v", err)
+			}
+			if run != nil {
+				if beating != 1 {
+					t.Errorf("%d hearts beat during a run", beating)
+				}
+				mustEnd(t, run, 3)
+			}
+			if beating != 0 {
+				t.Errorf("%d hearts beat after it", beating)
+			}
+		})
+	}
+}
+
+// A Begin compares the file that it has examined with the one that it is about to replace: another may have been there
+// before, whose inode the file of a live run has now.
+func TestBeginReplacesOnlyWhatItHasExamined(t *testing.T) {
+	dir, clock := testenv.Volume(t), time.Unix(1, 0)
+	testenv.Plant(t, runningPath(dir, "main"), contentRunning)
+	v := hooked{Dir: Dir(dir), clock: &clock}
+	v.lstat = func(name string) (Info, error) {
+		info, err := v.Dir.Lstat(name)
+		if name == "main-running" {
+			info.Ino++
+		}
+		return info, err
+	}
+	v.rename = func(_, to string) error {
+		t.Errorf("%s is replaced", to)
+		return unix.EIO
+	}
+	if _, _, err := Begin(t.Context(), v, "main", nil); err == nil {
+		t.Error("a run has begun")
+	}
+}
+
+// A file that gets longer, or keeps its length, is not truncated: each change wakes every watcher.
+func TestOverwrite(t *testing.T) {
+	dir := testenv.Volume(t)
+	testenv.Plant(t, dir+"/file", contentRunning)
+	f := mustOpen(t, dir, "file", true)
+	defer f.Close()
+	truncated := false
+	counted := hookedFile{File: f, truncate: func(size int64) error {
+		truncated = true
+		return f.Truncate(size)
+	}}
+	before := contentRunning
+	for _, content := range []string{contentStopping, contentRunning, "3\n", "4\n"} {
+		truncated = false
+		if err := overwrite(counted, len(before), content); err != nil {
+			t.Fatal(err)
+		}
+		if shorter := len(content) < len(before); truncated != shorter {
+			t.Errorf("%q over %q: truncated %t, want %t", content, before, truncated, shorter)
+		}
+		testenv.WantListing(t, dir, fmt.Sprintf("file=%q", content))
+		before = content
 	}
 }
 

@@ -168,6 +168,11 @@ func TestJudge(t *testing.T) {
 			{seen: unreadable(y), want: "running", pending: true, after: minute},
 			{seen: ended("4"), want: "ended: 4", pending: true},
 		}},
+		{"the next run begins before the wait returns", minute, []step{
+			{seen: locked(x), want: "running"},
+			{seen: ended("4"), want: "ended: 4", pending: true},
+			{seen: unlocked(y, running), want: "running", pending: true},
+		}},
 		{"a wait that returns: an end", minute, []step{
 			{seen: locked(x), want: "running"},
 			{seen: locked(x), want: "running", pending: true},
@@ -310,23 +315,25 @@ func TestJudge(t *testing.T) {
 func TestJudgeIdentity(t *testing.T) {
 	x, y := file(1, 100), file(2, 200)
 	for _, c := range []struct {
-		name string
-		seen []Snapshot
-		want Identity
+		name    string
+		seen    []Snapshot
+		want    Identity
+		pending bool // with the last snapshot, the wait for the lock has not returned
 	}{
-		{"an end", []Snapshot{ended("3")}, file(9, 1)},
-		{"a run", []Snapshot{locked(x)}, x},
-		{"an unverified run", []Snapshot{unlocked(x, contentRunning)}, x},
-		{"a code in place", []Snapshot{unlocked(x, "3")}, x},
-		{"a lost run", []Snapshot{locked(x), unlocked(x, contentRunning)}, x},
-		{"a lost run that is removed", []Snapshot{locked(x), unlocked(x, contentRunning), nothing}, x},
-		{"the next run", []Snapshot{locked(x), locked(y)}, y},
-		{"a run that is lost without a file", []Snapshot{locked(x), nothing}, Identity{}},
-		{"nothing", []Snapshot{nothing}, Identity{}},
+		{"an end", []Snapshot{ended("3")}, file(9, 1), false},
+		{"a run", []Snapshot{locked(x)}, x, false},
+		{"an unverified run", []Snapshot{unlocked(x, contentRunning)}, x, false},
+		{"a code in place", []Snapshot{unlocked(x, "3")}, x, false},
+		{"a lost run", []Snapshot{locked(x), unlocked(x, contentRunning)}, x, false},
+		{"a lost run that is removed", []Snapshot{locked(x), unlocked(x, contentRunning), nothing}, x, false},
+		{"the next run", []Snapshot{locked(x), locked(y)}, y, false},
+		{"a run that is lost without a file", []Snapshot{locked(x), nothing}, Identity{}, false},
+		{"nothing", []Snapshot{nothing}, Identity{}, false},
+		{"a run whose file was replaced", []Snapshot{locked(x), unlocked(y, contentRunning)}, x, true},
 	} {
 		j, got := judge{lostAfter: time.Minute}, State{}
-		for _, s := range c.seen {
-			got = j.update(s, false, 0)
+		for i, s := range c.seen {
+			got = j.update(s, c.pending && i == len(c.seen)-1, 0)
 		}
 		if got.ID != c.want {
 			t.Errorf("%s: %+v; want %+v", c.name, got.ID, c.want)

@@ -27,8 +27,7 @@ func (r *Run) write(content string) error {
 //
 // End does not wait for a disk: see [Sync].
 func (r *Run) End(code int) error {
-	// A late heartbeat would overwrite the code.
-	r.stopBeating()
+	r.stopBeating() // before the lock: a heartbeat that is under way needs it
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	defer r.file.Close()

@@ -78,7 +78,7 @@ type File interface {
 // Info is what a Volume reports about a file.
 type Info struct {
 	Identity
-	Type fs.FileMode // 0 (a regular file), fs.ModeDir, fs.ModeSymlink, or fs.ModeIrregular for all others
+	Type fs.FileMode // 0 (a regular file), fs.ModeDir, or fs.ModeIrregular for all others
 }
 
 // Identity distinguishes a file from the next one of the same name, and a file from itself after a later
@@ -117,7 +117,7 @@ func (d Dir) Create(prefix string) (name string, f File, err error) {
 		return "", nil, os.NewSyscallError("getrandom", err)
 	}
 	name = prefix + hex.EncodeToString(random[:])
-	f, err = open(d.Path(name), unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
+	f, err = open(d.Path(name), unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, 0o600)
 	return name, f, err
 }
 
