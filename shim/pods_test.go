@@ -206,9 +206,9 @@ func randomPod(r *rand.Rand) pod {
 // maxMoves bounds a random schedule. Every pod ends long before.
 const maxMoves = 20_000
 
-// pauseWeight is how many times less likely than any other move it is that a program's pause between two polls ends.
-// The real pause, 5 ms, is about as many times longer than a poll. With equal weights, two programs that poll hardly
-// ever pause at the same time. But only then does a simulated second pass, and a sidecar may need several to stop.
+// pauseWeight is how many times less likely than any other move it is that a program's pause between two polls ends: a
+// real pause is some hundred times as long as a poll. With equal weights, two programs that poll hardly ever pause at
+// the same time. But only then does a simulated second pass, and a sidecar may need several to stop.
 const pauseWeight = 50
 
 // endsPause reports whether a move is the first step after a pause between two polls.
