@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -91,11 +92,13 @@ func TestRenameUnknown(t *testing.T) {
 	}
 }
 
-// When a Tick has been stopped, its function is not running any more.
+// When a Tick has been stopped, its function is not running any more, and never will.
 func TestTickStops(t *testing.T) {
 	runs, goOn, stopped := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	var calls atomic.Int64
 	started := sync.OnceFunc(func() { close(runs) })
 	stop := Dir("").Tick(time.Millisecond, func() {
+		calls.Add(1)
 		started()
 		<-goOn
 	})
@@ -114,6 +117,10 @@ func TestTickStops(t *testing.T) {
 	case <-stopped:
 	case <-time.After(testTimeout):
 		t.Fatal("stop has not returned")
+	}
+	time.Sleep(20 * time.Millisecond)
+	if n := calls.Load(); n != 1 {
+		t.Errorf("the function has run %d times", n)
 	}
 }
 

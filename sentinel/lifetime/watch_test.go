@@ -329,6 +329,23 @@ func TestMissedRuns(t *testing.T) {
 	await(t, w, "lost: 137")
 }
 
+// A watcher that gets events and waits for the lock hardly looks by itself. Without that wait, it looks at each tick.
+func TestInterval(t *testing.T) {
+	for _, c := range []struct {
+		unsupported bool
+		want        time.Duration
+	}{{false, pendingTick}, {true, tick}} {
+		dir, owner := testenv.Volume(t), newHelper(t)
+		w := watchRun(t, dir)
+		w.runs[0].unsupported.Store(c.unsupported)
+		owner.do("begin", dir, "main")
+		await(t, w, "running")
+		if w.interval != c.want {
+			t.Errorf("lock waits %t: the next look is %s later, not %s", !c.unsupported, w.interval, c.want)
+		}
+	}
+}
+
 // A watcher survives the removal of its directory: inotify does not, but the tick does.
 func TestDirectoryRecreated(t *testing.T) {
 	t.Parallel()
