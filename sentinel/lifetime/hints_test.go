@@ -71,7 +71,7 @@ func TestExplainExhausted(t *testing.T) {
 func TestRestTakesTheWatchAway(t *testing.T) {
 	w := watchRun(t, testenv.Volume(t))
 	for range 100 { // a pause is short: on a busy machine it may be over before it is seen
-		rested := make(chan struct{})
+		rested, began := make(chan struct{}), time.Now()
 		go func() {
 			w.rest(w.notify)
 			close(rested)
@@ -79,6 +79,9 @@ func TestRestTakesTheWatchAway(t *testing.T) {
 		for resting := true; resting; {
 			if len(w.notify.WatchList()) == 0 {
 				<-rested
+				if took := time.Since(began); took < pause {
+					t.Errorf("the pause took %s, not %s", took, pause)
+				}
 				return
 			}
 			select {
@@ -105,6 +108,17 @@ func TestLooksInARow(t *testing.T) {
 	}
 }
 
+// Looks spend tokens, and events then cause a pause.
+func TestLooksSpendTokens(t *testing.T) {
+	w := watchRun(t, testenv.Volume(t))
+	for range 2 * burst / lookCost {
+		w.Look()
+	}
+	if spend(w.limiter, 0, time.Now()) {
+		t.Errorf("%d looks have left %g tokens", 2*burst/lookCost, w.limiter.Tokens())
+	}
+}
+
 // There is one wait for a run's lock at a time, and none where the kernel has refused one.
 func TestOneLockWait(t *testing.T) {
 	dir, owner := testenv.Volume(t), newHelper(t)
@@ -118,7 +132,14 @@ func TestOneLockWait(t *testing.T) {
 		t.Errorf("waits are pending: %t, and where they were refused: %t",
 			w.runs[0].pending.Load(), without.runs[0].pending.Load())
 	}
-	w.Look() // a second look, and no second wait
+	open := 0
+	second, err := counted(dir, &open).Open("main-running", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w.await(w.runs[0], second); open != 0 {
+		t.Error("a second wait has begun")
+	}
 	owner.kill()
 	awaitHint(t, w)
 	await(t, w, "lost: 137")

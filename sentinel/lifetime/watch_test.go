@@ -346,6 +346,39 @@ func TestInterval(t *testing.T) {
 	}
 }
 
+// During a pause, and as long as no watch can be added after it, a watcher looks at each tick.
+func TestIntervalWithoutEvents(t *testing.T) {
+	dir, owner := testenv.Volume(t)+"/volume", newHelper(t)
+	if err := os.Mkdir(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	w := watchRun(t, dir)
+	owner.do("begin", dir, "main")
+	await(t, w, "running")
+	if err := os.Rename(dir, dir+"-away"); err != nil {
+		t.Fatal(err)
+	}
+	rested := make(chan struct{})
+	go func() {
+		w.rest(w.notify)
+		close(rested)
+	}()
+	for deadline := time.Now().Add(testTimeout); w.interval != tick; w.Look() {
+		if time.Now().After(deadline) {
+			t.Fatalf("without events, the next look is %s later, not %s", w.interval, tick)
+		}
+	}
+	if err := os.Rename(dir+"-away", dir); err != nil {
+		t.Fatal(err)
+	}
+	<-rested
+	if w.Look(); w.interval != pendingTick {
+		t.Errorf("with events again, the next look is %s later, not %s", w.interval, pendingTick)
+	}
+	owner.do("end", "3")
+	await(t, w, "ended: 3")
+}
+
 // A watcher survives the removal of its directory: inotify does not, but the tick does.
 func TestDirectoryRecreated(t *testing.T) {
 	t.Parallel()
