@@ -78,7 +78,7 @@ func TestRead(t *testing.T) {
 			t.Errorf("Read into %d bytes: %d, %v; want %d", c.size, n, err, c.n)
 		}
 	}
-	if n, err := f.Read(make([]byte, 1)); n != 0 || err != io.EOF { //nolint:errorlint // io.Reader: EOF itself
+	if n, err := f.Read(make([]byte, 1)); n != 0 || err != io.EOF {
 		t.Errorf("Read at the end: %d, %v", n, err)
 	}
 	directory := mustOpen(t, dir, ".", false)
