@@ -37,7 +37,7 @@ var (
 //
 //	sh -c SCRIPT DIRECTORY LIFE CODE...
 const mainScript = `
-	echo $$ >"$0/main.pid"
+	echo $$ $PPID >"$0/main.pid"
 	read -r n <"$0/attempts"
 	echo $((n + 1)) >"$0/attempts"
 	life=$1
@@ -47,17 +47,23 @@ const mainScript = `
 	echo "$1" >>"$0/ends"
 	exit "$1"`
 
-// sidecarScript is a sidecar that looks whether main lives when it is asked to stop. (A main that has just been killed
-// may take a moment to die.) It leaves a process in its group.
+// sidecarScript is a sidecar that looks whether main lives when it is asked to stop. A main whose wrapper is dead, or
+// exiting (PF_EXITING, 4), gets SIGKILL from the kernel, but on a busy machine it may take a while to die. The sidecar
+// leaves a process in its group.
 const sidecarScript = `
 	stop() {
-		for look in first second; do
-			state=
-			{ read -r pid <"$0/main.pid" && read -r _ _ state _ <"/proc/$pid/stat"; } 2>/dev/null
-			case $state in Z | X | "") exit 0 ;; esac
-			[ $look = second ] || sleep 0.06
+		looks=0
+		while { read -r pid wrapper <"$0/main.pid" && read -r _ _ state _ <"/proc/$pid/stat"; } 2>/dev/null; do
+			case $state in Z | X) exit 0 ;; esac
+			flags=4
+			{ read -r _ _ _ _ _ _ _ _ flags _ <"/proc/$wrapper/stat"; } 2>/dev/null
+			if [ $((flags & 4)) = 0 ] || [ $looks = 200 ]; then
+				echo "main, process $pid, lives ($state)" >>"$0/violations"
+				exit 0
+			fi
+			looks=$((looks + 1))
+			sleep 0.05
 		done
-		echo "main, process $pid, lives ($state)" >>"$0/violations"
 		exit 0
 	}
 	trap stop TERM

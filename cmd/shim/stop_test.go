@@ -134,8 +134,6 @@ func TestDrain(t *testing.T) {
 		p, run, s := withServer(t, "--drain 500ms", "TERM=0")
 		ended := now()
 		p.end(run, 3)
-		s.Await("(--drain)")
-		p.want("proxy-running", "stopping\n")
 		s.Want(3)
 		if got := number(t, s, "got SIGTERM at "); got-ended < int64(500*time.Millisecond) {
 			t.Errorf("the sidecar was stopped after %s, before --drain 500ms", time.Duration(got-ended))
@@ -146,6 +144,7 @@ func TestDrain(t *testing.T) {
 		p, run, s := withRacedServer(t, "--drain 1h", "TERM=0")
 		p.end(run, 3)
 		s.Await("(--drain)")
+		p.want("proxy-running", "stopping\n")
 		s.Signal(syscall.SIGTERM)
 		s.Want(3)
 		s.Await("--drain was cut off by SIGTERM after ")
