@@ -40,6 +40,16 @@ func TestGroupOfAShell(t *testing.T) {
 		}
 		p.Await("sh was killed by SIGTERM after ")
 	})
+	t.Run("TERM, and nobody is left", func(t *testing.T) {
+		t.Parallel()
+		p := sentinel(t, t.TempDir(), nil, "sh", "-c", "echo ready; exec sleep 1000")
+		p.Await("ready")
+		p.Signal(syscall.SIGTERM)
+		p.Want(143)
+		if out := p.Output(); strings.Contains(out, "waiting for the rest") {
+			t.Errorf("it has waited for somebody:\n%s", out)
+		}
+	})
 	t.Run("another signal, and then TERM", func(t *testing.T) {
 		t.Parallel()
 		dir := t.TempDir()

@@ -70,6 +70,11 @@ func TestEndGroup(t *testing.T) {
 			[]syscall.Signal{syscall.SIGTERM}, []string{exited, over}},
 		{"a command that dies of another signal", `trap 'kill $$' USR1; ` + inBackground,
 			[]syscall.Signal{syscall.SIGUSR1}, []string{died, over}},
+		{"SIGCONT, which is the command's alone without a terminal",
+			`sh -c 'kill -STOP $$; echo went on' & child=$!; trap 'echo got CONT' CONT; trap 'kill -KILL $child; exit 3' TERM
+			until read -r _ _ state _ <"/proc/$child/stat" && [ "$state" = T ]; do sleep 0.02; done
+			echo ready; while :; do sleep 0.02; done`,
+			[]syscall.Signal{syscall.SIGCONT, syscall.SIGTERM}, []string{"got CONT", exited, over}},
 		{"nobody is left", `echo ready; exec sleep 1000`,
 			[]syscall.Signal{syscall.SIGTERM}, []string{died, over}},
 	} {
