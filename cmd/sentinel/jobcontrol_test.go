@@ -1,11 +1,13 @@
 package main_test
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -385,4 +387,47 @@ func TestKilledShell(t *testing.T) {
 	term.wantForeground("its parent's", cmd.Process.Pid)
 	term.enter("one\n")
 	term.await("script has one")
+}
+
+// TestSignalsOnTerminal: with a terminal, SIGCONT continues all of the command's group, as a shell does. Other signals
+// are the command's alone.
+func TestSignalsOnTerminal(t *testing.T) {
+	t.Parallel()
+	term, _ := onTerminal(t, true, `
+		"$1" --dir "$2" -- sh -c '
+			sh -c "trap \"echo child has USR1\" USR1; trap \"echo child has CONT\" CONT
+				echo the child is \$\$; while :; do sleep 0.02; done" &
+			child=$!
+			trap "echo command has USR1" USR1
+			trap "echo command has CONT" CONT
+			trap "kill -KILL $child; exit 3" TERM
+			echo "its wrapper is $PPID"; echo "the command is $$"
+			while :; do sleep 0.02; done'
+		echo "sentinel exited $?"`,
+		drive.Program("sentinel"), t.TempDir())
+	sentinel := term.number("its wrapper is ")
+	command, child := term.number("the command is "), term.number("the child is ")
+	send := func(pid int, sig syscall.Signal) {
+		t.Helper()
+		if err := unix.Kill(pid, sig); err != nil {
+			t.Fatal(err)
+		}
+	}
+	send(sentinel, unix.SIGUSR1)
+	term.await("command has USR1")
+	for _, pid := range []int{command, child} {
+		send(pid, unix.SIGSTOP)
+		drive.Eventually(t, "it is stopped", func() bool {
+			stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+			return err == nil && strings.Contains(string(stat), ") T ")
+		})
+	}
+	send(sentinel, unix.SIGCONT)
+	term.await("command has CONT")
+	term.await("child has CONT")
+	send(sentinel, unix.SIGTERM)
+	term.await("sentinel exited 3")
+	if seen := term.seen.String(); strings.Contains(seen, "child has USR1") {
+		t.Errorf("the child has got the command's signal:\n%s", seen)
+	}
 }
