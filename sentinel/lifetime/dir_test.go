@@ -118,7 +118,7 @@ func TestTickStops(t *testing.T) {
 	case <-time.After(testTimeout):
 		t.Fatal("stop has not returned")
 	}
-	time.Sleep(20 * time.Millisecond)
+	time.Sleep(20 * time.Millisecond) // not a wait for anything: nothing is to happen
 	if n := calls.Load(); n != 1 {
 		t.Errorf("the function has run %d times", n)
 	}

@@ -71,11 +71,8 @@ func TestExplainExhausted(t *testing.T) {
 func TestRestTakesTheWatchAway(t *testing.T) {
 	w := watchRun(t, testenv.Volume(t))
 	for range 100 { // a pause is short: on a busy machine it may be over before it is seen
-		rested, began := make(chan struct{}), time.Now()
-		go func() {
-			w.rest(w.notify)
-			close(rested)
-		}()
+		began := time.Now()
+		rested := startRest(w)
 		for resting := true; resting; {
 			if len(w.notify.WatchList()) == 0 {
 				<-rested

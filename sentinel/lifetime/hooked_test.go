@@ -220,7 +220,9 @@ func TestHeartStops(t *testing.T) {
 				beating++
 				return func() { beating-- }
 			}
-			v.noReplace = func(from, to string) error { return errors.Join(refused, v.Dir.Rename(from, to)) }
+			if refused != nil {
+				v.noReplace = func(_, _ string) error { return refused }
+			}
 			run, _, err := Begin(t.Context(), v, "main", nil)
 			if !errors.Is(err, refused) {
 				t.Fatalf("Begin: %v", err)

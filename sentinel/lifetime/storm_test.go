@@ -174,6 +174,16 @@ func awaitHint(t testing.TB, w *Watcher) {
 	}
 }
 
+// startRest lets a watcher rest. rested is closed after that.
+func startRest(w *Watcher) (rested <-chan struct{}) {
+	over := make(chan struct{})
+	go func() {
+		w.rest(w.notify)
+		close(over)
+	}()
+	return over
+}
+
 // If no watch can be added after a pause, rest tries again until it can, or until the watcher is closed.
 func TestRestWithoutAWatch(t *testing.T) {
 	t.Parallel()
@@ -190,11 +200,7 @@ func TestRestWithoutAWatch(t *testing.T) {
 			if err := os.Rename(dir, dir+"-away"); err != nil {
 				t.Fatal(err)
 			}
-			rested := make(chan struct{})
-			go func() {
-				w.rest(w.notify)
-				close(rested)
-			}()
+			rested := startRest(w)
 			select {
 			case <-rested:
 				t.Fatal("rest returned without a watch")

@@ -358,11 +358,7 @@ func TestIntervalWithoutEvents(t *testing.T) {
 	if err := os.Rename(dir, dir+"-away"); err != nil {
 		t.Fatal(err)
 	}
-	rested := make(chan struct{})
-	go func() {
-		w.rest(w.notify)
-		close(rested)
-	}()
+	rested := startRest(w)
 	for deadline := time.Now().Add(testTimeout); w.interval != tick; w.Look() {
 		if time.Now().After(deadline) {
 			t.Fatalf("without events, the next look is %s later, not %s", w.interval, tick)
